@@ -1,0 +1,41 @@
+"""Trainable quantizers, before any framework: configurations, rules, life cycle and look-up."""
+
+from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer
+
+from trainable_quantizers_core._version import __version__
+from trainable_quantizers_core.annealing import BaseLinearAnnealingScheduler
+from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.config import (
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerCandidateConfig,
+    TrainableQuantizerConfig,
+    TrainableQuantizerWeightsConfig,
+)
+from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
+from trainable_quantizers_core.enums import TrainingMethod, VariableGroup
+from trainable_quantizers_core.errors import QuantizerError
+from trainable_quantizers_core.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.serialization import register_enum
+
+__all__ = [
+    "MIN_THRESHOLD",
+    "RANGE_MAX",
+    "RANGE_MIN",
+    "SIGNED",
+    "THRESHOLD",
+    "BaseLinearAnnealingScheduler",
+    "BaseTrainableQuantizer",
+    "QuantizationMethod",
+    "QuantizationTarget",
+    "QuantizerError",
+    "TrainableQuantizerActivationConfig",
+    "TrainableQuantizerCandidateConfig",
+    "TrainableQuantizerConfig",
+    "TrainableQuantizerWeightsConfig",
+    "TrainingMethod",
+    "VariableGroup",
+    "__version__",
+    "get_trainable_quantizer_class",
+    "mark_quantizer",
+    "register_enum",
+]

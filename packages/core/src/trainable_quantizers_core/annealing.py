@@ -1,0 +1,39 @@
+"""Values that move linearly from one number to another while training steps pass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from trainable_quantizers_core.errors import invalid
+
+
+class BaseLinearAnnealingScheduler(ABC):
+    """initial_val + clip((t - t_start)/(t_end - t_start), 0, 1)·(target_val - initial_val).
+
+    Args:
+        t_start: Step at which the value begins to move.
+        t_end: Step at which it has arrived.
+        initial_val: Value up to ``t_start``.
+        target_val: Value from ``t_end`` on.
+
+    Raises:
+        QuantizerError: unless 0 <= t_start < t_end.
+    """
+
+    def __init__(self, t_start: int, t_end: int, initial_val: float, target_val: float) -> None:
+        if not 0 <= t_start < t_end:
+            advice = "start at 0 or later, and end after the start"
+            raise invalid(type(self).__name__, "(t_start, t_end)", "0 <= t_start < t_end", (t_start, t_end), advice)
+        self.t_start = t_start
+        self.t_end = t_end
+        self.initial_val = initial_val
+        self.target_val = target_val
+
+    def __call__(self, t: Any) -> Any:
+        """The value at step ``t``."""
+        return self.initial_val + self._compute_factor(t) * (self.target_val - self.initial_val)
+
+    @abstractmethod
+    def _compute_factor(self, t: Any) -> Any:
+        """(t - t_start)/(t_end - t_start), clipped to 0..1, in the framework's type."""

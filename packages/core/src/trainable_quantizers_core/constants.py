@@ -1,0 +1,25 @@
+"""Names of the entries of parameter dictionaries, and the numbers every quantizer shares."""
+
+THRESHOLD = "threshold"
+SIGNED = "is_signed"
+RANGE_MIN = "range_min"
+RANGE_MAX = "range_max"
+
+MIN_RANGE = "min_range"
+"""Name of the variable that holds the lower end of a uniform range."""
+MAX_RANGE = "max_range"
+"""Name of the variable that holds the upper end of a uniform range."""
+
+MIN_THRESHOLD = 2.0**-16
+"""Smallest threshold, and smallest width of a uniform range, unless a configuration names another."""
+
+SMALLEST_MIN_THRESHOLD = 2.0**-100
+"""Below it a step of 16 bits would leave the normal numbers of float32."""
+
+LARGEST_THRESHOLD = 2.0**126
+"""Above it the width of a signed range would overflow float32."""
+
+VAR = "var"
+"""Key of the variable in an entry of ``quantizer_parameters``."""
+GROUP = "group"
+"""Key of the ``VariableGroup`` in an entry of ``quantizer_parameters``."""

@@ -1,0 +1,164 @@
+"""The integer grid, and how raw parameters become the effective range: contract sections 1 and 2.
+
+Everything here is written once for numpy, torch and TensorFlow: a framework hands in its ``ArrayOps``
+and adds nothing but the gradient. All arithmetic is float32, operation by operation, so that the three
+arrive at the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.constants import LARGEST_THRESHOLD
+
+MIN_BITS = 2
+MAX_BITS = 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The levels of a quantizer, before any scale.
+
+    Args:
+        num_bits: 2..16.
+        signed: Whether there are levels below zero.
+
+    Example:
+        >>> Grid(4, signed=True).lowest, Grid(4, signed=True).highest, Grid(4, signed=False).highest
+        (-8, 7, 15)
+    """
+
+    num_bits: int
+    signed: bool
+
+    @property
+    def lowest(self) -> int:
+        """The lowest level."""
+        return -(2 ** (self.num_bits - 1)) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        """The highest level."""
+        return self.lowest + self.num_steps
+
+    @property
+    def num_steps(self) -> int:
+        """Steps from the lowest level to the highest."""
+        return 2**self.num_bits - 1
+
+    @property
+    def steps_per_threshold(self) -> int:
+        """Steps from zero to the threshold, which is one step above the highest level."""
+        return self.highest + 1
+
+
+@dataclass(frozen=True)
+class ArrayOps:
+    """What the rules need of an array library, beyond Python's arithmetic.
+
+    Args:
+        where: ``where(condition, array_or_number, array_or_number)`` in float32.
+        divide: The correctly rounded quotient by a constant, safe from compilers that multiply by its reciprocal.
+        round: Rounds halves to even.
+        bits: Reads float32 as int32.
+        from_bits: Reads int32 as float32.
+    """
+
+    where: Callable[[Any, Any, Any], Any]
+    divide: Callable[[Any, float], Any]
+    round: Callable[[Any], Any]
+    bits: Callable[[Any], Any]
+    from_bits: Callable[[Any], Any]
+
+
+NUMPY_OPS = ArrayOps(
+    where=lambda condition, one, other: np.where(condition, one, other).astype(np.float32),
+    divide=np.divide,
+    round=np.round,
+    bits=lambda array: array.view(np.int32),
+    from_bits=lambda array: array.astype(np.int32).view(np.float32),
+)
+
+
+def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, power_of_two: bool) -> Any:
+    """t_eff = max(t, min_threshold), rounded up to a power of two on request; finite whatever t is.
+
+    The power of two comes from the bits of the float (a logarithm is off by one next to powers of two):
+    adding all mantissa bits carries into the exponent unless the mantissa is zero.
+
+    Example:
+        >>> effective_threshold(NUMPY_OPS, np.float32([-1, 3, 4, np.nan]), 0.25, power_of_two=True).tolist()
+        [0.25, 4.0, 4.0, 0.25]
+    """
+    threshold = ops.where(threshold > min_threshold, threshold, min_threshold)  # false for NaN
+    threshold = ops.where(threshold < LARGEST_THRESHOLD, threshold, LARGEST_THRESHOLD)
+    if power_of_two:
+        mantissa = 0x007FFFFF
+        threshold = ops.from_bits((ops.bits(threshold) + mantissa) & ~mantissa)
+    return threshold
+
+
+def threshold_gradient(ops: ArrayOps, threshold: Any, effective: Any, min_threshold: float, gradient: Any) -> Any:
+    """dL/dt from dL/dt_eff: t_eff/t straight through the rounding, and no push further below ``min_threshold``.
+
+    A descent step moves t against its gradient, so a positive gradient would lower t.
+    """
+    bounded = ops.where(threshold > min_threshold, threshold, min_threshold)
+    passes = (threshold >= min_threshold) | (gradient < 0)
+    return ops.where(passes, gradient * (effective / bounded), 0.0)
+
+
+def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
+    """(lowest, highest) times the step t / 2^(b-s); plain arithmetic, so autograd passes through it.
+
+    Example:
+        >>> symmetric_range(np.float32(2.0), Grid(2, signed=True))
+        (np.float32(-2.0), np.float32(1.0))
+    """
+    step = threshold / grid.steps_per_threshold
+    return grid.lowest * step, grid.highest * step
+
+
+def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_threshold: float) -> tuple[Any, Any]:
+    """(step, zero_point) of the range, ordered, at least ``min_threshold`` wide, and with zero on a level.
+
+    Example:
+        >>> step, zero_point = uniform_grid(NUMPY_OPS, np.float32(-1.1), np.float32(2.0), Grid(2, False), 2**-16)
+        >>> round(float(step), 6), float(zero_point)
+        (1.033333, 1.0)
+    """
+    min_range = ops.where(min_range < LARGEST_THRESHOLD, min_range, 0.0)  # every comparison is false for NaN
+    min_range = ops.where(min_range > -LARGEST_THRESHOLD, min_range, -LARGEST_THRESHOLD)
+    narrowest = min_range + min_threshold
+    max_range = ops.where(max_range > narrowest, max_range, narrowest)
+    max_range = ops.where(max_range < LARGEST_THRESHOLD, max_range, LARGEST_THRESHOLD)
+    min_range = ops.where(min_range < 0, min_range, 0.0)
+    max_range = ops.where(max_range > 0, max_range, 0.0)
+    step = range_step(ops, min_range, max_range, grid)
+    zero_point = ops.round(-min_range / step)
+    return step, ops.where(zero_point < grid.num_steps, zero_point, float(grid.num_steps))
+
+
+def uniform_range(step: Any, zero_point: Any, grid: Grid) -> tuple[Any, Any]:
+    """(min', max') of a step and the level of zero.
+
+    Example:
+        >>> uniform_range(np.float32(0.5), np.float32(1.0), Grid(2, False))
+        (np.float32(-0.5), np.float32(1.0))
+    """
+    return (0 - zero_point) * step, (grid.num_steps - zero_point) * step
+
+
+def range_step(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid) -> Any:
+    """The step of an effective range: what TensorFlow's kernel computes, and so what both frameworks use."""
+    return ops.divide(max_range - min_range, float(grid.num_steps))
+
+
+def range_zero_point(ops: ArrayOps, min_range: Any, step: Any, grid: Grid) -> Any:
+    """The level of zero, less the level of 0 in ``grid``: 0 for a symmetric range."""
+    return grid.lowest - ops.round(min_range / step)
+

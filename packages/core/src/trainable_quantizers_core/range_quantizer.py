@@ -1,0 +1,85 @@
+"""The life cycle that the shipped quantizers share in every framework."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
+
+from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.enums import VariableGroup
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.specification import STE, GradientRule, RangeConfig, RangeSpecification
+
+_METHOD_IN_CLASS_NAME = {
+    QuantizationMethod.POWER_OF_TWO: "POT",
+    QuantizationMethod.SYMMETRIC: "Symmetric",
+    QuantizationMethod.UNIFORM: "Uniform",
+}
+
+
+class RangeQuantizer(BaseTrainableQuantizer):
+    """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf its ``gradient``."""
+
+    gradient: ClassVar[GradientRule] = STE
+
+    def __init__(self, quantization_config: RangeConfig, freeze_quant_params: bool = False) -> None:
+        super().__init__(quantization_config, freeze_quant_params)
+        self.enabled = quantization_config.enabled
+        self.specification = RangeSpecification.from_config(type(self).__name__, quantization_config)
+        self.channel_axis: int | None = None
+        self._rank: int | None = None
+
+    def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
+        """Create the threshold, or the ends of the range, as float32 variables of ``layer``.
+
+        Raises:
+            QuantizerError: the channel axis, or the number of values, does not fit the tensor; or the quantizer
+                has variables already.
+        """
+        if not self.enabled:
+            return
+        if self.quantizer_parameters:
+            advice = "build one for each layer (from_config(get_config()) makes a fresh one)"
+            raise invalid(type(self).__name__, "quantizer", "of one layer", list(self.quantizer_parameters), advice)
+        shape = None if tensor_shape is None else tuple(tensor_shape)
+        axis = self.specification.channel_axis
+        values = self.specification.initial_values(shape)
+        if shape is not None:
+            self._rank = len(shape)
+            self.channel_axis = None if axis is None else axis % len(shape)
+        for variable, value in values.items():
+            created = self._create_variable(layer, f"{name}_{variable}", value)
+            self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)
+
+    def convert2inferable(self) -> BaseInferableQuantizer:
+        """The inferable quantizer of mct-quantizers with the same outputs, bit for bit.
+
+        Raises:
+            QuantizerError: the quantizer has no variables yet, or its configuration disables it.
+        """
+        if not self.enabled:
+            advice = "there is nothing to convert; a wrapper or holder leaves such a tensor in float"
+            raise invalid(type(self).__name__, "quantization", "enabled", False, advice)
+        values = {
+            name: np.asarray(self._read_variable(self.get_quantizer_variable(name)), np.float32)
+            for name in self.specification.initial
+        }
+        target = type(self).quantization_target
+        name = f"{'Weights' if target is QuantizationTarget.Weights else 'Activation'}"
+        name += f"{_METHOD_IN_CLASS_NAME[self.specification.method]}InferableQuantizer"
+        return self._create_inferable(name, values, target)
+
+    @abstractmethod
+    def _create_variable(self, layer: Any, name: str, value: np.ndarray) -> Any:
+        """A float32 variable of ``layer``, trainable unless the parameters are frozen."""
+
+    @abstractmethod
+    def _read_variable(self, variable: Any) -> np.ndarray:
+        """The current value."""
+
+    @abstractmethod
+    def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
+        """The framework's inferable quantizer of that name."""

@@ -1,0 +1,56 @@
+"""Finding the quantizer class for a target, a training method and a quantization method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mct_quantizers import QuantizationMethod, QuantizationTarget
+from mct_quantizers.common.get_all_subclasses import get_all_subclasses
+
+from trainable_quantizers_core.errors import invalid
+
+
+def get_trainable_quantizer_class(
+    quant_target: QuantizationTarget, quantizer_id: Any, quant_method: QuantizationMethod, quantizer_base_class: type
+) -> type:
+    """The one class below ``quantizer_base_class`` that carries these marks.
+
+    A class that derives from another match is not counted: subclassing a quantizer leaves the look-up of
+    that quantizer as it was. Give the subclass an identifier of its own to make it findable.
+
+    Args:
+        quant_target: ``QuantizationTarget.Weights`` or ``.Activation``.
+        quantizer_id: The identifier it is marked with: a ``TrainingMethod``, or any value of the author's.
+        quant_method: One of the methods it is marked with.
+        quantizer_base_class: Base class of the framework, such as ``BasePytorchTrainableQuantizer``.
+
+    Raises:
+        QuantizerError: no class, or more than one, carries these marks; the message lists what exists.
+    """
+    candidates = [cls for cls in get_all_subclasses(quantizer_base_class) if getattr(cls, "quantization_target", None)]
+    matches = [
+        cls
+        for cls in candidates
+        if cls.quantization_target is quant_target
+        and quant_method in (cls.quantization_method or ())
+        and cls.identifier == quantizer_id
+    ]
+    matches = [cls for cls in matches if not any(cls is not other and issubclass(cls, other) for other in matches)]
+    if len(matches) == 1:
+        return matches[0]
+    existing = sorted(
+        f"{cls.__name__} ({cls.quantization_target.value}, {_text(cls.identifier)}, "
+        f"{'/'.join(method.name for method in cls.quantization_method or ())})"
+        for cls in candidates
+    )
+    raise invalid(
+        "get_trainable_quantizer_class",
+        "(target, identifier, method)",
+        "carried by exactly one class",
+        tuple(map(_text, (quant_target, quantizer_id, quant_method))),
+        f"{len(matches)} classes match; below {quantizer_base_class.__name__} there are {'; '.join(existing) or 'none'}",
+    )
+
+
+def _text(mark: Any) -> str:
+    return str(getattr(mark, "value", mark)) if not isinstance(mark, QuantizationMethod) else mark.name

@@ -1,0 +1,75 @@
+"""Trainable quantizers for Keras, and everything of the core that their user needs."""
+
+from trainable_quantizers_core import (
+    MIN_THRESHOLD,
+    RANGE_MAX,
+    RANGE_MIN,
+    SIGNED,
+    THRESHOLD,
+    QuantizationMethod,
+    QuantizationTarget,
+    QuantizerError,
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerCandidateConfig,
+    TrainableQuantizerWeightsConfig,
+    TrainingMethod,
+    VariableGroup,
+    get_trainable_quantizer_class,
+    mark_quantizer,
+    register_enum,
+)
+
+from trainable_quantizers_keras._version import __version__
+from trainable_quantizers_keras.activation_quantizers import (
+    LSQSymmetricActivationTrainableQuantizer,
+    LSQUniformActivationTrainableQuantizer,
+    STESymmetricActivationTrainableQuantizer,
+    STEUniformActivationTrainableQuantizer,
+)
+from trainable_quantizers_keras.annealing import KerasLinearAnnealingScheduler
+from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.convert import convert
+from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.weights_quantizers import (
+    LSQSymmetricWeightsTrainableQuantizer,
+    LSQUniformWeightsTrainableQuantizer,
+    STESymmetricWeightsTrainableQuantizer,
+    STEUniformWeightsTrainableQuantizer,
+)
+from trainable_quantizers_keras.wrapper import KerasQuantizationWrapper, KerasTrainableQuantizationWrapper
+
+__all__ = [
+    "MIN_THRESHOLD",
+    "RANGE_MAX",
+    "RANGE_MIN",
+    "SIGNED",
+    "THRESHOLD",
+    "BaseKerasTrainableQuantizer",
+    "KerasActivationQuantizationHolder",
+    "KerasLinearAnnealingScheduler",
+    "KerasQuantizationWrapper",
+    "KerasTrainableQuantizationWrapper",
+    "LSQSymmetricActivationTrainableQuantizer",
+    "LSQSymmetricWeightsTrainableQuantizer",
+    "LSQUniformActivationTrainableQuantizer",
+    "LSQUniformWeightsTrainableQuantizer",
+    "QuantizationMethod",
+    "QuantizationTarget",
+    "QuantizerError",
+    "STESymmetricActivationTrainableQuantizer",
+    "STESymmetricWeightsTrainableQuantizer",
+    "STEUniformActivationTrainableQuantizer",
+    "STEUniformWeightsTrainableQuantizer",
+    "TrainableQuantizerActivationConfig",
+    "TrainableQuantizerCandidateConfig",
+    "TrainableQuantizerWeightsConfig",
+    "TrainingMethod",
+    "VariableGroup",
+    "__version__",
+    "convert",
+    "get_trainable_quantizer_class",
+    "keras_load_quantized_model",
+    "mark_quantizer",
+    "register_enum",
+]

@@ -1,0 +1,86 @@
+"""From a trained model to the model that is deployed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.wrapper import KerasTrainableQuantizationWrapper
+
+
+def convert(model: Any) -> Any:
+    """A copy of a Sequential or functional model in which every trainable quantizer is an inferable one.
+
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Nested models
+    are converted too, and a shared layer stays shared.
+
+    Raises:
+        QuantizerError: the model is subclassed or not built, or nothing in it can be converted.
+
+    Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras import *
+        >>> config = TrainableQuantizerActivationConfig(
+        ...     QuantizationMethod.UNIFORM, 8, {RANGE_MIN: -1.0, RANGE_MAX: 1.0}, True, MIN_THRESHOLD)
+        >>> holder = KerasActivationQuantizationHolder(LSQUniformActivationTrainableQuantizer(config))
+        >>> model = keras.Sequential([keras.Input((5,)), holder])
+        >>> x = np.random.randn(20, 5).astype("float32")
+        >>> bool((convert(model)(x) == model(x)).numpy().all())
+        True
+    """
+    if not any(_is_trainable(layer) for layer in _flatten(model)):
+        advice = "wrap its layers in KerasTrainableQuantizationWrapper, or add activation holders, first"
+        raise invalid("convert", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
+    return _convert(model)
+
+
+def _convert(model: Any) -> Any:
+    if not (isinstance(model, keras.Sequential) or getattr(model, "_is_graph_network", False) or _is_functional(model)):
+        advice = "replace its layers by what their convert_to_inferable_quantizers() returns"
+        raise invalid("convert", "model", "Sequential or functional", type(model).__name__, advice)
+    if not model.built:
+        raise invalid("convert", "model", "built", model.name, "call it on a batch first")
+    converted = keras.models.clone_model(model, clone_function=_convert_layer)
+    if not converted.built:  # a Sequential that was built by its first batch
+        converted.build(model.input_shape)
+    return converted
+
+
+def _convert_layer(layer: Any) -> Any:
+    """A layer of its own with the same outputs, built and with the same weights."""
+    if isinstance(layer, keras.Model):
+        return _convert(layer)
+    if isinstance(layer, KerasTrainableQuantizationWrapper):
+        return layer.convert_to_inferable_quantizers()
+    if _is_trainable(layer):
+        quantizer = layer.activation_holder_quantizer
+        if not getattr(quantizer, "enabled", True):
+            return keras.layers.Activation("linear", name=layer.name)
+        return KerasActivationQuantizationHolder(quantizer.convert2inferable(), name=layer.name)
+    copied = type(layer).from_config(layer.get_config())
+    if layer.weights:
+        copied.build_from_config(layer.get_build_config())
+        copied.built = True
+        copied.set_weights(layer.get_weights())
+    return copied
+
+
+def _is_functional(model: Any) -> bool:
+    functional = getattr(keras.src.models, "Functional", ()) if hasattr(keras, "src") else ()
+    return isinstance(model, functional)
+
+
+def _is_trainable(layer: Any) -> bool:
+    holds = isinstance(layer, KerasActivationQuantizationHolder)
+    held = layer.activation_holder_quantizer if holds else None
+    return isinstance(layer, KerasTrainableQuantizationWrapper) or isinstance(held, BaseKerasTrainableQuantizer)
+
+
+def _flatten(model: Any) -> list[Any]:
+    if not isinstance(model, keras.Model):
+        return []
+    return [inner for layer in model.layers for inner in (layer, *_flatten(layer))]

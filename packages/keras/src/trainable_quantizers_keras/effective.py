@@ -1,0 +1,43 @@
+"""Effective parameters with their straight-through gradients: contract section 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from trainable_quantizers_core import grid as rules
+from trainable_quantizers_core.grid import ArrayOps, Grid
+
+TF_OPS = ArrayOps(
+    where=tf.where,
+    divide=lambda tensor, divisor: tf.math.divide_no_nan(tensor, divisor),  # Grappler leaves this one alone
+    round=tf.round,
+    bits=lambda tensor: tf.bitcast(tensor, tf.int32),
+    from_bits=lambda tensor: tf.bitcast(tensor, tf.float32),
+)
+
+
+def effective_threshold(threshold: tf.Tensor, min_threshold: float, power_of_two: bool) -> tf.Tensor:
+    """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, and no push below the minimum."""
+
+    @tf.custom_gradient
+    def operation(threshold: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        effective = rules.effective_threshold(TF_OPS, threshold, min_threshold, power_of_two)
+        return effective, lambda g: rules.threshold_gradient(TF_OPS, threshold, effective, min_threshold, g)
+
+    return operation(threshold)
+
+
+def effective_range(
+    min_range: tf.Tensor, max_range: tf.Tensor, grid: Grid, min_threshold: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(min', max'): ordered, wide enough, zero on a level; the gradient passes straight through both ends."""
+
+    @tf.custom_gradient
+    def operation(
+        min_range: tf.Tensor, max_range: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        step, zero_point = rules.uniform_grid(TF_OPS, min_range, max_range, grid, min_threshold)
+        return rules.uniform_range(step, zero_point, grid), lambda grad_min, grad_max: (grad_min, grad_max)
+
+    return operation(min_range, max_range)

@@ -1,0 +1,37 @@
+"""Which Keras TensorFlow brings, and the few things that Keras 2 and Keras 3 say differently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from trainable_quantizers_core.errors import invalid
+
+keras = tf.keras
+KERAS_3 = getattr(keras, "__version__", "2").startswith("3.")
+PACKAGE = "trainable_quantizers"
+"""Package under which classes are registered with Keras."""
+
+if KERAS_3 and keras.backend.backend() != "tensorflow":
+    raise invalid(
+        "trainable_quantizers_keras",
+        "the backend of Keras",
+        "tensorflow",
+        keras.backend.backend(),
+        "set KERAS_BACKEND=tensorflow before importing keras",
+    )
+
+
+def add_float32_weight(layer: Any, name: str, value: np.ndarray, trainable: bool) -> Any:
+    """A variable of ``layer`` that stays float32 under every dtype policy."""
+    autocast = {"autocast": False} if KERAS_3 else {"experimental_autocast": False}
+    initializer = keras.initializers.Constant(value)
+    return layer.add_weight(
+        name=name, shape=value.shape, initializer=initializer, dtype="float32", trainable=trainable, **autocast
+    )
+
+
+def full_precision(variable: Any) -> tf.Tensor:
+    """The value of a variable as it is stored, also inside the autocast scope of a mixed-precision layer."""
+    return tf.convert_to_tensor(getattr(variable, "_value" if KERAS_3 else "_variable", variable))

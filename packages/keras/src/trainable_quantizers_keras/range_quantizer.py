@@ -1,0 +1,84 @@
+"""What the shipped quantizers add to the shared life cycle in Keras: variables, gradients, inferable classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
+from trainable_quantizers_core import THRESHOLD
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.grid import symmetric_range
+from trainable_quantizers_core.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.specification import elements_per_sample
+
+from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.effective import effective_range, effective_threshold
+from trainable_quantizers_keras.fake_quantize import fake_quantize
+from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
+
+
+class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
+    """A range quantizer whose ends are weights of a layer."""
+
+    def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
+        """The quantized ``inputs``, the same in training and in evaluation.
+
+        Raises:
+            QuantizerError: ``inputs`` is not a floating tensor.
+        """
+        inputs = tf.convert_to_tensor(inputs)
+        if not inputs.dtype.is_floating:
+            raise invalid(
+                type(self).__name__, "inputs", "a floating tensor", inputs.dtype.name, "convert it with tf.cast"
+            )
+        if not self.enabled:
+            return inputs
+        min_range, max_range = self.effective_range()
+        return fake_quantize(
+            inputs,
+            min_range,
+            max_range,
+            self.specification.grid,
+            self.channel_axis,
+            self.gradient.from_rounding,
+            self._lsq_factor(inputs) if self.gradient.scaled else 1.0,
+        )
+
+    def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """(min, max) that the forward uses, differentiable with respect to the variables."""
+        spec = self.specification
+        variables = [full_precision(self.get_quantizer_variable(name)) for name in spec.initial]
+        if self.freeze_quant_params:
+            variables = [tf.stop_gradient(variable) for variable in variables]
+        if spec.method is QuantizationMethod.UNIFORM:
+            return effective_range(*variables, spec.grid, spec.min_threshold)
+        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+        return symmetric_range(effective_threshold(*variables, spec.min_threshold, power_of_two), spec.grid)
+
+    def _lsq_factor(self, inputs: tf.Tensor) -> float | tf.Tensor:
+        spec, shape = self.specification, inputs.shape
+        if type(self).quantization_target is QuantizationTarget.Weights:
+            sharing = shape if self.channel_axis is None else [*shape[: self.channel_axis], *shape[self.channel_axis + 1 :]]
+            return spec.lsq_factor(int(np.prod(sharing)))
+        if shape[1:].is_fully_defined():
+            return spec.lsq_factor(elements_per_sample(shape))
+        shared_by = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:]), tf.float32)
+        return tf.math.rsqrt(tf.maximum(shared_by, 1.0) * spec.grid.highest)
+
+    def _create_variable(self, layer: Any, name: str, value: np.ndarray) -> Any:
+        return add_float32_weight(layer, name, value, trainable=not self.freeze_quant_params)
+
+    def _read_variable(self, variable: Any) -> np.ndarray:
+        return variable.numpy()
+
+    def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
+        spec = self.specification
+        arguments = spec.inferable_arguments(values, from_step=False)
+        if target is QuantizationTarget.Weights:
+            per_channel = self.channel_axis is not None
+            arguments.update(per_channel=per_channel, channel_axis=self.channel_axis, input_rank=self._rank)
+        elif THRESHOLD in arguments:
+            arguments.update(signed=spec.grid.signed)
+        return getattr(keras_quantizers, class_name)(**arguments)

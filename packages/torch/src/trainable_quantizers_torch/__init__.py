@@ -1,0 +1,73 @@
+"""Trainable quantizers for PyTorch, and everything of the core that their user needs."""
+
+import torch  # noqa: F401  before anything that imports TensorFlow
+from trainable_quantizers_core import (
+    MIN_THRESHOLD,
+    RANGE_MAX,
+    RANGE_MIN,
+    SIGNED,
+    THRESHOLD,
+    QuantizationMethod,
+    QuantizationTarget,
+    QuantizerError,
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerCandidateConfig,
+    TrainableQuantizerWeightsConfig,
+    TrainingMethod,
+    VariableGroup,
+    get_trainable_quantizer_class,
+    mark_quantizer,
+    register_enum,
+)
+
+from trainable_quantizers_torch._version import __version__
+from trainable_quantizers_torch.activation_quantizers import (
+    LSQSymmetricActivationTrainableQuantizer,
+    LSQUniformActivationTrainableQuantizer,
+    STESymmetricActivationTrainableQuantizer,
+    STEUniformActivationTrainableQuantizer,
+)
+from trainable_quantizers_torch.annealing import PytorchLinearAnnealingScheduler
+from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.convert import convert
+from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.weights_quantizers import (
+    LSQSymmetricWeightsTrainableQuantizer,
+    LSQUniformWeightsTrainableQuantizer,
+    STESymmetricWeightsTrainableQuantizer,
+    STEUniformWeightsTrainableQuantizer,
+)
+from trainable_quantizers_torch.wrapper import PytorchTrainableQuantizationWrapper
+
+__all__ = [
+    "MIN_THRESHOLD",
+    "RANGE_MAX",
+    "RANGE_MIN",
+    "SIGNED",
+    "THRESHOLD",
+    "BasePytorchTrainableQuantizer",
+    "LSQSymmetricActivationTrainableQuantizer",
+    "LSQSymmetricWeightsTrainableQuantizer",
+    "LSQUniformActivationTrainableQuantizer",
+    "LSQUniformWeightsTrainableQuantizer",
+    "PytorchLinearAnnealingScheduler",
+    "PytorchTrainableActivationQuantizationHolder",
+    "PytorchTrainableQuantizationWrapper",
+    "QuantizationMethod",
+    "QuantizationTarget",
+    "QuantizerError",
+    "STESymmetricActivationTrainableQuantizer",
+    "STESymmetricWeightsTrainableQuantizer",
+    "STEUniformActivationTrainableQuantizer",
+    "STEUniformWeightsTrainableQuantizer",
+    "TrainableQuantizerActivationConfig",
+    "TrainableQuantizerCandidateConfig",
+    "TrainableQuantizerWeightsConfig",
+    "TrainingMethod",
+    "VariableGroup",
+    "__version__",
+    "convert",
+    "get_trainable_quantizer_class",
+    "mark_quantizer",
+    "register_enum",
+]

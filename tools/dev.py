@@ -1,0 +1,91 @@
+"""Sets itself up and runs one of the workspace's tasks: ``python3 tools/dev.py demo|test|lint|build [arguments]``.
+
+Needs Python >= 3.10 and a package index. Makes ``.venv`` with hatch, whose environments (under ``.hatch``)
+hold everything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HATCH = "hatch>=1.16.3,<2"
+PACKAGES = ("core", "torch", "keras")
+
+
+def hatch(*arguments: str, **environment: str) -> None:
+    """Run hatch in the workspace, first installing it into ``.venv``; a failure ends the program."""
+    scripts = ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin")
+    program = scripts / ("hatch.exe" if os.name == "nt" else "hatch")
+    if not program.exists():
+        print("Setting up .venv with hatch (once) ...", flush=True)
+        venv.create(ROOT / ".venv", with_pip=True, clear=True)
+        run(str(scripts / "python"), "-m", "pip", "install", "--quiet", HATCH)
+    run(str(program), *arguments, HATCH_DATA_DIR=str(ROOT / ".hatch"), **environment)
+
+
+def run(*command: str, **environment: str) -> None:
+    """Run a command in the workspace; a failure ends the program with its exit code."""
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+    if code:
+        sys.exit(code)
+
+
+def demo(arguments: list[str]) -> None:
+    """Train, quantize, train, convert, save and reload a small network on real data; see docs/examples."""
+    parser = argparse.ArgumentParser(prog="dev.py demo", add_help=False)
+    parser.add_argument("--framework", choices=["torch", "keras"], default="torch")
+    chosen, rest = parser.parse_known_args(arguments)
+    hatch("run", f"demo-{chosen.framework}:demo", *rest)
+
+
+def test(arguments: list[str]) -> None:
+    """Every package's tests and tests-integration: PyTorch with Keras 3, then Keras 2 in both its forms."""
+    heading("PyTorch and Keras 3 (TensorFlow 2.21)")
+    hatch("run", "test:all", *arguments)
+    heading("Keras 2 as tf-keras (TensorFlow 2.21)")
+    hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
+    heading("Keras 2 (TensorFlow 2.15)")
+    if sys.version_info >= (3, 12):
+        print("TensorFlow 2.15 needs Python 3.11 or older: Keras 2 was tested as tf-keras above.")
+    else:
+        hatch("run", "keras2:all", *arguments)
+
+
+def lint(arguments: list[str]) -> None:
+    """Ruff and mypy; ``lint fix`` mends what can be mended."""
+    hatch("run", f"lint:{'fix' if 'fix' in arguments else 'check'}")
+
+
+def build(arguments: list[str]) -> None:
+    """Wheel and sdist of each package (or of those named), under its ``dist``."""
+    for package in arguments or PACKAGES:
+        hatch("-p", str(ROOT / "packages" / package), "build")
+
+
+def heading(text: str) -> None:
+    """A line that separates the parts of a long run."""
+    print(f"\n=== {text} ===", flush=True)
+
+
+def main() -> None:
+    """Hand over to the task."""
+    tasks = {task.__name__: task for task in (demo, test, lint, build)}
+    lines = "\n".join(f"  {name:6}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=tasks, metavar="task")
+    if sys.version_info < (3, 10):
+        parser.error(f"needs Python >= 3.10, this is {sys.version.split()[0]}")
+    known, rest = parser.parse_known_args(sys.argv[1:2])
+    tasks[known.task](rest + sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
