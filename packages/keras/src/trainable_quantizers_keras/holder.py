@@ -63,7 +63,7 @@ if KERAS_3:
 
         def get_config(self) -> dict[str, Any]:
             """The quantizer."""
-            quantizer = keras.saving.serialize_keras_object(self.activation_holder_quantizer)
+            quantizer = keras.utils.serialize_keras_object(self.activation_holder_quantizer)
             return {**super().get_config(), "activation_holder_quantizer": quantizer}
 
         @classmethod

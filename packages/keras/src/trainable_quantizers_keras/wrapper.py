@@ -63,7 +63,7 @@ if KERAS_3:
 
         def get_config(self) -> dict[str, Any]:
             """The layer, the quantizers and the constants."""
-            quantizers = {str(key): keras.saving.serialize_keras_object(q) for key, q in self.weights_quantizers.items()}
+            quantizers = {str(key): keras.utils.serialize_keras_object(q) for key, q in self.weights_quantizers.items()}
             config = {**super().get_config(), "weights_quantizers": quantizers}
             if self.weight_values:
                 config["weight_values"] = {str(key): value.tolist() for key, value in self.weight_values.items()}
@@ -80,7 +80,7 @@ if KERAS_3:
             key_type = str if constants is None else int
             quantizers = config.pop("weights_quantizers")
             return cls(
-                layer=keras.saving.deserialize_keras_object(config.pop("layer")),
+                layer=keras.utils.deserialize_keras_object(config.pop("layer")),
                 weights_quantizers={key_type(key): deserialize_quantizer(q) for key, q in quantizers.items()},
                 weight_values=constants and {int(k): np.asarray(v, np.float32) for k, v in constants.items()},
                 **config,
