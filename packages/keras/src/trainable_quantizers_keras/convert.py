@@ -39,7 +39,8 @@ def convert(model: Any) -> Any:
 
 
 def _convert(model: Any) -> Any:
-    if not (isinstance(model, keras.Sequential) or getattr(model, "_is_graph_network", False) or _is_functional(model)):
+    kinds = {cls.__name__ for cls in type(model).__mro__}
+    if not kinds & {"Sequential", "Functional"}:  # the latter is no public name of either Keras
         advice = "replace its layers by what their convert_to_inferable_quantizers() returns"
         raise invalid("convert", "model", "Sequential or functional", type(model).__name__, advice)
     if not model.built:
@@ -67,11 +68,6 @@ def _convert_layer(layer: Any) -> Any:
         copied.built = True
         copied.set_weights(layer.get_weights())
     return copied
-
-
-def _is_functional(model: Any) -> bool:
-    functional = getattr(keras.src.models, "Functional", ()) if hasattr(keras, "src") else ()
-    return isinstance(model, functional)
 
 
 def _is_trainable(layer: Any) -> bool:

@@ -8,6 +8,7 @@ import mct_quantizers
 from mct_quantizers import BaseInferableQuantizer
 from mct_quantizers.common.get_all_subclasses import get_all_subclasses
 
+from trainable_quantizers_keras import activation_quantizers, weights_quantizers  # noqa: F401  defines the classes
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 
@@ -41,7 +42,7 @@ def deserialize_quantizer(config: Any) -> Any:
         return keras.utils.deserialize_keras_object(config)
 
 
-if not KERAS_3:  # classes of mct-quantizers are not registered: make a plain load_model find them
+if not KERAS_3:  # make a plain load_model find the classes of mct-quantizers, and ours in an HDF5 file
     keras.utils.get_custom_objects().update(
         {
             **quantizer_classes(),

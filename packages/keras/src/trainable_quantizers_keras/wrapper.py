@@ -52,6 +52,8 @@ if KERAS_3:
             """Build the layer, then create the quantizers' variables."""
             super().build(input_shape)
             self._set_weights_vars()
+            if not self.trainable:  # Keras asks the variables, which know nothing of the wrapper
+                self.layer.trainable = False
 
         def compute_output_shape(self, input_shape: Any) -> Any:
             """That of the layer."""
