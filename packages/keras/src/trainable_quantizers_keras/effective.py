@@ -10,7 +10,8 @@ from trainable_quantizers_core.grid import ArrayOps, Grid
 
 TF_OPS = ArrayOps(
     where=tf.where,
-    divide=lambda tensor, divisor: tf.math.divide_no_nan(tensor, divisor),  # Grappler leaves this one alone
+    # Grappler and XLA multiply by the reciprocal of a divisor that they know to be constant.
+    divide=lambda tensor, divisor: tensor / tf.maximum(divisor, -tf.abs(tensor)),
     round=tf.round,
     bits=lambda tensor: tf.bitcast(tensor, tf.int32),
     from_bits=lambda tensor: tf.bitcast(tensor, tf.float32),

@@ -1,0 +1,59 @@
+"""What the checks need of a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward and backward: the output, dL/dx, and dL/dvariable where there is one (None where not)."""
+
+    output: np.ndarray
+    grad_x: np.ndarray
+    gradients: dict[str, np.ndarray | None]
+
+
+class FrameworkAdapter(Protocol):
+    """One way of running quantizers: a framework, eager or compiled."""
+
+    name: str
+    """Shown in reports: ``torch``, ``torch.compile``, ``keras``, ``tf.function``, ``XLA``."""
+    compiled: bool
+    """Whether ``run`` compiles; the checks of everything else are left to the eager adapter."""
+    compiles_fast: bool
+    """Whether compiling takes well below a second."""
+    exact: bool
+    """Whether outputs are bit for bit the deployed ones, or within an ulp of the step per level off the ties."""
+    base_class: type
+    """Base class of the framework's trainable quantizers."""
+    float_types: tuple[str, ...]
+    """Names of the floating types that inputs may have."""
+
+    def tensor(self, array: np.ndarray, dtype: str = "float32") -> Any:
+        """A tensor of the framework."""
+
+    def read(self, tensor: Any) -> np.ndarray:
+        """Its values as float32, whatever its type; integers stay integers."""
+
+    def dtype(self, tensor: Any) -> str:
+        """The name of its type."""
+
+    def build(self, quantizer: Any, tensor_shape: tuple[int, ...] | None) -> Any:
+        """Initialize ``quantizer`` on a layer of its own; returns the layer."""
+
+    def assign(self, quantizer: Any, values: Mapping[str, np.ndarray]) -> None:
+        """Give variables new values."""
+
+    def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function as this adapter runs it; itself when eager."""
+
+    def run(self, quantizer: Any, x: np.ndarray, g: np.ndarray, training: bool = True, dtype: str = "float32") -> Run:
+        """Forward and backward of Σ g·quantizer(x)."""
+
+    def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
+        """Write the layer's variables to a file and read them into ``fresh``, built on a layer of its own."""

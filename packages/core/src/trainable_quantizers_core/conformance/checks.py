@@ -1,0 +1,377 @@
+"""One function per promise of the contract; each raises an ``AssertionError`` that names what was broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
+from trainable_quantizers_core.conformance.cases import SHAPE, Case
+from trainable_quantizers_core.conformance.oracle import EPS, Expectation, expect
+from trainable_quantizers_core.conformance.probes import probe_inputs
+from trainable_quantizers_core.enums import VariableGroup
+from trainable_quantizers_core.errors import QuantizerError
+
+Check = Callable[[FrameworkAdapter, type, Case], None]
+
+
+class Subject:
+    """A quantizer of a case, built on a layer, with the inputs that probe it."""
+
+    def __init__(self, adapter: FrameworkAdapter, quantizer_class: type, case: Case, **options: Any) -> None:
+        self.adapter, self.quantizer_class, self.case = adapter, quantizer_class, case
+        self.quantizer = quantizer_class(case.config(), **options)
+        self.layer = adapter.build(self.quantizer, case.tensor_shape)
+        self.values = case.initial_values()
+        self.x = probe_inputs(case, self.values)
+
+    def assign(self, values: dict[str, np.ndarray]) -> None:
+        """Give the variables other values, and probe around those."""
+        self.adapter.assign(self.quantizer, values)
+        self.values = values
+        self.x = probe_inputs(self.case, values)
+
+    def run(self, training: bool = True) -> tuple[Run, Expectation]:
+        """Forward and backward, and what the contract says of them; undecided inputs get no upstream gradient."""
+        seeded = np.random.default_rng(1).normal(size=self.x.shape).astype(np.float32)
+        expected = expect(self.case, self.values, self.x, seeded)
+        undecided = expected.near_tie | expected.near_end
+        if not self.adapter.exact:
+            undecided |= expected.at_end
+        g = np.where(undecided, 0, seeded).astype(np.float32)
+        return self.adapter.run(self.quantizer, self.x, g, training), expect(self.case, self.values, self.x, g)
+
+    def output(self, training: bool = True, x: np.ndarray | None = None) -> np.ndarray:
+        """The forward alone."""
+        inputs = self.adapter.tensor(self.x if x is None else x)
+        return self.adapter.read(self.quantizer(inputs, training))
+
+    def deployed(self, x: np.ndarray | None = None) -> np.ndarray:
+        """The output of the inferable quantizer."""
+        inputs = self.adapter.tensor(self.x if x is None else x)
+        return self.adapter.read(self.quantizer.convert2inferable()(inputs))
+
+
+def updated(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What training might turn parameters into: other numbers, no power of two among them."""
+    factors = {"threshold": 1.37, "min_range": 1.21, "max_range": 0.83}
+    return {name: (value * np.float32(factors.get(name, 1.1))).astype(np.float32) for name, value in values.items()}
+
+
+def check_output(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Off the ties the output is the level of the contract, within two ulps, in training and in evaluation."""
+    for training in (True, False):
+        subject = Subject(adapter, quantizer_class, case)
+        run, expected = subject.run(training)
+        _same_levels(run.output, expected, subject.x)
+        _close(run.output, expected.output, expected, "outputs differ by more than 2 ulps", subject.x)
+
+
+def check_grid(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Every output lies on a level of the grid, also at ties and beyond the ends."""
+    subject = Subject(adapter, quantizer_class, case)
+    span = subject.run()[1].range
+    levels = subject.output() / span.step + span.zero_point
+    off = np.abs(levels - np.rint(levels))
+    _all(off <= 2e-7 * (span.highest - span.lowest + 1) + 1e-6, True, "outputs lie between levels", subject.x)
+    _all((np.rint(levels) >= span.lowest) & (np.rint(levels) <= span.highest), True, "outputs leave the grid", subject.x)
+
+
+def check_compiled(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Compiled, outputs and gradients are those of the contract, and bit for bit the deployed ones where exact."""
+    subject = Subject(adapter, quantizer_class, case)
+    subject.assign(updated(subject.values))
+    run, expected = subject.run()
+    _same_levels(run.output, expected, subject.x)
+    _close(run.output, expected.output, expected, "outputs differ by more than an ulp per level", subject.x)
+    _same_gradients(run, expected)
+    if adapter.exact:
+        _equal_bits(run.output, subject.deployed(), "the deployed output differs", subject.x)
+
+
+def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Quantizing twice is quantizing once."""
+    subject = Subject(adapter, quantizer_class, case)
+    once = subject.output()
+    _equal_bits(subject.output(x=once), once, "quantizing the output changes it", once)
+
+
+def check_gradient_to_input(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """dL/dx is g in the closed range, decided on x, and 0 outside."""
+    subject = Subject(adapter, quantizer_class, case)
+    ones = np.ones_like(subject.x)
+    grad_x = adapter.run(subject.quantizer, subject.x, ones).grad_x
+    expected = expect(case, subject.values, subject.x, ones)
+    _all(grad_x == expected.grad_x, ~expected.near_end, "dL/dx is wrong", subject.x)
+
+
+def check_gradient_to_parameters(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """dL/dparameter is the sum of the contract, also after the parameters have moved."""
+    subject = Subject(adapter, quantizer_class, case)
+    for values in (subject.values, updated(subject.values)):
+        subject.assign(values)
+        _same_gradients(*subject.run())
+
+
+def check_frozen(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """``freeze_quant_params=True`` leaves nothing to train and changes no output."""
+    subject = Subject(adapter, quantizer_class, case, freeze_quant_params=True)
+    run, _ = subject.run()
+    trained = [name for name, gradient in run.gradients.items() if gradient is not None and np.any(gradient)]
+    assert not trained, f"frozen variables get a gradient: {trained}"
+    listed = subject.quantizer.get_trainable_variables(VariableGroup.QPARAMS)
+    assert not listed, f"frozen variables are listed as trainable: {len(listed)}"
+    free = Subject(adapter, quantizer_class, case)
+    assert len(free.quantizer.get_trainable_variables(VariableGroup.QPARAMS)) == len(case.initial_values()), (
+        "unfrozen variables are not listed as trainable"
+    )
+    _equal_bits(run.output, free.run()[0].output, "freezing changes the output", subject.x)
+    _equal_bits(run.grad_x, free.run()[0].grad_x, "freezing changes dL/dx", subject.x)
+
+
+def check_update_takes_effect(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """After any update of the parameters the forward follows them, as powers of two where so configured."""
+    subject = Subject(adapter, quantizer_class, case)
+    subject.run()
+    for factor in (0.3, 1.37, 5.0):
+        subject.assign({name: (value * np.float32(factor)).astype(np.float32) for name, value in subject.values.items()})
+        run, expected = subject.run()
+        _same_levels(run.output, expected, subject.x)
+        if case.power_of_two:
+            mantissa, _ = np.frexp(expected.range.step)
+            assert np.all(mantissa == 0.5), "the oracle's step is no power of two"
+            _all(np.rint(run.output / expected.range.step) == run.output / expected.range.step, True, "not POT", subject.x)
+
+
+def check_recovery(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """From zero, negative, tiny, huge or non-finite parameters the output stays finite, and a threshold can rise."""
+    for bad in (0.0, -1.0, 1e-30, 3e38, np.inf, -np.inf, np.nan):
+        subject = Subject(adapter, quantizer_class, case)
+        values = {name: np.full_like(value, bad) for name, value in subject.values.items()}
+        adapter.assign(subject.quantizer, values)
+        x = np.linspace(-2, 2, subject.x.size, dtype=np.float32).reshape(subject.x.shape)
+        assert np.isfinite(subject.output(x=x)).all(), f"outputs are not finite for parameters {bad}"
+    if case.uniform:
+        return
+    subject = Subject(adapter, quantizer_class, case)
+    subject.assign({"threshold": np.full_like(subject.values["threshold"], -0.5)})
+    for sign, moves in ((-1.0, True), (1.0, False)):
+        run = adapter.run(subject.quantizer, np.abs(subject.x) + 1, np.full_like(subject.x, sign))
+        gradient = run.gradients["threshold"]
+        assert gradient is not None, "the threshold gets no gradient"
+        correct = (gradient < 0) if moves else (gradient == 0)
+        assert np.all(correct), f"below min_threshold a gradient of sign {sign} arrives as {gradient}"
+
+
+def check_range_order(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Ends that crossed, met or left zero still give an ordered range with zero on a level; both ends learn."""
+    if not case.uniform:
+        return
+    for low, high in ((1.0, -1.0), (0.5, 0.5), (2.0, 3.0), (-3.0, -2.0), (0.0, 0.0)):
+        subject = Subject(adapter, quantizer_class, case)
+        ends = {"min_range": low, "max_range": high}
+        subject.assign({name: np.full_like(value, ends[name]) for name, value in subject.values.items()})
+        run, expected = subject.run()
+        _same_levels(run.output, expected, subject.x)
+        _same_gradients(run, expected)
+        zero = subject.output(x=np.zeros_like(subject.x))
+        _all(zero == 0, True, f"zero is not on a level of the range {low}, {high}", zero)
+
+
+def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """The deployed output is the trained one: bit for bit, or within an ulp per level off the ties when compiled."""
+    for change in (False, True):
+        subject = Subject(adapter, quantizer_class, case)
+        if change:
+            subject.assign(updated(subject.values))
+        x = probe_inputs(case, subject.values, infinite=True)
+        for training in (True, False):
+            trained, deployed = subject.output(training, x), subject.deployed(x)
+            if adapter.exact:
+                _equal_bits(trained, deployed, "the deployed output differs", x)
+            else:
+                expected = expect(case, subject.values, x, np.zeros_like(x))
+                _close(trained, deployed, expected, "the deployed output differs", x)
+
+
+def check_dtype_and_shape(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """The output has the dtype and the shape of the input, the parameters stay float32."""
+    for dtype in adapter.float_types:
+        subject = Subject(adapter, quantizer_class, case)
+        inputs = adapter.tensor(subject.x, dtype)
+        output = subject.quantizer(inputs, True)
+        assert adapter.dtype(output) == dtype, f"{dtype} became {adapter.dtype(output)}"
+        assert tuple(output.shape) == subject.x.shape, f"shape {subject.x.shape} became {tuple(output.shape)}"
+        rounded = adapter.read(adapter.tensor(subject.output(x=adapter.read(inputs)), dtype))
+        _all(adapter.read(output) == rounded, True, f"{dtype} is not quantized in float32", subject.x)
+        for name in subject.values:
+            found = adapter.dtype(subject.quantizer.get_quantizer_variable(name))
+            assert found == "float32", f"{name} is {found}"
+    if case.axis is None:
+        subject = Subject(adapter, quantizer_class, case)
+        for shape in ((), (1,), (0, 3), (2, 1, 3, 1, 2)):
+            x = np.full(shape, 0.3, np.float32)
+            run = adapter.run(subject.quantizer, x, np.ones_like(x))
+            assert run.output.shape == shape, f"shape {shape} became {run.output.shape}"
+            assert run.grad_x.shape == shape, f"dL/dx of shape {shape} became {run.grad_x.shape}"
+
+
+def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Each channel is quantized as if it were alone, whatever the rank of the tensor."""
+    if case.axis is None:
+        return
+    subject = Subject(adapter, quantizer_class, case)
+    output, moved = np.moveaxis(subject.output(), case.axis, 0), np.moveaxis(subject.x, case.axis, 0)
+    alone = Case(case.identifier, case.target, case.method, case.num_bits, case.signed)
+    for channel in range(output.shape[0]):
+        single = Subject(adapter, quantizer_class, alone)
+        single.assign({name: value[channel] for name, value in subject.values.items()})
+        near_tie = expect(alone, single.values, moved[channel], np.zeros_like(moved[channel])).near_tie
+        close = np.abs(single.output(x=moved[channel]) - output[channel]) <= 3e-7 * np.abs(output[channel])
+        decided = ~near_tie & (np.abs(moved[channel]) < 1e9)
+        _all(close, decided, f"channel {channel} is not quantized by its own parameters", moved[channel])
+    for rank in range(1, 6):
+        shape = tuple(SHAPE[case.axis] if axis == case.axis % rank else 2 for axis in range(rank))
+        if case.axis >= rank:
+            continue
+        quantizer = quantizer_class(case.config())
+        adapter.build(quantizer, shape)
+        x = np.random.default_rng(rank).normal(size=shape).astype(np.float32)
+        run = adapter.run(quantizer, x, np.ones_like(x))
+        assert run.output.shape == shape, f"rank {rank}: shape {shape} became {run.output.shape}"
+        expected = expect(case, case.initial_values(), x, np.ones_like(x))
+        _same_levels(run.output, expected, x)
+
+
+def check_config_round_trip(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """config -> dict -> JSON -> config loses nothing, the freeze flag included."""
+    for frozen in (False, True):
+        quantizer = quantizer_class(case.config(), freeze_quant_params=frozen)
+        text = json.dumps(quantizer.get_config(), allow_nan=False)
+        restored = quantizer_class.from_config(json.loads(text))
+        assert restored.quantization_config == quantizer.quantization_config, "the configuration changed"
+        assert restored.freeze_quant_params is frozen, "the freeze flag was lost"
+        assert json.dumps(restored.get_config(), sort_keys=True) == json.dumps(quantizer.get_config(), sort_keys=True), (
+            "get_config differs after a round trip"
+        )
+
+
+def check_reload_then_train(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Reloaded variables are used by the next forward, its gradients and the conversion."""
+    subject = Subject(adapter, quantizer_class, case)
+    subject.assign(updated(subject.values))
+    fresh = quantizer_class.from_config(subject.quantizer.get_config())
+    adapter.save_and_load(subject.quantizer, subject.layer, fresh, case.tensor_shape)
+    before, _ = subject.run()
+    subject.quantizer = fresh
+    after, expected = subject.run()
+    _equal_bits(before.output, after.output, "the output changed by reloading", subject.x)
+    _same_gradients(after, expected)
+    _equal_bits(before.grad_x, after.grad_x, "dL/dx changed by reloading", subject.x)
+
+
+def check_disabled(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Disabled, the quantizer is the identity, bit for bit, with nothing to train."""
+    field = "activation" if case.is_activation else "weights"
+    quantizer = quantizer_class(case.config(**{f"enable_{field}_quantization": False}))
+    adapter.build(quantizer, case.tensor_shape)
+    x = probe_inputs(case, case.initial_values(), infinite=True)
+    _equal_bits(adapter.read(quantizer(adapter.tensor(x), True)), x, "a disabled quantizer changes its input", x)
+    assert not quantizer.get_trainable_variables(VariableGroup.QPARAMS), "a disabled quantizer has trainable variables"
+
+
+def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+    """Configurations that leave no grid, and tensors that are no floats, are refused with a ``QuantizerError``."""
+    prefix = "activation" if case.is_activation else "weights"
+    params = f"{prefix}_quantization_params"
+    good = getattr(case.config(), params)
+    bad_numbers = {key: float("nan") for key in good if key != "is_signed"}
+    changes: dict[str, dict[str, Any]] = {
+        "1 bit": {f"{prefix}_n_bits": 1},
+        "17 bits": {f"{prefix}_n_bits": 17},
+        "no parameters": {params: {}},
+        "an unknown key": {params: {**good, "treshold": 1.0}},
+        "NaN": {params: {**good, **bad_numbers}},
+        "text": {params: {**good, **dict.fromkeys(bad_numbers, "1.0")}},
+    }
+    if case.uniform:
+        changes["crossed ends"] = {params: {"range_min": 1.0, "range_max": -1.0}}
+    else:
+        changes["a negative threshold"] = {params: {**good, "threshold": -1.0}}
+        changes["a zero threshold"] = {params: {**good, "threshold": 0.0}}
+    for what, change in changes.items():
+        _refused(what, lambda change=change: quantizer_class(case.config(**change)))
+    if case.axis is not None:
+        _refused("a wrong axis", lambda: adapter.build(quantizer_class(case.config(weights_channels_axis=7)), SHAPE))
+        shape = tuple(length + 1 for length in SHAPE)
+        _refused("a wrong number of channels", lambda: adapter.build(quantizer_class(case.config()), shape))
+    subject = Subject(adapter, quantizer_class, case)
+    _refused("integers", lambda: subject.quantizer(adapter.tensor(np.ones((2, 2), np.int32), "int32"), True))
+
+
+COMPILED_CHECKS: tuple[Check, ...] = (check_compiled,)
+EAGER_CHECKS: tuple[Check, ...] = (
+    check_output,
+    check_grid,
+    check_idempotent,
+    check_gradient_to_input,
+    check_gradient_to_parameters,
+    check_frozen,
+    check_update_takes_effect,
+    check_recovery,
+    check_range_order,
+    check_train_is_deploy,
+    check_dtype_and_shape,
+    check_channel_axis,
+    check_config_round_trip,
+    check_reload_then_train,
+    check_disabled,
+    check_invalid_input,
+)
+
+
+def _all(condition: Any, where: Any, text: str, x: np.ndarray) -> None:
+    broken = ~np.asarray(condition) & np.broadcast_to(where, np.shape(condition))
+    if broken.any():
+        first = np.broadcast_to(x, broken.shape)[broken][:3]
+        raise AssertionError(f"{text}: {int(broken.sum())} of {broken.size}, the first at x = {first.tolist()}")
+
+
+def _close(found: np.ndarray, wanted: np.ndarray, expected: Expectation, text: str, x: np.ndarray) -> None:
+    """Off the ties, an ulp of the step for each level at most."""
+    largest = np.maximum(np.abs(expected.range.low), np.abs(expected.range.high))
+    decided = ~(expected.near_tie | expected.overflow)
+    _all(np.abs(found - wanted) <= 2 * EPS * largest, decided, text, x)
+
+
+def _equal_bits(one: np.ndarray, other: np.ndarray, text: str, x: np.ndarray) -> None:
+    assert one.shape == other.shape, f"{text}: shapes {one.shape} and {other.shape}"
+    same = (one.view(np.int32) == other.view(np.int32)) | (np.isnan(one) & np.isnan(other))
+    _all(same, True, text, x)
+
+
+def _same_levels(output: np.ndarray, expected: Expectation, x: np.ndarray) -> None:
+    levels = np.rint(output / expected.range.step) + expected.range.zero_point
+    _all(levels == expected.levels, ~(expected.near_tie | expected.overflow), "levels differ off the ties", x)
+
+
+def _same_gradients(run: Run, expected: Expectation) -> None:
+    for name, wanted in expected.gradients.items():
+        found = run.gradients.get(name)
+        assert found is not None, f"{name} gets no gradient"
+        assert found.size == wanted.size, f"dL/d{name} has shape {found.shape}, expected {wanted.shape}"
+        error = np.abs(found.reshape(wanted.shape) - wanted)
+        allowed = expected.tolerances[name] + 1e-30
+        assert np.all(error <= allowed), f"dL/d{name} is {found}, expected {wanted} within {allowed}"
+
+
+def _refused(what: str, action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except QuantizerError:
+        return
+    raise AssertionError(f"{what} is accepted")
+

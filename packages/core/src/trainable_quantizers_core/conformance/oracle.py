@@ -1,0 +1,166 @@
+"""The contract in closed form: what a range quantizer outputs, and every gradient, in float64 numpy.
+
+Written from the formulas of the contract and from nothing else: no autograd, no code of the packages. Only
+the effective range is computed in float32, one rounded operation at a time, because the contract says so:
+it decides on which level zero lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from trainable_quantizers_core.conformance.cases import Case
+
+EPS = 2.0**-23
+"""Relative distance of neighbouring float32 numbers."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """An effective range: its ends and step (one per channel, or scalars), and the levels it spans.
+
+    Args:
+        low: Lower end, a float32 number in float64.
+        high: Upper end.
+        step: Δ.
+        zero_point: z.
+        lowest: Lowest level.
+        highest: Highest level.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    step: np.ndarray
+    zero_point: np.ndarray
+    lowest: int
+    highest: int
+
+    def reshaped(self, shape: tuple[int, ...]) -> Range:
+        """The same range, shaped for broadcasting."""
+        arrays = (array.reshape(shape) for array in (self.low, self.high, self.step, self.zero_point))
+        return Range(*arrays, self.lowest, self.highest)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the contract says of one forward and backward.
+
+    Args:
+        levels: Integer levels of the output, before the zero point is taken off.
+        output: The output.
+        grad_x: dL/dx.
+        gradients: dL/dparameter by name of the variable.
+        tolerances: Largest rounding error that float32 sums of these gradients may have.
+        near_tie: Where x lies so close to a tie that float32 may choose either level.
+        near_end: Where x is a denormal next to an end at zero: frameworks may take denormals for zero.
+        at_end: Where x lies within a few ulps of an end, which compiled code may compute another ulp away.
+        overflow: Where the level of a channel exceeds 64 bits: PyTorch's deployed kernel then wraps to the lowest.
+        range: The effective range, shaped for broadcasting against x.
+    """
+
+    levels: np.ndarray
+    output: np.ndarray
+    grad_x: np.ndarray
+    gradients: dict[str, np.ndarray]
+    tolerances: dict[str, np.ndarray]
+    near_tie: np.ndarray
+    near_end: np.ndarray
+    at_end: np.ndarray
+    overflow: np.ndarray
+    range: Range
+
+
+def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
+    """Section 2: the range that raw parameter ``values`` stand for."""
+    f32 = np.float32
+    bits, minimum = case.num_bits, f32(case.min_threshold)
+    if case.uniform:
+        low, high = (np.asarray(values[name], f32).reshape(-1) for name in ("min_range", "max_range"))
+        steps = f32(2**bits - 1)
+        high = np.maximum(high, low + minimum)
+        low, high = np.minimum(low, f32(0)), np.maximum(high, f32(0))
+        step = (high - low) / steps
+        zero_point = np.minimum(np.rint(-low / step), steps)
+        low, high = -zero_point * step, (steps - zero_point) * step
+        lowest, highest = 0, 2**bits - 1
+    else:
+        threshold = np.maximum(np.asarray(values["threshold"], f32).reshape(-1), minimum)
+        if case.power_of_two:
+            mantissa, exponent = np.frexp(threshold)  # threshold = mantissa·2^exponent, 0.5 <= mantissa < 1
+            threshold = np.ldexp(f32(1), np.where(mantissa == 0.5, exponent - 1, exponent)).astype(f32)
+        lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if case.signed else (0, 2**bits - 1)
+        step = threshold / f32(2 ** (bits - case.signed))
+        low, high, zero_point = f32(lowest) * step, f32(highest) * step, np.zeros_like(step)
+    return Range(*(a.astype(np.float64) for a in (low, high, step, zero_point)), lowest, highest)
+
+
+def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:
+    """Sections 3 and 4: output and gradients for the raw parameter ``values``, inputs x and dL/dy = g.
+
+    Inputs near a tie or an end take no part in the parameters' gradients: hand in g = 0 there.
+    """
+    x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
+    axes = tuple(axis for axis in range(x.ndim) if case.axis is None or axis != case.axis % x.ndim)
+    shape = [1] * x.ndim
+    if case.axis is not None:
+        shape[case.axis] = -1
+    span = effective_range(case, values).reshaped(tuple(shape))
+
+    overflow = np.abs(x / span.step) >= 2.0**62 if case.axis is not None else np.zeros(x.shape, bool)
+    v = np.clip(x / span.step, -1e9, 1e9)
+    levels = np.clip(np.rint(v) + span.zero_point, span.lowest, span.highest)
+    output = (levels - span.zero_point) * span.step
+    blurred = 4 * EPS * (span.highest - span.lowest + 1)  # float32 errors of a level, in steps
+    near_tie = np.abs(v - np.floor(v) - 0.5) <= blurred
+
+    near_end = (x != 0) & (np.abs(x) < 2.0**-126) & ((span.low == 0) | (span.high == 0))
+
+    largest = np.maximum(np.abs(span.low), np.abs(span.high))
+    at_end = np.minimum(np.abs(x - span.low), np.abs(x - span.high)) <= 4 * EPS * largest
+
+    below, above = x < span.low, x > span.high
+    inside = ~(below | above)
+    error = np.where(inside, np.rint(v) - v, 0.0) if case.learns_from_rounding else np.zeros_like(x)
+    steps = span.highest - span.lowest
+    terms = {
+        "min_range": np.where(below, g, 0.0) - g * error / steps,
+        "max_range": np.where(above, g, 0.0) + g * error / steps,
+    }
+    slack = np.abs(g) * inside * (blurred / steps if case.learns_from_rounding else 0.0)
+    tolerance = {name: np.sum(np.abs(term) * 1e-6 + slack, axis=axes) for name, term in terms.items()}
+    gradients = {name: np.sum(term, axis=axes) for name, term in terms.items()}
+    if not case.uniform:  # min = lowest·t_eff/2^(b-s), max = highest·t_eff/2^(b-s)
+        per_step = 1.0 / 2 ** (case.num_bits - case.signed)
+        weights = {"min_range": span.lowest * per_step, "max_range": span.highest * per_step}
+        raw = np.asarray(values["threshold"], np.float64)
+        bounded = np.maximum(raw, case.min_threshold)
+        through = (span.high.reshape(raw.shape) / span.highest / per_step) / bounded
+        gradient = sum(gradients[name] * weight for name, weight in weights.items()) * through
+        gradient = np.where((raw < case.min_threshold) & (gradient > 0), 0.0, gradient)
+        allowed = sum(tolerance[name] * abs(weight) for name, weight in weights.items()) * through
+        gradients, tolerance = {"threshold": gradient}, {"threshold": allowed}
+    scale = _gradient_scale(case, x.shape, span.highest) if case.learns_from_rounding else 1.0
+    return Expectation(
+        levels,
+        output,
+        np.where(inside, g, 0.0),
+        {name: gradient * scale for name, gradient in gradients.items()},
+        {name: allowed * scale for name, allowed in tolerance.items()},
+        near_tie,
+        near_end,
+        at_end,
+        overflow,
+        span,
+    )
+
+
+def _gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
+    """r = 1/sqrt(N·highest); N counts one sample of an activation."""
+    shared_by = prod(shape[1:]) if case.is_activation else prod(shape)
+    if case.axis is not None:
+        shared_by //= shape[case.axis]
+    return float(1.0 / np.sqrt(shared_by * highest))

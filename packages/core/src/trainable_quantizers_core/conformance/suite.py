@@ -1,0 +1,138 @@
+"""Which checks run on which cases, and the three ways to run them: pytest, an iterator, a command."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
+from trainable_quantizers_core.conformance.cases import Case, all_cases
+from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.registry import get_trainable_quantizer_class
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One check of one quantizer on one case.
+
+    Args:
+        adapter: How quantizers are run.
+        quantizer_class: The class.
+        case: The configuration.
+        check: The promise.
+        expected_failure: Why it is known to fail; empty if it must pass.
+    """
+
+    adapter: FrameworkAdapter
+    quantizer_class: type
+    case: Case
+    check: Check
+    expected_failure: str = field(default="")
+
+    @property
+    def promise(self) -> str:
+        """The name of the check, without its prefix."""
+        return self.check.__name__.removeprefix("check_")
+
+    def __str__(self) -> str:
+        return f"{self.adapter.name}-{self.case}-{self.promise}".replace(" ", "-")
+
+    def run(self) -> None:
+        """Do it.
+
+        Raises:
+            AssertionError: the promise is broken; or it is kept although a failure was expected.
+        """
+        try:
+            self.check(self.adapter, self.quantizer_class, self.case)
+        except AssertionError:
+            if not self.expected_failure:
+                raise
+            return
+        if self.expected_failure:
+            raise AssertionError(f"passes, but was expected to fail ({self.expected_failure}): remove the expectation")
+
+
+def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
+    """Compilers see the grid as constants: the cases of 4 bits, per tensor or channel, reach every code path.
+
+    Cheap compilers get every case.
+    """
+    return adapter.compiles_fast or (case.num_bits == 4 and case.axis in (None, 0))
+
+
+def load_adapters(package: str) -> list[FrameworkAdapter]:
+    """The adapters of a framework package, by its import name.
+
+    Raises:
+        QuantizerError: the package is not installed or has no adapters.
+    """
+    try:
+        importlib.import_module(package)
+        return list(importlib.import_module(f"{package}.conformance").adapters())
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{package}.conformance".startswith(error.name):
+            raise
+        advice = "install it, or name trainable_quantizers_torch or trainable_quantizers_keras"
+        raise invalid("conformance", "package", "an installed framework package", package, advice) from error
+
+
+def iterate_trials(
+    adapters: list[FrameworkAdapter],
+    quantizer_classes: list[type] | None = None,
+    expected_failures: Mapping[tuple[type, str], str] | None = None,
+    cases: Callable[[], Iterator[Case]] | None = None,
+) -> Iterator[Trial]:
+    """Every trial: for each adapter and case, each check that applies.
+
+    Args:
+        adapters: Ways of running quantizers.
+        quantizer_classes: The classes to check; those that the cases look up if None.
+        expected_failures: Reasons by (class, promise), such as ``{(MyQuantizer, "idempotent"): "adds noise"}``.
+        cases: Where cases come from; those of each class's marks if None.
+    """
+    reasons = dict(expected_failures or {})
+    for adapter in adapters:
+        for case, quantizer_class in _subjects(adapter, quantizer_classes, cases):
+            if adapter.compiled and not worth_compiling(adapter, case):
+                continue
+            for check in COMPILED_CHECKS if adapter.compiled else EAGER_CHECKS:
+                promise = check.__name__.removeprefix("check_")
+                yield Trial(adapter, quantizer_class, case, check, reasons.get((quantizer_class, promise), ""))
+
+
+def _subjects(
+    adapter: FrameworkAdapter, quantizer_classes: list[type] | None, cases: Callable[[], Iterator[Case]] | None
+) -> Iterator[tuple[Case, type]]:
+    if quantizer_classes is None:
+        for case in (cases or all_cases)():
+            yield case, get_trainable_quantizer_class(case.target, case.identifier, case.method, adapter.base_class)
+        return
+    for quantizer_class in quantizer_classes:
+        marks: Any = quantizer_class
+        for case in cases() if cases else all_cases((marks.identifier,)):
+            if case.target is marks.quantization_target and case.method in marks.quantization_method:
+                yield case, quantizer_class
+
+
+def parametrize_with_checks(
+    package: str,
+    quantizer_classes: list[type] | None = None,
+    expected_failures: Mapping[tuple[type, str], str] | None = None,
+    cases: Callable[[], Iterator[Case]] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that turns ``def test(trial): trial.run()`` into one pytest test per trial.
+
+    Args:
+        package: ``trainable_quantizers_torch`` or ``trainable_quantizers_keras``.
+        quantizer_classes: Your classes; the shipped ones if None.
+        expected_failures: Reasons by (class, promise); a stale one fails.
+        cases: Your own cases.
+    """
+    import pytest
+
+    trials = list(iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases))
+    return pytest.mark.parametrize("trial", trials, ids=str)

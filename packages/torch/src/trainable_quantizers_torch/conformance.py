@@ -1,0 +1,87 @@
+"""How the conformance suite runs PyTorch: eager and compiled, on a GPU too where there is one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from trainable_quantizers_core.conformance.adapter import Run
+
+from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
+
+
+class TorchAdapter:
+    """Eager PyTorch on a device, or ``torch.compile``."""
+
+    base_class = BasePytorchTrainableQuantizer
+    compiles_fast = False
+    float_types = ("float32", "float16", "bfloat16", "float64")
+
+    def __init__(self, device: str = "cpu", compiled: bool = False) -> None:
+        self.name = f"torch{'.compile' if compiled else ''}{'' if device == 'cpu' else f' on {device}'}"
+        self.device = device
+        self.compiled = compiled
+        self.exact = not compiled and device == "cpu"
+
+    def tensor(self, array: np.ndarray, dtype: str = "float32") -> torch.Tensor:
+        """A tensor on the adapter's device."""
+        return torch.tensor(array, dtype=getattr(torch, dtype), device=self.device)
+
+    def read(self, tensor: torch.Tensor) -> np.ndarray:
+        """Its values."""
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+    def dtype(self, tensor: torch.Tensor) -> str:
+        """Such as ``float32``."""
+        return str(tensor.dtype).removeprefix("torch.")
+
+    def build(self, quantizer: Any, tensor_shape: tuple[int, ...] | None) -> torch.nn.Module:
+        """A module that owns the quantizer's variables."""
+        module = torch.nn.Module()
+        quantizer.initialize_quantization(None if tensor_shape is None else torch.Size(tensor_shape), "x", module)
+        module.to(self.device)
+        return module
+
+    def assign(self, quantizer: Any, values: Mapping[str, np.ndarray]) -> None:
+        """Write into the variables."""
+        with torch.no_grad():
+            for name, value in values.items():
+                quantizer.get_quantizer_variable(name).copy_(torch.tensor(value))
+
+    def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """With the framework's own compiler, without graph breaks."""
+        if not self.compiled:
+            return function
+        torch.compiler.reset()
+        return torch.compile(function, fullgraph=True, dynamic=False)
+
+    def run(self, quantizer: Any, x: np.ndarray, g: np.ndarray, training: bool = True, dtype: str = "float32") -> Run:
+        """Autograd on a leaf tensor."""
+        inputs = self.tensor(x, dtype).requires_grad_()
+        variables = {name: quantizer.get_quantizer_variable(name) for name in quantizer.quantizer_parameters}
+        for variable in variables.values():
+            variable.grad = None
+        output = self.compile(lambda tensor: quantizer(tensor, training))(inputs)
+        output.backward(self.tensor(g, self.dtype(output)))
+        gradients = {name: None if v.grad is None else self.read(v.grad) for name, v in variables.items()}
+        return Run(self.read(output), self.read(inputs.grad), gradients)
+
+    def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
+        """Through ``torch.save`` of the state dictionary."""
+        restored = self.build(fresh, tensor_shape)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "state.pt"
+            torch.save(layer.state_dict(), path)
+            restored.load_state_dict(torch.load(path), strict=True, assign=True)
+        return restored
+
+
+def adapters() -> list[TorchAdapter]:
+    """The ways of running PyTorch on this machine, the reference first."""
+    found = [TorchAdapter(), TorchAdapter(compiled=True)]
+    return [*found, TorchAdapter("cuda")] if torch.cuda.is_available() else found
