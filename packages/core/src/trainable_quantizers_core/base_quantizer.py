@@ -150,7 +150,7 @@ def _check_signature(cls: type) -> None:
         variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         if parameter.default is parameter.empty and not variadic:
             advice = "a quantizer is built from its configuration alone"
-            raise invalid(cls.__name__, "parameter", "given a default value", str(parameter), advice)
+            raise invalid(cls.__name__, "parameter", "given a default value", parameter.name, advice)
 
 
 def _is_config(cls: type, parameter: inspect.Parameter) -> bool:

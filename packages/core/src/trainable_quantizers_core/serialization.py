@@ -28,9 +28,9 @@ def register_enum(enum: type[Enum]) -> type[Enum]:
         QuantizerError: another enumeration of that name is registered.
 
     Example:
-        >>> class Rounding(Enum):
+        >>> class Direction(Enum):
         ...     UP = 1
-        >>> decode(encode(register_enum(Rounding).UP)) is Rounding.UP
+        >>> decode(encode(register_enum(Direction).UP)) is Direction.UP
         True
     """
     if _ENUMS.setdefault(enum.__name__, enum) is not enum:
@@ -54,7 +54,8 @@ def encode(value: Any) -> Any:
     elif value is None or isinstance(value, (bool, int, str)):
         return value
     elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-        return {"$array": encode(value.tolist()), "dtype": value.dtype.name}
+        shape = {} if value.size else {"shape": list(value.shape)}  # nested lists do not tell that of an empty one
+        return {"$array": encode(value.tolist()), "dtype": value.dtype.name, **shape}
     elif isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
     elif isinstance(value, list):
@@ -90,6 +91,7 @@ def decode(value: Any) -> Any:
         return {key: decode(item) for key, item in value.items()}
     if tag == "$array":
         array = np.array(decode(value[tag]), dtype=value["dtype"])
+        array = array.reshape(value.get("shape", array.shape))
         return array[()] if array.ndim == 0 else array
     if tag == "$float":
         return float(value[tag])

@@ -50,7 +50,10 @@ if KERAS_3:
 
         def build(self, input_shape: Any) -> None:
             """Build the layer, then create the quantizers' variables."""
-            super().build(input_shape)
+            if self.weight_values:  # the layer's inputs are not the wrapper's: it builds itself when called
+                self.built = True
+            else:
+                super().build(input_shape)
             self._set_weights_vars()
             if not self.trainable:  # Keras asks the variables, which know nothing of the wrapper
                 self.layer.trainable = False
@@ -138,10 +141,10 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
             if getattr(quantizer, "enabled", True)
         }
         layer = type(self.layer).from_config(self.layer.get_config())
-        layer.build(self.get_build_config()["input_shape"])
-        layer.built = True
-        layer.set_weights(self.layer.get_weights())
         if not self.weight_values:
+            layer.build(self.get_build_config()["input_shape"])
+            layer.built = True
+            layer.set_weights(self.layer.get_weights())
             return KerasQuantizationWrapper(layer, inferable, name=self.name, trainable=False)
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)

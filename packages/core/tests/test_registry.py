@@ -1,0 +1,72 @@
+import pytest
+from trainable_quantizers_core import (
+    BaseTrainableQuantizer,
+    QuantizationMethod,
+    QuantizationTarget,
+    QuantizerError,
+    TrainingMethod,
+    get_trainable_quantizer_class,
+    mark_quantizer,
+)
+
+WEIGHTS, SYMMETRIC = QuantizationTarget.Weights, QuantizationMethod.SYMMETRIC
+
+
+class Base(BaseTrainableQuantizer):
+    pass
+
+
+@mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier=TrainingMethod.LSQ)
+class Shipped(Base):
+    pass
+
+
+class Derived(Shipped):
+    pass
+
+
+@mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier=TrainingMethod.LSQ)
+class MarkedAlike(Shipped):
+    pass
+
+
+@mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier="mine")
+class Mine(Shipped):
+    pass
+
+
+def find(identifier, method=SYMMETRIC, target=WEIGHTS):
+    return get_trainable_quantizer_class(target, identifier, method, Base)
+
+
+def test_subclasses_leave_the_look_up_of_the_shipped_class_alone():
+    assert find(TrainingMethod.LSQ) is Shipped
+    assert find("LSQ") is Shipped
+
+
+def test_an_identifier_of_ones_own_needs_no_enumeration():
+    assert find("mine") is Mine
+
+
+@pytest.mark.parametrize(
+    "arguments", [("none",), (TrainingMethod.STE,), ("mine", QuantizationMethod.UNIFORM), ("mine", SYMMETRIC, QuantizationTarget.Activation)]
+)
+def test_no_match_lists_what_exists(arguments):
+    with pytest.raises(QuantizerError) as error:
+        find(*arguments)
+    assert "0 classes match; below Base there are" in str(error.value)
+    assert "Mine (Weights, mine, SYMMETRIC)" in str(error.value)
+    assert "Shipped (Weights, LSQ, SYMMETRIC)" in str(error.value)
+
+
+def test_two_unrelated_matches_are_refused():
+    @mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier="twice")
+    class One(Base):
+        pass
+
+    @mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier="twice")
+    class Two(Base):
+        pass
+
+    with pytest.raises(QuantizerError, match="2 classes match"):
+        find("twice")

@@ -1,0 +1,89 @@
+"""Mistakes are explained where they are made."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
+
+from keras_builders import L, activation_config, holder, weights_config, wrapped
+
+WRAPPER = tq.KerasTrainableQuantizationWrapper
+X = np.ones((2, 4), np.float32)
+
+
+def quantizer():
+    return tq.LSQSymmetricWeightsTrainableQuantizer(weights_config())
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = wrapped(L.Dense(3))
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def convert_subclassed():
+    model = Subclassed()
+    model(X)
+    tq.convert(model)
+
+
+def shared_quantizer():
+    one = quantizer()
+    for _ in range(2):
+        WRAPPER(L.Dense(3), {"kernel": one})(X)
+
+
+MISTAKES = [
+    (lambda: wrapped(L.Dense(3), "kernal")(X), "the name of a weight that the layer holds, got 'kernal'; did you mean"),
+    (lambda: wrapped(L.ReLU())(X), "got 'kernel'; known: none"),
+    (lambda: wrapped(L.Dense(3), params={"threshold": [1.0, 2.0]})(X), "a scalar, or of shape (3,) or (1, 3), got (2,)"),
+    (lambda: wrapped(L.Dense(3), weights_channels_axis=2)(X), "weights_channels_axis must be in -2..1, got 2"),
+    (lambda: WRAPPER("Dense", {}), "layer must be a layer of"),
+    (lambda: WRAPPER(L.Dense, {}), "layer must be a layer of"),
+    (lambda: WRAPPER(L.Dense(3), quantizer()), "weights_quantizers must be a dictionary"),
+    (lambda: WRAPPER(L.Dense(3), {"kernel": "LSQ"}), "quantizer of 'kernel' must be a quantizer, got 'LSQ'"),
+    (lambda: WRAPPER(L.Dense(3), {0: quantizer()}), "weights_quantizers key must be the name of a weight, got 0"),
+    (lambda: WRAPPER(L.Add(), {1: quantizer()}, {0: X}), "weights_quantizers must be at positions [0], got [1]"),
+    (lambda: wrapped(L.Dense(3)).convert_to_inferable_quantizers(), "wrapper must be built"),
+    (lambda: quantizer().convert2inferable(), "initialize_quantization creates the variables"),
+    (lambda: holder().activation_holder_quantizer(tf.constant([1, 2])), "inputs must be a floating tensor, got 'int32'"),
+    (lambda: tq.convert(keras.Sequential([L.Dense(3)])), "model must be one that holds trainable quantizers"),
+    (lambda: tq.convert(keras.Sequential([wrapped(L.Dense(3))])), "model must be built"),
+    (convert_subclassed, "model must be Sequential or functional, got 'Subclassed'"),
+    (shared_quantizer, "quantizer must be of one layer"),
+]
+
+
+@pytest.mark.parametrize(("action", "text"), MISTAKES, ids=lambda part: part[:50] if isinstance(part, str) else "")
+def test_mistakes_are_explained(action, text):
+    with pytest.raises(tq.QuantizerError) as error:
+        action()
+    assert text in str(error.value)
+
+
+@pytest.mark.skipif(not KERAS_3, reason="the holder of Keras 2 is that of mct-quantizers")
+def test_a_holder_wants_a_quantizer():
+    with pytest.raises(tq.QuantizerError, match="activation_holder_quantizer must be a quantizer, got 'LSQ'"):
+        tq.KerasActivationQuantizationHolder("LSQ")
+
+
+def test_activation_configs_do_not_fit_weights():
+    with pytest.raises(tq.QuantizerError, match="quantization_config must be a TrainableQuantizerWeightsConfig"):
+        tq.LSQUniformWeightsTrainableQuantizer(activation_config())
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 has one backend")
+def test_another_backend_of_keras_is_refused():
+    code = "import trainable_quantizers_keras"
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode
+    assert "the backend of Keras must be tensorflow, got 'torch'; set KERAS_BACKEND=tensorflow" in done.stderr
