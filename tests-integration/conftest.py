@@ -1,0 +1,1 @@
+import torch  # noqa: F401  before anything that imports TensorFlow
