@@ -1,4 +1,4 @@
-"""Keras and PyTorch compared with each other, without the oracle: outputs bit for bit off the ties, gradients to 1e-6."""
+"""Keras and PyTorch compared with each other, without the oracle: outputs bit for bit off the ties."""
 
 import numpy as np
 import pytest
@@ -37,11 +37,18 @@ def test_outputs_and_gradients_agree(case):
         for name, gradient in torch_run.gradients.items():
             terms = expect(case, pair[0].values, x, np.ones_like(x)).tolerances[name] / 1e-6  # about the sum of |terms|
             difference = np.abs(gradient - keras_run.gradients[name])
-            assert np.all(difference <= 1e-6 * np.maximum(np.abs(gradient), terms)), (name, gradient, keras_run.gradients)
+            assert np.all(difference <= 1e-6 * np.maximum(np.abs(gradient), terms)), (
+                name,
+                gradient,
+                keras_run.gradients,
+            )
 
 
 def test_both_packages_offer_the_same_eight_quantizers():
-    names = [{n for n in dir(package) if n.endswith("TrainableQuantizer") and n[:3] in ("STE", "LSQ")} for package in PACKAGES.values()]
+    names = [
+        {n for n in dir(package) if n.endswith("TrainableQuantizer") and n[:3] in ("STE", "LSQ")}
+        for package in PACKAGES.values()
+    ]
     assert names[0] == names[1]
     assert len(names[0]) == 8
 

@@ -40,7 +40,9 @@ def wheels(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wheels")
     for package in ("core", "torch", "keras"):
         run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT / "packages" / package)
-    return {package: next(folder.glob(f"trainable_quantizers_{package}-*.whl")) for package in ("core", "torch", "keras")}
+    return {
+        package: next(folder.glob(f"trainable_quantizers_{package}-*.whl")) for package in ("core", "torch", "keras")
+    }
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

@@ -77,9 +77,14 @@ def test_losses_and_thresholds_stay_together(training, kind):
         losses.append((torch_loss.item(), float(keras_loss)))
     np.testing.assert_allclose(*np.transpose(losses), rtol=1e-4)
     for torch_layer, keras_layer in ((0, 0), (1, 1), (4, 3), (5, 4)):
-        pair = [model[i] if model is torch_model else model.layers[i] for model, i in ((torch_model, torch_layer), (keras_model, keras_layer))]
+        pair = [
+            model[i] if model is torch_model else model.layers[i]
+            for model, i in ((torch_model, torch_layer), (keras_model, keras_layer))
+        ]
         held = [
-            next(iter(layer.weights_quantizers.values())) if hasattr(layer, "weights_quantizers") else layer.activation_holder_quantizer
+            next(iter(layer.weights_quantizers.values()))
+            if hasattr(layer, "weights_quantizers")
+            else layer.activation_holder_quantizer
             for layer in pair
         ]
         for name in held[0].quantizer_parameters:

@@ -81,8 +81,6 @@ def main() -> None:
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("task", choices=tasks, metavar="task")
-    if sys.version_info < (3, 10):
-        parser.error(f"needs Python >= 3.10, this is {sys.version.split()[0]}")
     known, rest = parser.parse_known_args(sys.argv[1:2])
     tasks[known.task](rest + sys.argv[2:])
 

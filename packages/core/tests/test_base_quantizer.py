@@ -56,7 +56,9 @@ class Plain(Life):
 
 @mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier="mine with options")
 class WithOptions(Life):
-    def __init__(self, config: TrainableQuantizerWeightsConfig, alpha: float = 0.5, *, method=TrainingMethod.LSQ, **more):
+    def __init__(
+        self, config: TrainableQuantizerWeightsConfig, alpha: float = 0.5, *, method=TrainingMethod.LSQ, **more
+    ):
         super().__init__(config, freeze_quant_params=more.get("frozen", False))
         self.alpha, self.method, self.more = alpha, method, more
 
@@ -102,7 +104,9 @@ def test_constructor_options_survive_the_round_trip():
 
 def test_from_config_names_unknown_and_missing_keys():
     config = Plain(weights_config()).get_config()
-    with pytest.raises(QuantizerError, match="Plain: key must be a constructor argument, got 'quantisation_config'; did"):
+    with pytest.raises(
+        QuantizerError, match="Plain: key must be a constructor argument, got 'quantisation_config'; did"
+    ):
         Plain.from_config({**config, "quantisation_config": 1})
     with pytest.raises(QuantizerError, match="Plain: quantization_config must be present"):
         Plain.from_config({})

@@ -120,7 +120,9 @@ class ConfigWithAttribute(TrainableQuantizerWeightsConfig):
 
 
 def test_an_attribute_that_is_no_field_is_refused_rather_than_lost():
-    with pytest.raises(QuantizerError, match="attribute must be a field, got 'temperature'; make the subclass a frozen"):
+    with pytest.raises(
+        QuantizerError, match="attribute must be a field, got 'temperature'; make the subclass a frozen"
+    ):
         ConfigWithAttribute(*WEIGHTS).to_dict()
 
 
@@ -148,7 +150,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("make", "name", "value", "text"), BAD, ids=lambda part: getattr(part, "__name__", str(part))[:30])
+@pytest.mark.parametrize(
+    ("make", "name", "value", "text"), BAD, ids=lambda part: getattr(part, "__name__", str(part))[:30]
+)
 def test_bad_fields_are_named_with_their_value(make, name, value, text):
     with pytest.raises(QuantizerError) as error:
         make(**{name: value})

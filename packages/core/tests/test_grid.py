@@ -18,7 +18,8 @@ BITS = st.integers(2, 16)
 
 
 @pytest.mark.parametrize(
-    ("bits", "signed", "lowest", "highest"), [(2, True, -2, 1), (2, False, 0, 3), (8, True, -128, 127), (16, False, 0, 65535)]
+    ("bits", "signed", "lowest", "highest"),
+    [(2, True, -2, 1), (2, False, 0, 3), (8, True, -128, 127), (16, False, 0, 65535)],
 )
 def test_levels(bits, signed, lowest, highest):
     grid = Grid(bits, signed)

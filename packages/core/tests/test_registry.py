@@ -49,7 +49,13 @@ def test_an_identifier_of_ones_own_needs_no_enumeration():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("none",), (TrainingMethod.STE,), ("mine", QuantizationMethod.UNIFORM), ("mine", SYMMETRIC, QuantizationTarget.Activation)]
+    "arguments",
+    [
+        ("none",),
+        (TrainingMethod.STE,),
+        ("mine", QuantizationMethod.UNIFORM),
+        ("mine", SYMMETRIC, QuantizationTarget.Activation),
+    ],
 )
 def test_no_match_lists_what_exists(arguments):
     with pytest.raises(QuantizerError) as error:

@@ -56,7 +56,9 @@ def test_what_could_not_be_restored_is_refused(value):
 def test_unknown_tags_and_enumerations_are_refused():
     with pytest.raises(QuantizerError, match="tag must be one that encode writes, got"):
         decode({"$new": 1})
-    with pytest.raises(QuantizerError, match="enumeration must be registered, got 'Roundin'; .*did you mean 'Rounding'"):
+    with pytest.raises(
+        QuantizerError, match=r"enumeration must be registered, got 'Roundin'; .*did you mean 'Rounding'"
+    ):
         decode({"$enum": "Roundin", "name": "UP"})
 
 

@@ -79,14 +79,22 @@ BAD_PARAMETERS = [
     (SYMMETRIC, {THRESHOLD: None}, "threshold must be a number"),
     (SYMMETRIC, {THRESHOLD: []}, "threshold must be a number"),
     (SYMMETRIC, {THRESHOLD: [[1.0], [1.0, 2.0]]}, "threshold must be a number or an array of numbers"),
-    (SYMMETRIC, {THRESHOLD: [1.0, 2.0]}, "threshold must be a single number when quantizing per tensor, got [1.0, 2.0]"),
+    (
+        SYMMETRIC,
+        {THRESHOLD: [1.0, 2.0]},
+        "threshold must be a single number when quantizing per tensor, got [1.0, 2.0]",
+    ),
     (SYMMETRIC, {THRESHOLD: 1.0, SIGNED: "no"}, "is_signed must be True or False, got 'no'"),
     (UNIFORM, {}, "add RANGE_MIN and RANGE_MAX, or THRESHOLD alone"),
     (UNIFORM, {RANGE_MIN: 0.0}, "must be a dictionary with 'range_max'"),
     (UNIFORM, {RANGE_MIN: 1.0, RANGE_MAX: 1.0}, "(range_min, range_max) must be in ascending order, got (1.0, 1.0)"),
     (UNIFORM, {RANGE_MIN: 2.0, RANGE_MAX: 1.0}, "must be in ascending order"),
     (UNIFORM, {RANGE_MIN: float("nan"), RANGE_MAX: 1.0}, "range_min must be finite"),
-    (UNIFORM, {RANGE_MIN: 0.0, RANGE_MAX: 1.0, THRESHOLD: 1.0}, "key must be one of range_min, range_max, got 'threshold'"),
+    (
+        UNIFORM,
+        {RANGE_MIN: 0.0, RANGE_MAX: 1.0, THRESHOLD: 1.0},
+        "key must be one of range_min, range_max, got 'threshold'",
+    ),
 ]
 
 
@@ -111,7 +119,11 @@ def test_weights_are_signed():
 
 BAD_SHAPES = [
     ({THRESHOLD: [1.0, 2.0]}, 0, "threshold must be a scalar, or of shape (3,) or (3, 1, 1, 1), got (2,)"),
-    ({THRESHOLD: np.ones((1, 3, 1, 1))}, 0, "got (1, 3, 1, 1) for a tensor of shape (3, 2, 4, 5) with channels on axis 0"),
+    (
+        {THRESHOLD: np.ones((1, 3, 1, 1))},
+        0,
+        "got (1, 3, 1, 1) for a tensor of shape (3, 2, 4, 5) with channels on axis 0",
+    ),
     ({THRESHOLD: [1.0] * 3}, 1, "threshold must be a scalar, or of shape (2,) or (1, 2, 1, 1), got (3,)"),
     ({THRESHOLD: 1.0}, 4, "weights_channels_axis must be in -4..3, got 4 for a tensor of shape (3, 2, 4, 5)"),
     ({THRESHOLD: 1.0}, -5, "weights_channels_axis must be in -4..3, got -5"),

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from trainable_quantizers_keras.keras_version import KERAS_3, keras
-
 from keras_builders import L, activation_config, holder, weights_config, wrapped
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
 
 WRAPPER = tq.KerasTrainableQuantizationWrapper
 X = np.ones((2, 4), np.float32)
@@ -44,7 +43,10 @@ def shared_quantizer():
 MISTAKES = [
     (lambda: wrapped(L.Dense(3), "kernal")(X), "the name of a weight that the layer holds, got 'kernal'; did you mean"),
     (lambda: wrapped(L.ReLU())(X), "got 'kernel'; known: none"),
-    (lambda: wrapped(L.Dense(3), params={"threshold": [1.0, 2.0]})(X), "a scalar, or of shape (3,) or (1, 3), got (2,)"),
+    (
+        lambda: wrapped(L.Dense(3), params={"threshold": [1.0, 2.0]})(X),
+        "a scalar, or of shape (3,) or (1, 3), got (2,)",
+    ),
     (lambda: wrapped(L.Dense(3), weights_channels_axis=2)(X), "weights_channels_axis must be in -2..1, got 2"),
     (lambda: WRAPPER("Dense", {}), "layer must be a layer of"),
     (lambda: WRAPPER(L.Dense, {}), "layer must be a layer of"),
@@ -54,7 +56,10 @@ MISTAKES = [
     (lambda: WRAPPER(L.Add(), {1: quantizer()}, {0: X}), "weights_quantizers must be at positions [0], got [1]"),
     (lambda: wrapped(L.Dense(3)).convert_to_inferable_quantizers(), "wrapper must be built"),
     (lambda: quantizer().convert2inferable(), "initialize_quantization creates the variables"),
-    (lambda: holder().activation_holder_quantizer(tf.constant([1, 2])), "inputs must be a floating tensor, got 'int32'"),
+    (
+        lambda: holder().activation_holder_quantizer(tf.constant([1, 2])),
+        "inputs must be a floating tensor, got 'int32'",
+    ),
     (lambda: tq.convert(keras.Sequential([L.Dense(3)])), "model must be one that holds trainable quantizers"),
     (lambda: tq.convert(keras.Sequential([wrapped(L.Dense(3))])), "model must be built"),
     (convert_subclassed, "model must be Sequential or functional, got 'Subclassed'"),

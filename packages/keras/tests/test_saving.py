@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
+from keras_builders import L, holder, images, network, train, weights_config
 from mct_quantizers import mark_quantizer
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
-
-from keras_builders import L, holder, images, network, train, weights_config
 
 FORMATS = [".keras"] if KERAS_3 else [".keras", ".h5", ""]
 LOADERS = {"plain": keras.models.load_model, "ours": tq.keras_load_quantized_model}

@@ -7,7 +7,6 @@ import pytest
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
-
 from torch_builders import Method, activation_config, images, network, train, weights_config
 
 PLAIN = (mct_quantizers.PytorchQuantizationWrapper, mct_quantizers.PytorchActivationQuantizationHolder)
@@ -71,7 +70,10 @@ def test_quantizers_train_and_convert_inside_the_wrappers_of_mct_quantizers():
     converted = tq.convert(model).eval()
     assert torch.equal(converted(images(9)), expected)
     assert sorted(converted.state_dict()) == ["0.0.layer.bias", "0.0.weight", "3.bias", "3.weight"]
-    assert {name for name, parameter in converted.named_parameters() if parameter.requires_grad} == {"3.weight", "3.bias"}
+    assert {name for name, parameter in converted.named_parameters() if parameter.requires_grad} == {
+        "3.weight",
+        "3.bias",
+    }
 
 
 @pytest.mark.parametrize("assign", [False, True])

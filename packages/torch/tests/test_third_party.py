@@ -6,6 +6,7 @@ import pytest
 import torch
 from mct_quantizers import mark_quantizer
 from torch import nn
+from torch_builders import weights_config
 from trainable_quantizers_torch import (
     BasePytorchTrainableQuantizer,
     PytorchTrainableQuantizationWrapper,
@@ -15,8 +16,6 @@ from trainable_quantizers_torch import (
     VariableGroup,
     get_trainable_quantizer_class,
 )
-
-from torch_builders import weights_config
 
 
 @mark_quantizer(

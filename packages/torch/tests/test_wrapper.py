@@ -11,7 +11,6 @@ import pytest
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
-
 from torch_builders import Method, activation_config, holder, images, network, train, weights_config, wrapped
 
 
@@ -207,7 +206,8 @@ MISTAKES = [
     (lambda: tq.convert(nn.Linear(3, 4)), "model must be one that holds trainable quantizers, got 'Linear'"),
     (lambda: holder()(torch.arange(3)), "inputs must be a floating tensor, got torch.int64"),
     (lambda: holder()([1.0]), "inputs must be a floating tensor, got 'list'"),
-    (lambda: tq.LSQSymmetricActivationTrainableQuantizer(activation_config()).convert2inferable(), "creates the variables"),
+    (lambda: tq.LSQSymmetricActivationTrainableQuantizer(activation_config()).convert2inferable(),
+     "creates the variables"),
     (lambda: holder(enable_activation_quantization=False).activation_holder_quantizer.convert2inferable(),
      "quantization must be enabled, got False"),
 ]  # fmt: skip

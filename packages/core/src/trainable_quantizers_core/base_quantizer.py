@@ -48,6 +48,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> BaseTrainableQuantizer:
+        """Remember the arguments, for ``get_config``."""
         quantizer = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         _, *given = signature.bind_partial(quantizer, *args, **kwargs).arguments.items()
@@ -104,8 +105,10 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
             QuantizerError: there is none of that name (yet).
         """
         if name not in self.quantizer_parameters:
-            advice = "initialize_quantization creates the variables" if not self.quantizer_parameters else nearest(
-                name, self.quantizer_parameters
+            advice = (
+                "initialize_quantization creates the variables"
+                if not self.quantizer_parameters
+                else nearest(name, self.quantizer_parameters)
             )
             raise invalid(type(self).__name__, "variable", "one the quantizer has", name, advice)
         return self.quantizer_parameters[name][VAR]
@@ -157,7 +160,7 @@ def _is_config(cls: type, parameter: inspect.Parameter) -> bool:
     annotation = parameter.annotation
     if isinstance(annotation, str):
         try:
-            annotation = typing.get_type_hints(cls.__init__)[parameter.name]
+            annotation = typing.get_type_hints(cls.__init__)[parameter.name]  # type: ignore[misc]
         except NameError:  # imported for type checkers only: the name is all there is
             classes = {TrainableQuantizerConfig, *get_all_subclasses(TrainableQuantizerConfig)}
             return parameter.annotation.rpartition(".")[2] in {known.__name__ for known in classes}
@@ -165,13 +168,14 @@ def _is_config(cls: type, parameter: inspect.Parameter) -> bool:
     return all(isinstance(option, type) and issubclass(option, TrainableQuantizerConfig) for option in options)
 
 
-def _check_marks(cls: type, config: Any) -> None:
+def _check_marks(cls: Any, config: Any) -> None:
     """The class is marked, and the configuration is of its target and of one of its methods."""
-    target, methods = getattr(cls, "quantization_target", None), getattr(cls, "quantization_method", None)
+    target: Any = getattr(cls, "quantization_target", None)
+    methods: Any = getattr(cls, "quantization_method", None)
     if target not in _CONFIG_OF_TARGET or not methods:
-        advice = "decorate the class with @mark_quantizer(quantization_target=..., quantization_method=[...], identifier=...)"
+        advice = "decorate it with @mark_quantizer(quantization_target=..., quantization_method=[...], identifier=...)"
         raise invalid(cls.__name__, "class", "marked with a target and a list of methods", (target, methods), advice)
-    expected = _CONFIG_OF_TARGET[target]
+    expected: Any = _CONFIG_OF_TARGET[target]
     if not isinstance(config, expected):
         advice = f"this quantizer is marked for {target.value.lower()}"
         raise invalid(cls.__name__, "quantization_config", f"a {expected.__name__}", config, advice)
@@ -179,4 +183,3 @@ def _check_marks(cls: type, config: Any) -> None:
         names = ", ".join(method.name for method in methods)
         advice = "choose another method, or look the class up with get_trainable_quantizer_class"
         raise invalid(cls.__name__, "quantization method", f"one of {names}", config.quantization_method.name, advice)
-

@@ -89,7 +89,7 @@ class TrainableQuantizerConfig:
 
     def _check_bits(self, name: str) -> None:
         bits = getattr(self, name)
-        positive = isinstance(bits, Integral) and not isinstance(bits, (bool, np.bool_)) and bits > 0
+        positive = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool) and bits > 0
         self._check(name, positive, "a positive integer", "give the number of bits as a plain integer, such as 8")
         object.__setattr__(self, name, int(bits))
 
@@ -241,7 +241,10 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
         integer = isinstance(axis, Integral) and not isinstance(axis, bool)
         accepted = integer or (axis is None and not self.weights_per_channel_threshold)
         self._check(
-            "weights_channels_axis", accepted, "an integer (or None when per tensor)", "give the axis that counts channels"
+            "weights_channels_axis",
+            accepted,
+            "an integer (or None when per tensor)",
+            "give the axis that counts channels",
         )
         object.__setattr__(self, "weights_channels_axis", None if axis is None else int(axis))
 

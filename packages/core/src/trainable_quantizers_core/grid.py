@@ -161,4 +161,3 @@ def range_step(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid) -> Any
 def range_zero_point(ops: ArrayOps, min_range: Any, step: Any, grid: Grid) -> Any:
     """The level of zero, less the level of 0 in ``grid``: 0 for a symmetric range."""
     return grid.lowest - ops.round(min_range / step)
-

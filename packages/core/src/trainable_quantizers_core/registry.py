@@ -27,7 +27,8 @@ def get_trainable_quantizer_class(
     Raises:
         QuantizerError: no class, or more than one, carries these marks; the message lists what exists.
     """
-    candidates = [cls for cls in get_all_subclasses(quantizer_base_class) if getattr(cls, "quantization_target", None)]
+    subclasses = get_all_subclasses(quantizer_base_class)
+    candidates = [cls for cls in subclasses if getattr(cls, "quantization_target", None)]
     matches = [
         cls
         for cls in candidates

@@ -84,10 +84,11 @@ class RangeSpecification:
         if uniform:
             grid = Grid(bits, signed=False)
             _check_order(owner, params)
-        per_channel = isinstance(config, TrainableQuantizerWeightsConfig) and config.weights_per_channel_threshold
-        if not per_channel:
+        axis = None
+        if isinstance(config, TrainableQuantizerWeightsConfig) and config.weights_per_channel_threshold:
+            axis = config.weights_channels_axis
+        else:
             params = {name: _scalar(owner, name, value) for name, value in params.items()}
-        axis = config.weights_channels_axis if per_channel else None
         return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params)
 
     def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:
@@ -103,7 +104,9 @@ class RangeSpecification:
         where = f" for a tensor of shape {shape}"
         if not -len(shape) <= axis < len(shape):
             advice = "name the axis that counts channels, or quantize per tensor"
-            raise invalid(self.owner, "weights_channels_axis", f"in {-len(shape)}..{len(shape) - 1}", axis, advice, where)
+            raise invalid(
+                self.owner, "weights_channels_axis", f"in {-len(shape)}..{len(shape) - 1}", axis, advice, where
+            )
         channels = shape[axis]
         return {name: self._per_channel(name, value, shape, channels) for name, value in self.initial.items()}
 
@@ -124,7 +127,7 @@ class RangeSpecification:
         )
 
     def lsq_factor(self, shared_by: int) -> float:
-        """r = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
+        """R = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
 
         Example:
             >>> RangeSpecification("q", QuantizationMethod.SYMMETRIC, Grid(3, True), 2**-16, None, {}).lsq_factor(12)
@@ -209,7 +212,9 @@ def _numbers(owner: str, key: str, value: Any) -> np.ndarray:
     except ValueError as error:  # a ragged list
         raise invalid(owner, key, "a number or an array of numbers", value, str(error)) from error
     if array.dtype.kind not in "iuf" or array.size == 0:
-        raise invalid(owner, key, "a number or an array of numbers", value, "give a float, a list of floats or an array")
+        raise invalid(
+            owner, key, "a number or an array of numbers", value, "give a float, a list of floats or an array"
+        )
     finite = np.isfinite(array) & (np.abs(array) <= LARGEST_THRESHOLD)
     if not finite.all():
         raise invalid(owner, key, "finite and at most 2^126", value, "look for what made it so large or NaN")

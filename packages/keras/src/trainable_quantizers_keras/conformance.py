@@ -48,7 +48,9 @@ class KerasAdapter:
         """A layer that owns the quantizer's variables."""
         layer = keras.layers.Layer()
         with tf.device(self.device):
-            quantizer.initialize_quantization(None if tensor_shape is None else tf.TensorShape(tensor_shape), "x", layer)
+            quantizer.initialize_quantization(
+                None if tensor_shape is None else tf.TensorShape(tensor_shape), "x", layer
+            )
         layer.built = True
         return layer
 

@@ -19,7 +19,7 @@ TF_OPS = ArrayOps(
 
 
 def effective_threshold(threshold: tf.Tensor, min_threshold: float, power_of_two: bool) -> tf.Tensor:
-    """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, and no push below the minimum."""
+    """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, no push below the minimum."""
 
     @tf.custom_gradient
     def operation(threshold: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

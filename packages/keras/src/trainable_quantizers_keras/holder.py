@@ -39,7 +39,11 @@ if KERAS_3:
             if not isinstance(activation_holder_quantizer, BaseInferableQuantizer):
                 advice = "build one from its configuration"
                 raise invalid(
-                    type(self).__name__, "activation_holder_quantizer", "a quantizer", activation_holder_quantizer, advice
+                    type(self).__name__,
+                    "activation_holder_quantizer",
+                    "a quantizer",
+                    activation_holder_quantizer,
+                    advice,
                 )
             super().__init__(**kwargs)
             self.activation_holder_quantizer = activation_holder_quantizer
@@ -80,4 +84,4 @@ if KERAS_3:
             return KerasActivationQuantizationHolder(inferable, name=self.name)
 
 else:
-    KerasActivationQuantizationHolder = mct_quantizers.KerasActivationQuantizationHolder
+    KerasActivationQuantizationHolder = mct_quantizers.KerasActivationQuantizationHolder  # type: ignore[misc]

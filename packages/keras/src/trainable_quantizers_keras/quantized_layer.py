@@ -41,7 +41,9 @@ class QuantizedLayer:
             quantizer.initialize_quantization(tuple(self._weight(key).shape), name, self)
 
     def _weight(self, key: str | int) -> Any:
-        return getattr(self, f"{POSITIONAL_WEIGHT}_{key}") if isinstance(key, int) else vars(self.layer)[self._slots[key]]
+        return (
+            getattr(self, f"{POSITIONAL_WEIGHT}_{key}") if isinstance(key, int) else vars(self.layer)[self._slots[key]]
+        )
 
     def get_weights_vars(self) -> list[tuple[Any, Any, Any]]:
         """(key, weight, quantizer) of each quantized weight."""

@@ -53,14 +53,18 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         if self.freeze_quant_params:
             variables = [tf.stop_gradient(variable) for variable in variables]
         if spec.method is QuantizationMethod.UNIFORM:
-            return effective_range(*variables, spec.grid, spec.min_threshold)
+            low, high = variables
+            return effective_range(low, high, spec.grid, spec.min_threshold)
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
-        return symmetric_range(effective_threshold(*variables, spec.min_threshold, power_of_two), spec.grid)
+        (threshold,) = variables
+        return symmetric_range(effective_threshold(threshold, spec.min_threshold, power_of_two), spec.grid)
 
     def _lsq_factor(self, inputs: tf.Tensor) -> float | tf.Tensor:
         spec, shape = self.specification, inputs.shape
         if type(self).quantization_target is QuantizationTarget.Weights:
-            sharing = shape if self.channel_axis is None else [*shape[: self.channel_axis], *shape[self.channel_axis + 1 :]]
+            sharing = (
+                shape if self.channel_axis is None else [*shape[: self.channel_axis], *shape[self.channel_axis + 1 :]]
+            )
             return spec.lsq_factor(int(np.prod(sharing)))
         if shape[1:].is_fully_defined():
             return spec.lsq_factor(elements_per_sample(shape))

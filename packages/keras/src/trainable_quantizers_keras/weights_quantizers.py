@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from trainable_quantizers_core import TrainableQuantizerWeightsConfig, TrainingMethod
 from trainable_quantizers_core import QuantizationMethod as Method
-from trainable_quantizers_core import QuantizationTarget, mark_quantizer
+from trainable_quantizers_core import (
+    QuantizationTarget,
+    TrainableQuantizerWeightsConfig,
+    TrainingMethod,
+    mark_quantizer,
+)
 from trainable_quantizers_core.specification import LSQ, STE
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras

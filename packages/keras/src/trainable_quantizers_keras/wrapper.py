@@ -92,7 +92,7 @@ if KERAS_3:
             )
 
 else:
-    KerasQuantizationWrapper = mct_quantizers.KerasQuantizationWrapper
+    KerasQuantizationWrapper = mct_quantizers.KerasQuantizationWrapper  # type: ignore[misc]
 
 
 _Bases: tuple[type, ...] = (KerasQuantizationWrapper,) if KERAS_3 else (QuantizedLayer, KerasQuantizationWrapper)
@@ -164,7 +164,9 @@ def _check(owner: str, layer: Any, quantizers: Any, constants: Any) -> None:
             raise invalid(owner, f"quantizer of {key!r}", "a quantizer", quantizer, "build it from its configuration")
         if not isinstance(key, str if not constants else int):
             rule = "the name of a weight" if not constants else "the position of a constant"
-            raise invalid(owner, "weights_quantizers key", rule, key, "constants go with weight_values, weights without")
+            raise invalid(
+                owner, "weights_quantizers key", rule, key, "constants go with weight_values, weights without"
+            )
     if constants and set(constants) != set(quantizers):
         advice = "name each constant in both"
         raise invalid(owner, "weights_quantizers", f"at positions {sorted(constants)}", list(quantizers), advice)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from trainable_quantizers_core import TrainableQuantizerActivationConfig, TrainingMethod
 from trainable_quantizers_core import QuantizationMethod as Method
-from trainable_quantizers_core import QuantizationTarget, mark_quantizer
+from trainable_quantizers_core import (
+    QuantizationTarget,
+    TrainableQuantizerActivationConfig,
+    TrainingMethod,
+    mark_quantizer,
+)
 from trainable_quantizers_core.specification import LSQ, STE
 
 from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
@@ -36,7 +40,9 @@ class STESymmetricActivationTrainableQuantizer(PytorchRangeQuantizer):
 
     gradient = STE
 
-    def __init__(self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False) -> None:
+    def __init__(
+        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+    ) -> None:
         super().__init__(quantization_config, freeze_quant_params)
 
 
@@ -66,7 +72,9 @@ class STEUniformActivationTrainableQuantizer(PytorchRangeQuantizer):
 
     gradient = STE
 
-    def __init__(self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False) -> None:
+    def __init__(
+        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+    ) -> None:
         super().__init__(quantization_config, freeze_quant_params)
 
 
@@ -91,12 +99,15 @@ class LSQSymmetricActivationTrainableQuantizer(PytorchRangeQuantizer):
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
-    Source: Esser et al. 2020, arXiv 1902.08153; r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    Source: Esser et al. 2020, arXiv 1902.08153;
+    r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
     """
 
     gradient = LSQ
 
-    def __init__(self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False) -> None:
+    def __init__(
+        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+    ) -> None:
         super().__init__(quantization_config, freeze_quant_params)
 
 
@@ -122,10 +133,13 @@ class LSQUniformActivationTrainableQuantizer(PytorchRangeQuantizer):
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
-    Source: Esser et al. 2020, arXiv 1902.08153; r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    Source: Esser et al. 2020, arXiv 1902.08153;
+    r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
     """
 
     gradient = LSQ
 
-    def __init__(self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False) -> None:
+    def __init__(
+        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+    ) -> None:
         super().__init__(quantization_config, freeze_quant_params)

@@ -18,7 +18,7 @@ TORCH_OPS = ArrayOps(
 
 
 def effective_threshold(threshold: torch.Tensor, min_threshold: float, power_of_two: bool) -> torch.Tensor:
-    """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, and no push below the minimum."""
+    """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, no push below the minimum."""
     return _EffectiveThreshold.apply(threshold.float(), min_threshold, power_of_two)
 
 

@@ -54,14 +54,18 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         spec = self.specification
         variables = [self.get_quantizer_variable(name) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
-            return effective_range(*variables, spec.grid, spec.min_threshold)
+            low, high = variables
+            return effective_range(low, high, spec.grid, spec.min_threshold)
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
-        return symmetric_range(effective_threshold(*variables, spec.min_threshold, power_of_two), spec.grid)
+        (threshold,) = variables
+        return symmetric_range(effective_threshold(threshold, spec.min_threshold, power_of_two), spec.grid)
 
     def _shared_by(self, inputs: torch.Tensor) -> int:
         if type(self).quantization_target is QuantizationTarget.Activation:
             return elements_per_sample(inputs.shape)
-        return inputs.numel() if self.channel_axis is None else inputs.numel() // max(inputs.shape[self.channel_axis], 1)
+        return (
+            inputs.numel() if self.channel_axis is None else inputs.numel() // max(inputs.shape[self.channel_axis], 1)
+        )
 
     def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray) -> torch.Tensor:
         device = next((parameter.device for parameter in layer.parameters()), None)
@@ -102,4 +106,3 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             inferable.zero_points = zero_point.to(torch.int32).reshape(inferable.zero_points.shape)
         else:
             inferable.scale, inferable.zero_point = step.item(), int(zero_point.item())
-

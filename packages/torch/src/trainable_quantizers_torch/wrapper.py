@@ -81,10 +81,12 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         """(key, weight, quantizer) of each quantized weight."""
         return [(key, self._weight(key), quantizer) for key, quantizer in self.weights_quantizers.items()]
 
-    def get_quantized_weights(self) -> dict[str | int, torch.Tensor]:
+    def get_quantized_weights(self) -> dict[Any, torch.Tensor]:
         """The quantized weights by key, as the next forward uses them."""
         return {
-            key: quantizer(weight, self.training) if isinstance(quantizer, BaseTrainableQuantizer) else quantizer(weight)
+            key: quantizer(weight, self.training)
+            if isinstance(quantizer, BaseTrainableQuantizer)
+            else quantizer(weight)
             for key, weight, quantizer in self.get_weights_vars()
         }
 
@@ -153,7 +155,9 @@ def _check(module: Any, quantizers: Any, weight_values: Any) -> None:
                 raise invalid(owner, "weight_values", "tensors by position", {key: value}, "write {1: tensor}")
         if set(weight_values) != set(quantizers):
             advice = "name each constant in both"
-            raise invalid(owner, "weights_quantizers", f"at positions {sorted(weight_values)}", list(quantizers), advice)
+            raise invalid(
+                owner, "weights_quantizers", f"at positions {sorted(weight_values)}", list(quantizers), advice
+            )
         return
     if not isinstance(module, torch.nn.Module):
         raise invalid(owner, "weight_values", "given when wrapping a function", None, "pass {position: tensor}")

@@ -1,0 +1,26 @@
+"""The suite that proves a quantizer keeps the contract, for the shipped ones and for everybody's.
+
+Needs the extra ``conformance`` (pytest and rich) and the package of the framework it runs.
+"""
+
+from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
+from trainable_quantizers_core.conformance.cases import Case, all_cases
+from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Subject
+from trainable_quantizers_core.conformance.oracle import Expectation, expect
+from trainable_quantizers_core.conformance.suite import Trial, iterate_trials, load_adapters, parametrize_with_checks
+
+__all__ = [
+    "COMPILED_CHECKS",
+    "EAGER_CHECKS",
+    "Case",
+    "Expectation",
+    "FrameworkAdapter",
+    "Run",
+    "Subject",
+    "Trial",
+    "all_cases",
+    "expect",
+    "iterate_trials",
+    "load_adapters",
+    "parametrize_with_checks",
+]

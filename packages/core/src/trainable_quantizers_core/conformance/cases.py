@@ -79,9 +79,9 @@ class Case:
         count = 1 if self.axis is None else SHAPE[self.axis]
         shape = () if self.axis is None else (count,)
         if self.uniform:
-            low, high = np.float32(RANGES[:count]).T
+            low, high = np.array(RANGES[:count], np.float32).T
             return {"min_range": low.reshape(shape), "max_range": high.reshape(shape)}
-        return {"threshold": np.float32(THRESHOLDS[:count]).reshape(shape)}
+        return {"threshold": np.array(THRESHOLDS[:count], np.float32).reshape(shape)}
 
     def config(self, **changes: Any) -> TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig:
         """The configuration object, with other values for some of its fields on request."""

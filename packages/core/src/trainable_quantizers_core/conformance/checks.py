@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import SHAPE, Case
 from trainable_quantizers_core.conformance.oracle import EPS, Expectation, expect
@@ -15,13 +17,15 @@ from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.enums import VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
 
-Check = Callable[[FrameworkAdapter, type, Case], None]
+Check = Callable[[FrameworkAdapter, type[BaseTrainableQuantizer], Case], None]
 
 
 class Subject:
     """A quantizer of a case, built on a layer, with the inputs that probe it."""
 
-    def __init__(self, adapter: FrameworkAdapter, quantizer_class: type, case: Case, **options: Any) -> None:
+    def __init__(
+        self, adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case, **options: Any
+    ) -> None:
         self.adapter, self.quantizer_class, self.case = adapter, quantizer_class, case
         self.quantizer = quantizer_class(case.config(), **options)
         self.layer = adapter.build(self.quantizer, case.tensor_shape)
@@ -61,7 +65,7 @@ def updated(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: (value * np.float32(factors.get(name, 1.1))).astype(np.float32) for name, value in values.items()}
 
 
-def check_output(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_output(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Off the ties the output is the level of the contract, within two ulps, in training and in evaluation."""
     for training in (True, False):
         subject = Subject(adapter, quantizer_class, case)
@@ -70,17 +74,19 @@ def check_output(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -
         _close(run.output, expected.output, expected, "outputs differ by more than 2 ulps", subject.x)
 
 
-def check_grid(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_grid(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Every output lies on a level of the grid, also at ties and beyond the ends."""
     subject = Subject(adapter, quantizer_class, case)
     span = subject.run()[1].range
     levels = subject.output() / span.step + span.zero_point
     off = np.abs(levels - np.rint(levels))
     _all(off <= 2e-7 * (span.highest - span.lowest + 1) + 1e-6, True, "outputs lie between levels", subject.x)
-    _all((np.rint(levels) >= span.lowest) & (np.rint(levels) <= span.highest), True, "outputs leave the grid", subject.x)
+    _all(
+        (np.rint(levels) >= span.lowest) & (np.rint(levels) <= span.highest), True, "outputs leave the grid", subject.x
+    )
 
 
-def check_compiled(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_compiled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Compiled, outputs and gradients are those of the contract, and bit for bit the deployed ones where exact."""
     subject = Subject(adapter, quantizer_class, case)
     subject.assign(updated(subject.values))
@@ -92,14 +98,16 @@ def check_compiled(adapter: FrameworkAdapter, quantizer_class: type, case: Case)
         _equal_bits(run.output, subject.deployed(), "the deployed output differs", subject.x)
 
 
-def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Quantizing twice is quantizing once."""
     subject = Subject(adapter, quantizer_class, case)
     once = subject.output()
     _equal_bits(subject.output(x=once), once, "quantizing the output changes it", once)
 
 
-def check_gradient_to_input(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_gradient_to_input(
+    adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case
+) -> None:
     """dL/dx is g in the closed range, decided on x, and 0 outside."""
     subject = Subject(adapter, quantizer_class, case)
     ones = np.ones_like(subject.x)
@@ -108,7 +116,9 @@ def check_gradient_to_input(adapter: FrameworkAdapter, quantizer_class: type, ca
     _all(grad_x == expected.grad_x, ~expected.near_end, "dL/dx is wrong", subject.x)
 
 
-def check_gradient_to_parameters(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_gradient_to_parameters(
+    adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case
+) -> None:
     """dL/dparameter is the sum of the contract, also after the parameters have moved."""
     subject = Subject(adapter, quantizer_class, case)
     for values in (subject.values, updated(subject.values)):
@@ -116,7 +126,7 @@ def check_gradient_to_parameters(adapter: FrameworkAdapter, quantizer_class: typ
         _same_gradients(*subject.run())
 
 
-def check_frozen(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_frozen(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """``freeze_quant_params=True`` leaves nothing to train and changes no output."""
     subject = Subject(adapter, quantizer_class, case, freeze_quant_params=True)
     run, _ = subject.run()
@@ -132,21 +142,30 @@ def check_frozen(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -
     _equal_bits(run.grad_x, free.run()[0].grad_x, "freezing changes dL/dx", subject.x)
 
 
-def check_update_takes_effect(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_update_takes_effect(
+    adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case
+) -> None:
     """After any update of the parameters the forward follows them, as powers of two where so configured."""
     subject = Subject(adapter, quantizer_class, case)
     subject.run()
     for factor in (0.3, 1.37, 5.0):
-        subject.assign({name: (value * np.float32(factor)).astype(np.float32) for name, value in subject.values.items()})
+        subject.assign(
+            {name: (value * np.float32(factor)).astype(np.float32) for name, value in subject.values.items()}
+        )
         run, expected = subject.run()
         _same_levels(run.output, expected, subject.x)
         if case.power_of_two:
             mantissa, _ = np.frexp(expected.range.step)
             assert np.all(mantissa == 0.5), "the oracle's step is no power of two"
-            _all(np.rint(run.output / expected.range.step) == run.output / expected.range.step, True, "not POT", subject.x)
+            _all(
+                np.rint(run.output / expected.range.step) == run.output / expected.range.step,
+                True,
+                "not POT",
+                subject.x,
+            )
 
 
-def check_recovery(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_recovery(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """From zero, negative, tiny, huge or non-finite parameters the output stays finite, and a threshold can rise."""
     for bad in (0.0, -1.0, 1e-30, 3e38, np.inf, -np.inf, np.nan):
         subject = Subject(adapter, quantizer_class, case)
@@ -166,7 +185,7 @@ def check_recovery(adapter: FrameworkAdapter, quantizer_class: type, case: Case)
         assert np.all(correct), f"below min_threshold a gradient of sign {sign} arrives as {gradient}"
 
 
-def check_range_order(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_range_order(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Ends that crossed, met or left zero still give an ordered range with zero on a level; both ends learn."""
     if not case.uniform:
         return
@@ -181,7 +200,7 @@ def check_range_order(adapter: FrameworkAdapter, quantizer_class: type, case: Ca
         _all(zero == 0, True, f"zero is not on a level of the range {low}, {high}", zero)
 
 
-def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """The deployed output is the trained one: bit for bit, or within an ulp per level off the ties when compiled."""
     for change in (False, True):
         subject = Subject(adapter, quantizer_class, case)
@@ -197,7 +216,7 @@ def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type, case
                 _close(trained, deployed, expected, "the deployed output differs", x)
 
 
-def check_dtype_and_shape(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_dtype_and_shape(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """The output has the dtype and the shape of the input, the parameters stay float32."""
     for dtype in adapter.float_types:
         subject = Subject(adapter, quantizer_class, case)
@@ -219,7 +238,7 @@ def check_dtype_and_shape(adapter: FrameworkAdapter, quantizer_class: type, case
             assert run.grad_x.shape == shape, f"dL/dx of shape {shape} became {run.grad_x.shape}"
 
 
-def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Each channel is quantized as if it were alone, whatever the rank of the tensor."""
     if case.axis is None:
         return
@@ -246,20 +265,24 @@ def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type, case: C
         _same_levels(run.output, expected, x)
 
 
-def check_config_round_trip(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
-    """config -> dict -> JSON -> config loses nothing, the freeze flag included."""
+def check_config_round_trip(
+    adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case
+) -> None:
+    """Config -> dict -> JSON -> config loses nothing, the freeze flag included."""
     for frozen in (False, True):
         quantizer = quantizer_class(case.config(), freeze_quant_params=frozen)
         text = json.dumps(quantizer.get_config(), allow_nan=False)
         restored = quantizer_class.from_config(json.loads(text))
         assert restored.quantization_config == quantizer.quantization_config, "the configuration changed"
         assert restored.freeze_quant_params is frozen, "the freeze flag was lost"
-        assert json.dumps(restored.get_config(), sort_keys=True) == json.dumps(quantizer.get_config(), sort_keys=True), (
-            "get_config differs after a round trip"
-        )
+        assert json.dumps(restored.get_config(), sort_keys=True) == json.dumps(
+            quantizer.get_config(), sort_keys=True
+        ), "get_config differs after a round trip"
 
 
-def check_reload_then_train(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_reload_then_train(
+    adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case
+) -> None:
     """Reloaded variables are used by the next forward, its gradients and the conversion."""
     subject = Subject(adapter, quantizer_class, case)
     subject.assign(updated(subject.values))
@@ -273,7 +296,7 @@ def check_reload_then_train(adapter: FrameworkAdapter, quantizer_class: type, ca
     _equal_bits(before.grad_x, after.grad_x, "dL/dx changed by reloading", subject.x)
 
 
-def check_disabled(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_disabled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Disabled, the quantizer is the identity, bit for bit, with nothing to train."""
     field = "activation" if case.is_activation else "weights"
     quantizer = quantizer_class(case.config(**{f"enable_{field}_quantization": False}))
@@ -283,7 +306,7 @@ def check_disabled(adapter: FrameworkAdapter, quantizer_class: type, case: Case)
     assert not quantizer.get_trainable_variables(VariableGroup.QPARAMS), "a disabled quantizer has trainable variables"
 
 
-def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type, case: Case) -> None:
+def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Configurations that leave no grid, and tensors that are no floats, are refused with a ``QuantizerError``."""
     prefix = "activation" if case.is_activation else "weights"
     params = f"{prefix}_quantization_params"
@@ -303,7 +326,7 @@ def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type, case: 
         changes["a negative threshold"] = {params: {**good, "threshold": -1.0}}
         changes["a zero threshold"] = {params: {**good, "threshold": 0.0}}
     for what, change in changes.items():
-        _refused(what, lambda change=change: quantizer_class(case.config(**change)))
+        _refused(what, partial(_build, quantizer_class, case, change))
     if case.axis is not None:
         _refused("a wrong axis", lambda: adapter.build(quantizer_class(case.config(weights_channels_axis=7)), SHAPE))
         shape = tuple(length + 1 for length in SHAPE)
@@ -368,10 +391,13 @@ def _same_gradients(run: Run, expected: Expectation) -> None:
         assert np.all(error <= allowed), f"dL/d{name} is {found}, expected {wanted} within {allowed}"
 
 
+def _build(quantizer_class: type[BaseTrainableQuantizer], case: Case, change: dict[str, Any]) -> Any:
+    return quantizer_class(case.config(**change))
+
+
 def _refused(what: str, action: Callable[[], Any]) -> None:
     try:
         action()
     except QuantizerError:
         return
     raise AssertionError(f"{what} is accepted")
-

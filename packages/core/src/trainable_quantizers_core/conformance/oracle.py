@@ -41,8 +41,8 @@ class Range:
 
     def reshaped(self, shape: tuple[int, ...]) -> Range:
         """The same range, shaped for broadcasting."""
-        arrays = (array.reshape(shape) for array in (self.low, self.high, self.step, self.zero_point))
-        return Range(*arrays, self.lowest, self.highest)
+        low, high, step, zero = (array.reshape(shape) for array in (self.low, self.high, self.step, self.zero_point))
+        return Range(low, high, step, zero, self.lowest, self.highest)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
         lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if case.signed else (0, 2**bits - 1)
         step = threshold / f32(2 ** (bits - case.signed))
         low, high, zero_point = f32(lowest) * step, f32(highest) * step, np.zeros_like(step)
-    return Range(*(a.astype(np.float64) for a in (low, high, step, zero_point)), lowest, highest)
+    low, high, step, zero_point = (array.astype(np.float64) for array in (low, high, step, zero_point))
+    return Range(low, high, step, zero_point, lowest, highest)
 
 
 def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:
@@ -159,7 +160,7 @@ def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.nd
 
 
 def _gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
-    """r = 1/sqrt(N·highest); N counts one sample of an activation."""
+    """R = 1/sqrt(N·highest); N counts one sample of an activation."""
     shared_by = prod(shape[1:]) if case.is_activation else prod(shape)
     if case.axis is not None:
         shared_by //= shape[case.axis]

@@ -38,7 +38,7 @@ def _probes(ranges: Range, channel: int, infinite: bool, seed: int) -> np.ndarra
     levels = np.arange(first - 2, last + 3)
     if levels.size > 2 * LEVELS:
         levels = np.unique(np.concatenate([levels[:LEVELS], np.arange(-8, 9), levels[-LEVELS:]]))
-    ends = np.float32([ranges.low[channel], ranges.high[channel]])
+    ends = np.array([ranges.low[channel], ranges.high[channel]], np.float32)
     exact = np.concatenate([levels * step, (levels + np.float32(0.5)) * step, ends]).astype(np.float32)
     exact = np.concatenate([exact, np.nextafter(exact, np.float32(np.inf)), np.nextafter(exact, np.float32(-np.inf))])
     width, centre = float(ends[1] - ends[0]), float(ends.mean())

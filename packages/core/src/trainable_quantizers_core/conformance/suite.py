@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check
@@ -27,7 +28,7 @@ class Trial:
     """
 
     adapter: FrameworkAdapter
-    quantizer_class: type
+    quantizer_class: type[BaseTrainableQuantizer]
     case: Case
     check: Check
     expected_failure: str = field(default="")
@@ -82,7 +83,7 @@ def load_adapters(package: str) -> list[FrameworkAdapter]:
 
 def iterate_trials(
     adapters: list[FrameworkAdapter],
-    quantizer_classes: list[type] | None = None,
+    quantizer_classes: list[type[BaseTrainableQuantizer]] | None = None,
     expected_failures: Mapping[tuple[type, str], str] | None = None,
     cases: Callable[[], Iterator[Case]] | None = None,
 ) -> Iterator[Trial]:
@@ -105,8 +106,10 @@ def iterate_trials(
 
 
 def _subjects(
-    adapter: FrameworkAdapter, quantizer_classes: list[type] | None, cases: Callable[[], Iterator[Case]] | None
-) -> Iterator[tuple[Case, type]]:
+    adapter: FrameworkAdapter,
+    quantizer_classes: list[type[BaseTrainableQuantizer]] | None,
+    cases: Callable[[], Iterator[Case]] | None,
+) -> Iterator[tuple[Case, type[BaseTrainableQuantizer]]]:
     if quantizer_classes is None:
         for case in (cases or all_cases)():
             yield case, get_trainable_quantizer_class(case.target, case.identifier, case.method, adapter.base_class)
@@ -120,7 +123,7 @@ def _subjects(
 
 def parametrize_with_checks(
     package: str,
-    quantizer_classes: list[type] | None = None,
+    quantizer_classes: list[type[BaseTrainableQuantizer]] | None = None,
     expected_failures: Mapping[tuple[type, str], str] | None = None,
     cases: Callable[[], Iterator[Case]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
