@@ -201,7 +201,7 @@ MISTAKES = [
     (lambda: WRAPPER(torch.sub, {0: quantizer()}, {0: 1.0}), "weight_values must be tensors by position"),
     (lambda: WRAPPER(torch.sub, {0: quantizer()}, {1: torch.ones(2)}), "weights_quantizers must be at positions [1]"),
     (lambda: WRAPPER(nn.Linear(3, 5), {"weight": tq.LSQSymmetricWeightsTrainableQuantizer(
-        weights_config({"threshold": [1.0, 2.0]}))}), "threshold must be a scalar, or of shape (5,) or (5, 1), got (2,)"),
+        weights_config({"threshold": [1.0, 2.0]}))}), "threshold must be a scalar, or of shape (5,) or (5, 1), got"),
     (lambda: tq.PytorchTrainableActivationQuantizationHolder("LSQ"), "must be a quantizer, got 'LSQ'"),
     (lambda: tq.convert(nn.Linear(3, 4)), "model must be one that holds trainable quantizers, got 'Linear'"),
     (lambda: holder()(torch.arange(3)), "inputs must be a floating tensor, got torch.int64"),

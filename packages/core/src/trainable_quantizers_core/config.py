@@ -90,7 +90,7 @@ class TrainableQuantizerConfig:
     def _check_bits(self, name: str) -> None:
         bits = getattr(self, name)
         positive = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool) and bits > 0
-        self._check(name, positive, "a positive integer", "give the number of bits as a plain integer, such as 8")
+        self._check(name, bool(positive), "a positive integer", "give the number of bits as a plain integer, such as 8")
         object.__setattr__(self, name, int(bits))
 
     def _check_params(self, name: str) -> None:

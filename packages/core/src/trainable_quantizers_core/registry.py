@@ -49,7 +49,8 @@ def get_trainable_quantizer_class(
         "(target, identifier, method)",
         "carried by exactly one class",
         tuple(map(_text, (quant_target, quantizer_id, quant_method))),
-        f"{len(matches)} classes match; below {quantizer_base_class.__name__} there are {'; '.join(existing) or 'none'}",
+        f"{len(matches)} classes match; below {quantizer_base_class.__name__} there are "
+        f"{'; '.join(existing) or 'none'}",
     )
 
 

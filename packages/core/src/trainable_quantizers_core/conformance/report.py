@@ -1,0 +1,106 @@
+"""Running trials to the end and showing what came of them: a table, and JSON."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from trainable_quantizers_core.conformance.suite import Trial
+
+PACKAGES = ("trainable-quantizers-core", "mct-quantizers", "numpy", "torch", "tensorflow", "keras", "tf-keras")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one trial; ``error`` is empty when the promise is kept."""
+
+    trial: Trial
+    error: str
+
+
+def run_all(trials: Iterable[Trial], quiet: bool = False) -> list[Outcome]:
+    """Run every trial, whatever the others do."""
+    outcomes = []
+    for trial in track(list(trials), "Checking", disable=quiet, transient=True):
+        try:
+            trial.run()
+            error = ""
+        except Exception as problem:  # a crash breaks the promise as much as a wrong number
+            error = f"{type(problem).__name__}: {problem}"
+        outcomes.append(Outcome(trial, error))
+    return outcomes
+
+
+def table(outcomes: list[Outcome]) -> Table:
+    """One row per promise, one column per quantizer; a cell counts passes, or failures of all."""
+    names = {o.trial.quantizer_class.__name__.removesuffix("TrainableQuantizer"): None for o in outcomes}
+    shown = Table(title="Promises kept, by quantizer", show_lines=False)
+    shown.add_column("promise", no_wrap=True)
+    for name in names:
+        shown.add_column(name.replace("Symmetric", "\nSymmetric\n").replace("Uniform", "\nUniform\n"), justify="right")
+    rows: dict[tuple[str, str], dict[str, Counter[bool]]] = {}
+    for outcome in outcomes:
+        row = rows.setdefault((outcome.trial.adapter.name, outcome.trial.promise), {})
+        name = outcome.trial.quantizer_class.__name__.removesuffix("TrainableQuantizer")
+        row.setdefault(name, Counter())[not outcome.error] += 1
+    previous = ""
+    for (adapter, promise), row in rows.items():
+        if adapter != previous:
+            shown.add_section()
+            shown.add_row(f"[bold]{adapter}[/bold]")
+            previous = adapter
+        shown.add_row(promise.replace("_", " "), *(_cell(row.get(name, Counter())) for name in names))
+    return shown
+
+
+def _cell(counts: Counter[bool]) -> str:
+    if not counts:
+        return "[dim]-[/dim]"
+    return (
+        f"[red]{counts[False]} of {counts.total()} broken[/red]" if counts[False] else f"[green]{counts[True]}[/green]"
+    )
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Everything a machine may want to know, in terms of what JSON holds."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "trials": len(outcomes),
+        "broken": sum(bool(outcome.error) for outcome in outcomes),
+        "outcomes": [
+            {
+                "adapter": outcome.trial.adapter.name,
+                "quantizer": outcome.trial.quantizer_class.__name__,
+                "case": str(outcome.trial.case),
+                "promise": outcome.trial.promise,
+                "error": outcome.error,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def show(outcomes: list[Outcome]) -> None:
+    """Print the table, the first few failures, and one line of conclusion."""
+    console = Console()
+    console.print(table(outcomes))
+    broken = [outcome for outcome in outcomes if outcome.error]
+    for outcome in broken[:10]:
+        console.print(f"[red]{outcome.trial}[/red]: {outcome.error}", markup=True, highlight=False)
+    kept = len(outcomes) - len(broken)
+    console.print(f"{kept} of {len(outcomes)} promises kept.", style="red" if broken else "green")
