@@ -18,6 +18,7 @@ from trainable_quantizers_core import (
     mark_quantizer,
     register_enum,
 )
+from trainable_quantizers_core.specification import GradientRule
 
 from trainable_quantizers_keras._version import __version__
 from trainable_quantizers_keras.activation_quantizers import (
@@ -31,6 +32,7 @@ from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantize
 from trainable_quantizers_keras.convert import convert
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
@@ -46,9 +48,11 @@ __all__ = [
     "SIGNED",
     "THRESHOLD",
     "BaseKerasTrainableQuantizer",
+    "GradientRule",
     "KerasActivationQuantizationHolder",
     "KerasLinearAnnealingScheduler",
     "KerasQuantizationWrapper",
+    "KerasRangeQuantizer",
     "KerasTrainableQuantizationWrapper",
     "LSQSymmetricActivationTrainableQuantizer",
     "LSQSymmetricWeightsTrainableQuantizer",

@@ -19,6 +19,7 @@ from trainable_quantizers_core import (
     mark_quantizer,
     register_enum,
 )
+from trainable_quantizers_core.specification import GradientRule
 
 from trainable_quantizers_torch._version import __version__
 from trainable_quantizers_torch.activation_quantizers import (
@@ -31,6 +32,7 @@ from trainable_quantizers_torch.annealing import PytorchLinearAnnealingScheduler
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.convert import convert
 from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
@@ -46,11 +48,13 @@ __all__ = [
     "SIGNED",
     "THRESHOLD",
     "BasePytorchTrainableQuantizer",
+    "GradientRule",
     "LSQSymmetricActivationTrainableQuantizer",
     "LSQSymmetricWeightsTrainableQuantizer",
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "PytorchLinearAnnealingScheduler",
+    "PytorchRangeQuantizer",
     "PytorchTrainableActivationQuantizationHolder",
     "PytorchTrainableQuantizationWrapper",
     "QuantizationMethod",

@@ -65,11 +65,6 @@ class Case:
         return self.target is QuantizationTarget.Activation
 
     @property
-    def learns_from_rounding(self) -> bool:
-        """Whether the gradient is that of LSQ."""
-        return self.identifier == TrainingMethod.LSQ
-
-    @property
     def tensor_shape(self) -> tuple[int, ...] | None:
         """What ``initialize_quantization`` is told."""
         return None if self.is_activation else SHAPE

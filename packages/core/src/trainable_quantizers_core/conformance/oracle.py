@@ -7,13 +7,17 @@ it decides on which level zero lies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from trainable_quantizers_core.conformance.cases import Case
+from trainable_quantizers_core.enums import TrainingMethod
+from trainable_quantizers_core.errors import invalid
 
 EPS = 2.0**-23
 """Relative distance of neighbouring float32 numbers."""
@@ -74,6 +78,9 @@ class Expectation:
     range: Range
 
 
+Oracle = Callable[[Case, Mapping[str, np.ndarray], np.ndarray, np.ndarray], Expectation]
+
+
 def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
     """Section 2: the range that raw parameter ``values`` stand for."""
     f32 = np.float32
@@ -100,9 +107,47 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
 
 
 def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:
-    """Sections 3 and 4: output and gradients for the raw parameter ``values``, inputs x and dL/dy = g.
+    """What the oracle registered for the case's identifier says of inputs x and dL/dy = g.
+
+    Raises:
+        QuantizerError: no oracle is registered for it.
+    """
+    if case.identifier not in _ORACLES:
+        advice = "register one with register_oracle(identifier, function)"
+        known = ", ".join(map(str, _ORACLES))
+        raise invalid("expect", "identifier", f"one with an oracle ({known})", case.identifier, advice)
+    return _ORACLES[case.identifier](case, values, x, g)
+
+
+def register_oracle(identifier: Any, oracle: Oracle) -> None:
+    """Say what quantizers marked with ``identifier`` should compute.
+
+    Args:
+        identifier: The identifier of ``@mark_quantizer``.
+        oracle: ``oracle(case, values, x, g)`` returns an ``Expectation``; ``expect_range`` is the usual start.
+
+    Raises:
+        QuantizerError: it is the identifier of a shipped quantizer, whose oracle is the contract.
+    """
+    if identifier in tuple(TrainingMethod):
+        raise invalid("register_oracle", "identifier", "your own", identifier, "choose another name")
+    _ORACLES[identifier] = oracle
+
+
+def expect_range(
+    case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray, from_rounding: bool, scaled: bool
+) -> Expectation:
+    """Sections 3 and 4: output and gradients of a range quantizer for the raw parameter ``values``.
 
     Inputs near a tie or an end take no part in the parameters' gradients: hand in g = 0 there.
+
+    Args:
+        case: The configuration.
+        values: The raw parameters.
+        x: Inputs.
+        g: dL/dy.
+        from_rounding: Whether rounding errors inside the range contribute to the parameters' gradients.
+        scaled: Whether those are multiplied by r = 1/sqrt(N·highest).
     """
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
     axes = tuple(axis for axis in range(x.ndim) if case.axis is None or axis != case.axis % x.ndim)
@@ -125,13 +170,13 @@ def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.nd
 
     below, above = x < span.low, x > span.high
     inside = ~(below | above)
-    error = np.where(inside, np.rint(v) - v, 0.0) if case.learns_from_rounding else np.zeros_like(x)
+    error = np.where(inside, np.rint(v) - v, 0.0) if from_rounding else np.zeros_like(x)
     steps = span.highest - span.lowest
     terms = {
         "min_range": np.where(below, g, 0.0) - g * error / steps,
         "max_range": np.where(above, g, 0.0) + g * error / steps,
     }
-    slack = np.abs(g) * inside * (blurred / steps if case.learns_from_rounding else 0.0)
+    slack = np.abs(g) * inside * (blurred / steps if from_rounding else 0.0)
     tolerance = {name: np.sum(np.abs(term) * 1e-6 + slack, axis=axes) for name, term in terms.items()}
     gradients = {name: np.sum(term, axis=axes) for name, term in terms.items()}
     if not case.uniform:  # min = lowest·t_eff/2^(b-s), max = highest·t_eff/2^(b-s)
@@ -144,7 +189,7 @@ def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.nd
         gradient = np.where((raw < case.min_threshold) & (gradient > 0), 0.0, gradient)
         allowed = sum(tolerance[name] * abs(weight) for name, weight in weights.items()) * through
         gradients, tolerance = {"threshold": gradient}, {"threshold": allowed}
-    scale = _gradient_scale(case, x.shape, span.highest) if case.learns_from_rounding else 1.0
+    scale = _gradient_scale(case, x.shape, span.highest) if scaled else 1.0
     return Expectation(
         levels,
         output,
@@ -165,3 +210,9 @@ def _gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
     if case.axis is not None:
         shared_by //= shape[case.axis]
     return float(1.0 / np.sqrt(shared_by * highest))
+
+
+_ORACLES: dict[Any, Oracle] = {
+    TrainingMethod.STE: partial(expect_range, from_rounding=False, scaled=False),
+    TrainingMethod.LSQ: partial(expect_range, from_rounding=True, scaled=True),
+}

@@ -1,0 +1,264 @@
+"""The suite is no rubber stamp: deliberately broken quantizers are rejected by the check that their fault belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from trainable_quantizers_core import QuantizationMethod as Method
+from trainable_quantizers_core import QuantizationTarget as Target
+from trainable_quantizers_core import QuantizerError, TrainableQuantizerActivationConfig, TrainableQuantizerWeightsConfig
+from trainable_quantizers_core.conformance import checks, load_adapters
+from trainable_quantizers_core.conformance.cases import Case
+from trainable_quantizers_core.grid import Grid, range_step, symmetric_range
+from trainable_quantizers_torch.effective import TORCH_OPS
+
+WEIGHTS = TrainableQuantizerWeightsConfig
+ACTIVATION = TrainableQuantizerActivationConfig
+
+
+class SymmetricWeights(tq.LSQSymmetricWeightsTrainableQuantizer):
+    """What the broken ones derive from; not broken itself, as are the three below."""
+
+
+class UniformWeights(tq.LSQUniformWeightsTrainableQuantizer):
+    pass
+
+
+class SymmetricActivation(tq.LSQSymmetricActivationTrainableQuantizer):
+    pass
+
+
+class UniformActivation(tq.LSQUniformActivationTrainableQuantizer):
+    pass
+
+
+class _Bend(torch.autograd.Function):
+    """The identity, with another sign of the gradient."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+def passing(x: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Zero, with the gradient of x at some places."""
+    return torch.where(where, x - x.detach(), 0.0)
+
+
+class LeakingGradient(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        low, high = self.effective_range()
+        return super().__call__(inputs, training) + passing(inputs, (inputs < low) | (inputs > high))
+
+
+class MaskOnTheRoundedLevel(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        low, high = self.effective_range()
+        half = range_step(TORCH_OPS, low, high, self.specification.grid) / 2
+        band = ((inputs < low) & (inputs >= low - half)) | ((inputs > high) & (inputs <= high + half))
+        return super().__call__(inputs, training) + passing(inputs, band)
+
+
+class WrongSignWhereSaturated(SymmetricActivation):
+    gradient = tq.GradientRule(from_rounding=False, scaled=True)
+
+    def effective_range(self):
+        low, high = super().effective_range()
+        return _Bend.apply(low), _Bend.apply(high)
+
+
+class WideGrid(Grid):
+    @property
+    def num_steps(self):
+        return 2**self.num_bits
+
+
+class OffByOneBound(SymmetricActivation):
+    def __init__(self, quantization_config: ACTIVATION, freeze_quant_params: bool = False):
+        super().__init__(quantization_config, freeze_quant_params)
+        grid = self.specification.grid
+        self.specification = replace(self.specification, grid=WideGrid(grid.num_bits, grid.signed))
+
+
+class UnsignedAsSigned(SymmetricActivation):
+    def __init__(self, quantization_config: ACTIVATION, freeze_quant_params: bool = False):
+        super().__init__(quantization_config, freeze_quant_params)
+        self.specification = replace(self.specification, grid=Grid(self.specification.grid.num_bits, True))
+
+
+class PowerOfTwoAtConversionOnly(SymmetricActivation):
+    def effective_range(self):
+        threshold = self.get_quantizer_variable("threshold").clamp_min(self.specification.min_threshold)
+        return symmetric_range(threshold, self.specification.grid)
+
+
+class MissingFactor(SymmetricWeights):
+    gradient = tq.GradientRule(from_rounding=True, scaled=False)
+
+
+class FactorOfOneAxis(SymmetricActivation):
+    def _shared_by(self, inputs):
+        return inputs.shape[-1] if inputs.ndim else 1
+
+
+class MissingRoundingErrors(UniformWeights):
+    gradient = tq.GradientRule(from_rounding=False, scaled=True)
+
+
+class IgnoredChannelAxis(SymmetricWeights):
+    def effective_range(self):
+        low, high = super().effective_range()
+        return low.mean().expand_as(low), high.mean().expand_as(high)
+
+
+class HalvesRoundUp(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        y = super().__call__(inputs, training)
+        low, high = self.effective_range()
+        step = range_step(TORCH_OPS, low, high, self.specification.grid)
+        up = torch.floor(inputs / step + 0.5).clamp(self.specification.grid.lowest, self.specification.grid.highest)
+        return y + (up * step - y).detach()
+
+
+class FrozenTrained(SymmetricWeights):
+    def _create_variable(self, layer, name, value):
+        layer.register_parameter(name, torch.nn.Parameter(torch.tensor(value)))
+        return getattr(layer, name)
+
+
+class SwappedAtExport(UniformWeights):
+    def _create_inferable(self, class_name, values, target):
+        swapped = {"min_range": -values["max_range"], "max_range": -values["min_range"]}
+        return super()._create_inferable(class_name, swapped, target)
+
+    def _set_uniform_grid(self, inferable: Any) -> None:
+        pass
+
+
+class TruncatedZeroPoint(UniformWeights):
+    def _set_uniform_grid(self, inferable: Any) -> None:
+        super()._set_uniform_grid(inferable)
+        inferable.zero_points = (-inferable.min_range / inferable.scales).mul(0.999).int()
+
+
+class FieldDropped(SymmetricWeights):
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config({"quantization_config": config["quantization_config"]})
+
+
+class CachedThreshold(SymmetricWeights):
+    def effective_range(self):
+        if not hasattr(self, "cached"):
+            self.cached = [end.detach() for end in super().effective_range()]
+        return self.cached
+
+
+class PromotedOutput(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs.float(), training)
+
+
+class ShiftedLevels(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        low, high = self.effective_range()
+        step = range_step(TORCH_OPS, low, high, self.specification.grid)
+        return super().__call__(inputs, training) + step.detach()
+
+
+class UnguardedThreshold(SymmetricActivation):
+    def effective_range(self):
+        return symmetric_range(self.get_quantizer_variable("threshold"), self.specification.grid)
+
+
+class UnorderedRange(UniformActivation):
+    def effective_range(self):
+        return self.get_quantizer_variable("min_range"), self.get_quantizer_variable("max_range")
+
+
+class NeverDisabled(SymmetricWeights):
+    def __init__(self, quantization_config: WEIGHTS, freeze_quant_params: bool = False):
+        super().__init__(quantization_config, freeze_quant_params)
+        self.enabled = True
+
+
+class EverythingAccepted(SymmetricWeights):
+    def __init__(self, quantization_config: WEIGHTS, freeze_quant_params: bool = False):
+        try:
+            super().__init__(quantization_config, freeze_quant_params)
+        except QuantizerError:
+            super().__init__(WEIGHTS(Method.SYMMETRIC, 4, {"threshold": 1.0}, True, 0, False))
+
+
+class OffTheGrid(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs, training) + 1e-3 * inputs.clamp(-1, 1)
+
+
+class OtherwiseWhenCompiled(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs * (1.5 if torch.compiler.is_compiling() else 1.0), training)
+
+
+class OtherwiseInEvaluation(SymmetricActivation):
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs if training else inputs * 1.5, training)
+
+
+POT_ACTIVATION = Case("LSQ", Target.Activation, Method.POWER_OF_TWO, 4)
+UNSIGNED = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4, signed=False)
+UNIFORM_ACTIVATION = Case("LSQ", Target.Activation, Method.UNIFORM, 4)
+WEIGHT = Case("LSQ", Target.Weights, Method.SYMMETRIC, 4, axis=1)
+UNIFORM_WEIGHT = Case("LSQ", Target.Weights, Method.UNIFORM, 8, axis=0)
+
+BROKEN = [
+    (LeakingGradient, POT_ACTIVATION, checks.check_gradient_to_input),
+    (MaskOnTheRoundedLevel, POT_ACTIVATION, checks.check_gradient_to_input),
+    (WrongSignWhereSaturated, POT_ACTIVATION, checks.check_gradient_to_parameters),
+    (OffByOneBound, UNSIGNED, checks.check_output),
+    (OffByOneBound, UNSIGNED, checks.check_grid),
+    (UnsignedAsSigned, UNSIGNED, checks.check_output),
+    (PowerOfTwoAtConversionOnly, POT_ACTIVATION, checks.check_update_takes_effect),
+    (PowerOfTwoAtConversionOnly, POT_ACTIVATION, checks.check_train_is_deploy),
+    (MissingFactor, WEIGHT, checks.check_gradient_to_parameters),
+    (FactorOfOneAxis, POT_ACTIVATION, checks.check_gradient_to_parameters),
+    (MissingRoundingErrors, UNIFORM_WEIGHT, checks.check_gradient_to_parameters),
+    (IgnoredChannelAxis, WEIGHT, checks.check_channel_axis),
+    (HalvesRoundUp, POT_ACTIVATION, checks.check_train_is_deploy),
+    (FrozenTrained, WEIGHT, checks.check_frozen),
+    (SwappedAtExport, UNIFORM_WEIGHT, checks.check_train_is_deploy),
+    (TruncatedZeroPoint, UNIFORM_WEIGHT, checks.check_train_is_deploy),
+    (FieldDropped, WEIGHT, checks.check_config_round_trip),
+    (CachedThreshold, WEIGHT, checks.check_reload_then_train),
+    (CachedThreshold, WEIGHT, checks.check_update_takes_effect),
+    (PromotedOutput, POT_ACTIVATION, checks.check_dtype_and_shape),
+    (ShiftedLevels, POT_ACTIVATION, checks.check_idempotent),
+    (OffTheGrid, POT_ACTIVATION, checks.check_grid),
+    (UnguardedThreshold, UNSIGNED, checks.check_recovery),
+    (UnorderedRange, UNIFORM_ACTIVATION, checks.check_range_order),
+    (NeverDisabled, WEIGHT, checks.check_disabled),
+    (EverythingAccepted, WEIGHT, checks.check_invalid_input),
+    (OtherwiseWhenCompiled, POT_ACTIVATION, checks.check_compiled),
+    (OtherwiseInEvaluation, POT_ACTIVATION, checks.check_output),
+]
+EAGER, COMPILED = load_adapters("trainable_quantizers_torch")[:2]
+
+
+@pytest.mark.parametrize(("broken", "case", "check"), BROKEN, ids=lambda part: getattr(part, "__name__", ""))
+def test_fault_is_found_by_its_check(broken, case, check):
+    adapter = COMPILED if check is checks.check_compiled else EAGER
+    check(adapter, broken.__mro__[1], case)
+    with pytest.raises((AssertionError, RuntimeError)):
+        check(adapter, broken, case)
+
+
+def test_there_is_a_broken_quantizer_for_every_check():
+    assert {check for _, _, check in BROKEN} == {*checks.EAGER_CHECKS, *checks.COMPILED_CHECKS}
