@@ -1,4 +1,4 @@
-"""The suite is no rubber stamp: deliberately broken quantizers are rejected by the check that their fault belongs to."""
+"""The suite is no rubber stamp: broken quantizers are rejected by the check that their fault belongs to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 import trainable_quantizers_torch as tq
 from trainable_quantizers_core import QuantizationMethod as Method
 from trainable_quantizers_core import QuantizationTarget as Target
-from trainable_quantizers_core import QuantizerError, TrainableQuantizerActivationConfig, TrainableQuantizerWeightsConfig
+from trainable_quantizers_core import (
+    QuantizerError,
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerWeightsConfig,
+)
 from trainable_quantizers_core.conformance import checks, load_adapters
 from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.grid import Grid, range_step, symmetric_range

@@ -33,6 +33,7 @@ class Case:
         signed: Whether the grid has levels below zero; a uniform grid counts from 0.
         axis: Channel axis; None is per tensor.
         min_threshold: Smallest threshold.
+        shape: Shape of the weight; activations have any.
     """
 
     identifier: Any
@@ -42,6 +43,7 @@ class Case:
     signed: bool = True
     axis: int | None = None
     min_threshold: float = MIN_THRESHOLD
+    shape: tuple[int, ...] = SHAPE
 
     def __str__(self) -> str:
         sign = "" if self.uniform else "signed-" if self.signed else "unsigned-"
@@ -67,16 +69,16 @@ class Case:
     @property
     def tensor_shape(self) -> tuple[int, ...] | None:
         """What ``initialize_quantization`` is told."""
-        return None if self.is_activation else SHAPE
+        return None if self.is_activation else self.shape
 
     def initial_values(self) -> dict[str, np.ndarray]:
         """Raw parameters, different for every channel."""
-        count = 1 if self.axis is None else SHAPE[self.axis]
+        count = 1 if self.axis is None else self.shape[self.axis]
         shape = () if self.axis is None else (count,)
         if self.uniform:
-            low, high = np.array(RANGES[:count], np.float32).T
+            low, high = np.resize(np.array(RANGES, np.float32), (count, 2)).T
             return {"min_range": low.reshape(shape), "max_range": high.reshape(shape)}
-        return {"threshold": np.array(THRESHOLDS[:count], np.float32).reshape(shape)}
+        return {"threshold": np.resize(np.array(THRESHOLDS, np.float32), count).reshape(shape)}
 
     def config(self, **changes: Any) -> TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig:
         """The configuration object, with other values for some of its fields on request."""

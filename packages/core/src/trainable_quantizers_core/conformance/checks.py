@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,9 @@ from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.enums import VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
 
+compared: Counter[str] = Counter()
+"""How many numbers the checks of this process have compared, for reports."""
+
 Check = Callable[[FrameworkAdapter, type[BaseTrainableQuantizer], Case], None]
 
 
@@ -30,13 +34,24 @@ class Subject:
         self.quantizer = quantizer_class(case.config(), **options)
         self.layer = adapter.build(self.quantizer, case.tensor_shape)
         self.values = case.initial_values()
-        self.x = probe_inputs(case, self.values)
+        self._x: np.ndarray | None = None
+
+    @property
+    def x(self) -> np.ndarray:
+        """The inputs: those that probe the current parameters, unless others were set."""
+        if self._x is None:
+            self._x = probe_inputs(self.case, self.values)
+        return self._x
+
+    @x.setter
+    def x(self, inputs: np.ndarray) -> None:
+        self._x = inputs
 
     def assign(self, values: dict[str, np.ndarray]) -> None:
         """Give the variables other values, and probe around those."""
         self.adapter.assign(self.quantizer, values)
         self.values = values
-        self.x = probe_inputs(self.case, values)
+        self._x = None
 
     def run(self, training: bool = True) -> tuple[Run, Expectation]:
         """Forward and backward, and what the contract says of them; undecided inputs get no upstream gradient."""
@@ -86,23 +101,29 @@ def check_grid(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQua
     )
 
 
+def same_as_contract(run: Run, expected: Expectation, x: np.ndarray) -> None:
+    """Levels, values and every gradient."""
+    _same_levels(run.output, expected, x)
+    _close(run.output, expected.output, expected, "outputs differ by more than an ulp per level", x)
+    _all(run.grad_x == expected.grad_x, ~(expected.near_end | expected.at_end), "dL/dx is wrong", x)
+    _same_gradients(run, expected)
+
+
 def check_compiled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Compiled, outputs and gradients are those of the contract, and bit for bit the deployed ones where exact."""
     subject = Subject(adapter, quantizer_class, case)
     subject.assign(updated(subject.values))
     run, expected = subject.run()
-    _same_levels(run.output, expected, subject.x)
-    _close(run.output, expected.output, expected, "outputs differ by more than an ulp per level", subject.x)
-    _same_gradients(run, expected)
+    same_as_contract(run, expected, subject.x)
     if adapter.exact:
-        _equal_bits(run.output, subject.deployed(), "the deployed output differs", subject.x)
+        same_bits(run.output, subject.deployed(), "the deployed output differs", subject.x)
 
 
 def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Quantizing twice is quantizing once."""
     subject = Subject(adapter, quantizer_class, case)
     once = subject.output()
-    _equal_bits(subject.output(x=once), once, "quantizing the output changes it", once)
+    same_bits(subject.output(x=once), once, "quantizing the output changes it", once)
 
 
 def check_gradient_to_input(
@@ -138,8 +159,8 @@ def check_frozen(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQ
     assert len(free.quantizer.get_trainable_variables(VariableGroup.QPARAMS)) == len(case.initial_values()), (
         "unfrozen variables are not listed as trainable"
     )
-    _equal_bits(run.output, free.run()[0].output, "freezing changes the output", subject.x)
-    _equal_bits(run.grad_x, free.run()[0].grad_x, "freezing changes dL/dx", subject.x)
+    same_bits(run.output, free.run()[0].output, "freezing changes the output", subject.x)
+    same_bits(run.grad_x, free.run()[0].grad_x, "freezing changes dL/dx", subject.x)
 
 
 def check_update_takes_effect(
@@ -210,7 +231,7 @@ def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type[BaseT
         for training in (True, False):
             trained, deployed = subject.output(training, x), subject.deployed(x)
             if adapter.exact:
-                _equal_bits(trained, deployed, "the deployed output differs", x)
+                same_bits(trained, deployed, "the deployed output differs", x)
             else:
                 expected = expect(case, subject.values, x, np.zeros_like(x))
                 _close(trained, deployed, expected, "the deployed output differs", x)
@@ -291,9 +312,9 @@ def check_reload_then_train(
     before, _ = subject.run()
     subject.quantizer = fresh
     after, expected = subject.run()
-    _equal_bits(before.output, after.output, "the output changed by reloading", subject.x)
+    same_bits(before.output, after.output, "the output changed by reloading", subject.x)
     _same_gradients(after, expected)
-    _equal_bits(before.grad_x, after.grad_x, "dL/dx changed by reloading", subject.x)
+    same_bits(before.grad_x, after.grad_x, "dL/dx changed by reloading", subject.x)
 
 
 def check_disabled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
@@ -302,7 +323,7 @@ def check_disabled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainabl
     quantizer = quantizer_class(case.config(**{f"enable_{field}_quantization": False}))
     adapter.build(quantizer, case.tensor_shape)
     x = probe_inputs(case, case.initial_values(), infinite=True)
-    _equal_bits(adapter.read(quantizer(adapter.tensor(x), True)), x, "a disabled quantizer changes its input", x)
+    same_bits(adapter.read(quantizer(adapter.tensor(x), True)), x, "a disabled quantizer changes its input", x)
     assert not quantizer.get_trainable_variables(VariableGroup.QPARAMS), "a disabled quantizer has trainable variables"
 
 
@@ -357,6 +378,7 @@ EAGER_CHECKS: tuple[Check, ...] = (
 
 
 def _all(condition: Any, where: Any, text: str, x: np.ndarray) -> None:
+    compared.update(elements=np.size(condition))
     broken = ~np.asarray(condition) & np.broadcast_to(where, np.shape(condition))
     if broken.any():
         first = np.broadcast_to(x, broken.shape)[broken][:3]
@@ -370,7 +392,8 @@ def _close(found: np.ndarray, wanted: np.ndarray, expected: Expectation, text: s
     _all(np.abs(found - wanted) <= 2 * EPS * largest, decided, text, x)
 
 
-def _equal_bits(one: np.ndarray, other: np.ndarray, text: str, x: np.ndarray) -> None:
+def same_bits(one: np.ndarray, other: np.ndarray, text: str, x: np.ndarray) -> None:
+    """Equal bit for bit, whatever NaN it is."""
     assert one.shape == other.shape, f"{text}: shapes {one.shape} and {other.shape}"
     same = (one.view(np.int32) == other.view(np.int32)) | (np.isnan(one) & np.isnan(other))
     _all(same, True, text, x)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from trainable_quantizers_core.conformance.checks import compared
 from trainable_quantizers_core.conformance.suite import Trial
 
 PACKAGES = ("trainable-quantizers-core", "mct-quantizers", "numpy", "torch", "tensorflow", "keras", "tf-keras")
@@ -20,22 +21,24 @@ PACKAGES = ("trainable-quantizers-core", "mct-quantizers", "numpy", "torch", "te
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one trial; ``error`` is empty when the promise is kept."""
+    """What came of one trial; ``error`` is empty when the promise is kept, ``comparisons`` counts numbers."""
 
     trial: Trial
     error: str
+    comparisons: int
 
 
 def run_all(trials: Iterable[Trial], quiet: bool = False) -> list[Outcome]:
     """Run every trial, whatever the others do."""
     outcomes = []
     for trial in track(list(trials), "Checking", disable=quiet, transient=True):
+        before = compared["elements"]
         try:
             trial.run()
             error = ""
         except Exception as problem:  # a crash breaks the promise as much as a wrong number
             error = f"{type(problem).__name__}: {problem}"
-        outcomes.append(Outcome(trial, error))
+        outcomes.append(Outcome(trial, error, compared["elements"] - before))
     return outcomes
 
 
@@ -81,6 +84,8 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "trials": len(outcomes),
+        "cases": len({(outcome.trial.adapter.name, outcome.trial.case) for outcome in outcomes}),
+        "comparisons": sum(outcome.comparisons for outcome in outcomes),
         "broken": sum(bool(outcome.error) for outcome in outcomes),
         "outcomes": [
             {
@@ -102,5 +107,9 @@ def show(outcomes: list[Outcome]) -> None:
     broken = [outcome for outcome in outcomes if outcome.error]
     for outcome in broken[:10]:
         console.print(f"[red]{outcome.trial}[/red]: {outcome.error}", markup=True, highlight=False)
-    kept = len(outcomes) - len(broken)
-    console.print(f"{kept} of {len(outcomes)} promises kept.", style="red" if broken else "green")
+    counts = summary(outcomes)
+    console.print(
+        f"{len(outcomes) - len(broken)} of {len(outcomes)} promises kept, in {counts['cases']} cases, "
+        f"by {counts['comparisons']:,} comparisons.",
+        style="red" if broken else "green",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
@@ -137,5 +137,11 @@ def parametrize_with_checks(
     """
     import pytest
 
-    trials = list(iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases))
-    return pytest.mark.parametrize("trial", trials, ids=str)
+    def parameter(trial: Trial) -> Any:
+        """Strict: an expected failure that does not happen fails."""
+        reason = trial.expected_failure
+        marks = [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)] if reason else []
+        return pytest.param(replace(trial, expected_failure=""), marks=marks, id=str(trial))
+
+    trials = iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases)
+    return pytest.mark.parametrize("trial", list(map(parameter, trials)))

@@ -1,0 +1,50 @@
+"""The contract for arbitrary parameters, numbers of bits, shapes, axes and inputs, searched by Hypothesis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
+from trainable_quantizers_core.conformance.cases import Case, all_cases
+from trainable_quantizers_core.conformance.checks import Subject, same_as_contract, same_bits
+
+THRESHOLDS = st.floats(2.0**-20, 2.0**20, width=32)
+ENDS = st.floats(-(2.0**20), 2.0**20, width=32)
+INPUTS = st.floats(width=32, allow_nan=False)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Case, dict[str, np.ndarray], np.ndarray]:
+    """A case, raw values for its parameters, and inputs."""
+    case = draw(st.sampled_from(list(all_cases())))
+    shape = draw(arrays.array_shapes(min_dims=1, max_dims=5, max_side=5))
+    axis = None if case.axis is None else draw(st.integers(-len(shape), len(shape) - 1))
+    case = replace(case, num_bits=draw(st.integers(2, 16)), shape=shape, axis=axis)
+    like = case.initial_values()
+    elements = ENDS if case.uniform else THRESHOLDS
+    values = {name: draw(arrays.arrays(np.float32, value.shape, elements=elements)) for name, value in like.items()}
+    largest = max(float(np.abs(value).max()) for value in values.values())
+    around = arrays.arrays(np.float32, shape, elements=st.floats(-2, 2, width=32))
+    scaled = around.map(lambda array: array * np.float32(largest))
+    x = draw(st.one_of(scaled, arrays.arrays(np.float32, shape, elements=INPUTS)))
+    return case, values, x
+
+
+def check_arbitrary(
+    adapter: FrameworkAdapter,
+    quantizer_class: type[BaseTrainableQuantizer],
+    case: Case,
+    values: dict[str, np.ndarray],
+    x: np.ndarray,
+) -> None:
+    """Output and gradients are those of the contract, and the output is the deployed one."""
+    subject = Subject(adapter, quantizer_class, case)
+    subject.assign(values)
+    subject.x = x
+    same_as_contract(*subject.run(), x)
+    same_bits(subject.output(), subject.deployed(), "the deployed output differs", x)

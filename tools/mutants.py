@@ -1,0 +1,78 @@
+"""Breaks one line at a time in a copy of the sources and shows that the conformance suite notices each.
+
+Run it where both framework packages are installed: ``hatch run test:mutants``. Exits with 1 if a break survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE, TORCH, KERAS = (f"packages/{name}/src/trainable_quantizers_{name}" for name in ("core", "torch", "keras"))
+MUTANTS = [  # package whose suite must notice, file, the line as it is, the line broken
+    ("torch", f"{TORCH}/fake_quantize.py", "(x >= low) & (x <= high)", "(x > low) & (x <= high)"),
+    ("torch", f"{TORCH}/fake_quantize.py", "+ from_inside", "- from_inside"),
+    ("torch", f"{TORCH}/fake_quantize.py", "torch.where(x < low, g, 0.0)", "torch.where(x < low, -g, 0.0)"),
+    ("torch", f"{TORCH}/range_quantizer.py", "inputs.numel() if", "inputs.shape[0] if"),
+    ("torch", f"{TORCH}/range_quantizer.py", "from_step=True", "from_step=False"),
+    ("torch", f"{TORCH}/range_quantizer.py", "            self._set_uniform_grid(inferable)", "            pass"),
+    ("torch", f"{TORCH}/range_quantizer.py", "if self.freeze_quant_params:", "if False:"),
+    ("torch", f"{TORCH}/base_quantizer.py", "self._owner = layer", "self._owner = layer.requires_grad_(False)"),
+    ("keras", f"{KERAS}/fake_quantize.py", "(x >= low) & (x <= high)", "(y >= low) & (y <= high)"),
+    ("keras", f"{KERAS}/fake_quantize.py", "grad_max * gradient_scale", "grad_max"),
+    ("keras", f"{KERAS}/fake_quantize.py", "order[channel_axis], order[last] = last, channel_axis", "pass"),
+    ("keras", f"{KERAS}/effective.py", "tensor / tf.maximum(divisor, -tf.abs(tensor))", "tensor / divisor"),
+    ("keras", f"{KERAS}/range_quantizer.py", "is QuantizationMethod.POWER_OF_TWO", "is QuantizationMethod.UNIFORM"),
+    ("keras", f"{KERAS}/range_quantizer.py", "trainable=not self.freeze_quant_params", "trainable=True"),
+    ("torch", f"{CORE}/grid.py", "+ mantissa) & ~mantissa", "+ mantissa + 1) & ~mantissa"),
+    ("torch", f"{CORE}/grid.py", "(gradient < 0)", "(gradient > 0)"),
+    ("keras", f"{CORE}/grid.py", "zero_point = ops.round(-min_range / step)", "zero_point = -min_range // step"),
+    ("keras", f"{CORE}/grid.py", "max_range > narrowest", "max_range > -narrowest"),
+    ("torch", f"{CORE}/specification.py", "max(shared_by, 1) * self.grid.highest", "max(shared_by, 1)"),
+    ("keras", f"{CORE}/base_quantizer.py", "return {**config, _config", "return {_config"),
+]
+
+
+def survives(package: str, file: str, line: str, broken: str) -> bool:
+    """Whether the suite of ``package`` still passes with ``line`` of ``file`` broken."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for source in (CORE, TORCH, KERAS):
+            shutil.copytree(ROOT / source, copy / source)
+        text = (copy / file).read_text()
+        if text.count(line) != 1:
+            raise SystemExit(f"{file} must hold {line!r} once, not {text.count(line)} times; update this list.")
+        (copy / file).write_text(text.replace(line, broken))
+        paths = [str(copy / source / "..") for source in (CORE, TORCH, KERAS)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, "-m", "trainable_quantizers_core.conformance", f"trainable_quantizers_{package}"]
+        modes = ("torch",) if package == "torch" else ("keras3", "tf.function")
+        return all(
+            subprocess.run(
+                [*command, "--quiet", "--only", "4bit", "--mode", mode], env=environment, capture_output=True
+            ).returncode
+            == 0
+            for mode in modes
+        )
+
+
+def main() -> None:
+    """Every mutant, one line each."""
+    survivors = 0
+    for mutant in MUTANTS:
+        alive = survives(*mutant)
+        survivors += alive
+        print(
+            f"{'SURVIVES' if alive else 'noticed '} {mutant[1].rpartition('/')[2]}: {mutant[2]}  ->  {mutant[3]}",
+            flush=True,
+        )
+    sys.exit(f"{survivors} of {len(MUTANTS)} survive." if survivors else None)
+
+
+if __name__ == "__main__":
+    main()
