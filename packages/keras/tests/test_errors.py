@@ -94,3 +94,10 @@ if KERAS_3:  # Keras 2 has one backend
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.returncode
         assert "the backend of Keras must be tensorflow, got 'torch'; set KERAS_BACKEND=tensorflow" in done.stderr
+
+    def test_a_weight_that_is_computed_from_others_is_refused():
+        layer = L.Dense(3)
+        layer.build((None, 4))
+        layer.enable_lora(2)
+        with pytest.raises(tq.QuantizerError, match=r"it computes this one from others \(LoRA\?\): merge them first"):
+            wrapped(layer)(X)

@@ -1,0 +1,70 @@
+"""What the repository says of itself is true: snippets run, links lead somewhere, workflows call what exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "packages/*/*.md") for path in ROOT.glob(pattern))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_the_readme_snippet_runs():
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(snippet, names)
+    assert type(names["deployed"][0]).__name__ == "PytorchQuantizationWrapper"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_parse_and_call_what_exists(workflow):
+    import dev
+
+    content = yaml.safe_load(workflow.read_text())
+    assert content["jobs"]
+    for job in content["jobs"].values():
+        assert "runs-on" in job
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step)
+            found = re.match(r"python (tools/\w+\.py) (\w+)", step.get("run", ""))
+            if found:
+                assert (ROOT / found[1]).exists()
+                assert hasattr(dev, found[2]) or found[2] == "check"
+
+
+@pytest.mark.parametrize("package", ["core", "torch", "keras"])
+def test_the_next_release_of_each_package_can_be_tagged(package):
+    import release
+
+    assert release.check(f"{package}-v{release.version_of(package)}") == package
+
+
+@pytest.mark.parametrize("tag", ["v0.1.0", "jax-v0.1.0", "core-v9.9.9", "core-v1"])
+def test_wrong_tags_are_refused(tag):
+    done = subprocess.run([sys.executable, ROOT / "tools/release.py", "check", tag], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert tag in done.stderr
+
+
+def test_written_your_own_shows_the_example_that_is_run():
+    (snippet, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/write-your-own.md").read_text(), re.DOTALL)
+    example = (ROOT / "docs/examples/own_quantizer_torch.py").read_text()
+    for line in snippet.splitlines():
+        assert line in example.splitlines()
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_quantizer_and_its_test_take_under_40_lines(framework):
+    assert len((ROOT / f"docs/examples/own_quantizer_{framework}.py").read_text().splitlines()) < 40
