@@ -13,7 +13,14 @@ WEIGHTS, SYMMETRIC = QuantizationTarget.Weights, QuantizationMethod.SYMMETRIC
 
 
 class Base(BaseTrainableQuantizer):
-    pass
+    def initialize_quantization(self, tensor_shape, name, layer):
+        pass
+
+    def __call__(self, inputs, training):
+        return inputs
+
+    def get_trainable_variables(self, group):
+        return []
 
 
 @mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier=TrainingMethod.LSQ)
@@ -76,3 +83,12 @@ def test_two_unrelated_matches_are_refused():
 
     with pytest.raises(QuantizerError, match="2 classes match"):
         find("twice")
+
+
+def test_a_class_that_is_not_finished_is_not_counted():
+    @mark_quantizer(quantization_target=WEIGHTS, quantization_method=[SYMMETRIC], identifier="unfinished")
+    class Unfinished(BaseTrainableQuantizer):
+        pass
+
+    with pytest.raises(QuantizerError, match="0 classes match"):
+        get_trainable_quantizer_class(WEIGHTS, "unfinished", SYMMETRIC, BaseTrainableQuantizer)

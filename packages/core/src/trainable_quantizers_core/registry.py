@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import isabstract
 from typing import Any
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget
@@ -16,7 +17,8 @@ def get_trainable_quantizer_class(
     """The one class below ``quantizer_base_class`` that carries these marks.
 
     A class that derives from another match is not counted: subclassing a quantizer leaves the look-up of
-    that quantizer as it was. Give the subclass an identifier of its own to make it findable.
+    that quantizer as it was; give the subclass an identifier of its own to make it findable. Nor is a class
+    counted that still has abstract methods.
 
     Args:
         quant_target: ``QuantizationTarget.Weights`` or ``.Activation``.
@@ -28,7 +30,7 @@ def get_trainable_quantizer_class(
         QuantizerError: no class, or more than one, carries these marks; the message lists what exists.
     """
     subclasses = get_all_subclasses(quantizer_base_class)
-    candidates = [cls for cls in subclasses if getattr(cls, "quantization_target", None)]
+    candidates = [cls for cls in subclasses if getattr(cls, "quantization_target", None) and not isabstract(cls)]
     matches = [
         cls
         for cls in candidates
