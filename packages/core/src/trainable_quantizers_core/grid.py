@@ -116,8 +116,8 @@ def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
     """(lowest, highest) times the step t / 2^(b-s); plain arithmetic, so autograd passes through it.
 
     Example:
-        >>> symmetric_range(np.float32(2.0), Grid(2, signed=True))
-        (np.float32(-2.0), np.float32(1.0))
+        >>> [float(end) for end in symmetric_range(np.float32(2.0), Grid(2, signed=True))]
+        [-2.0, 1.0]
     """
     step = threshold / grid.steps_per_threshold
     return grid.lowest * step, grid.highest * step
@@ -147,8 +147,8 @@ def uniform_range(step: Any, zero_point: Any, grid: Grid) -> tuple[Any, Any]:
     """(min', max') of a step and the level of zero.
 
     Example:
-        >>> uniform_range(np.float32(0.5), np.float32(1.0), Grid(2, False))
-        (np.float32(-0.5), np.float32(1.0))
+        >>> [float(end) for end in uniform_range(np.float32(0.5), np.float32(1.0), Grid(2, signed=False))]
+        [-0.5, 1.0]
     """
     return (0 - zero_point) * step, (grid.num_steps - zero_point) * step
 
