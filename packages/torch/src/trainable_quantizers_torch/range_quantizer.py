@@ -87,6 +87,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         elif THRESHOLD in arguments:
             arguments.update(signed=spec.grid.signed)
         inferable = getattr(pytorch_quantizers, class_name)(**arguments)
+        device = self.get_quantizer_variable(next(iter(values))).device
+        for name in ("scales", "zero_points"):  # mct-quantizers puts them on a GPU wherever there is one
+            if isinstance(getattr(inferable, name, None), torch.Tensor):
+                setattr(inferable, name, getattr(inferable, name).to(device))
         if spec.method is QuantizationMethod.UNIFORM:
             self._set_uniform_grid(inferable)
         return inferable
