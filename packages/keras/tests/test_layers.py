@@ -169,6 +169,16 @@ def test_a_disabled_quantizer_is_the_identity():
     np.testing.assert_array_equal(tq.convert(model)(x), model(x))
 
 
+def test_operations_and_several_inputs_and_outputs_convert():
+    one, other = keras.Input((4,)), keras.Input((4,))
+    shared = wrapped(L.Dense(4))
+    mixed = holder()(shared(one) + other * 2.0)
+    model = keras.Model([one, other], [mixed, L.Concatenate()([shared(other), mixed])])
+    x = [np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32) for seed in (0, 1)]
+    for trained, deployed in zip(model(x), tq.convert(model)(x), strict=True):
+        np.testing.assert_array_equal(trained, deployed)
+
+
 def test_distributed_training_keeps_replicas_equal():
     devices = [f"CPU:{index}" for index in range(len(tf.config.list_logical_devices("CPU")))]
     strategy = tf.distribute.MirroredStrategy(devices)

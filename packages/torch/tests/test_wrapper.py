@@ -228,6 +228,12 @@ def test_compiles_without_graph_breaks():
     assert model[0].weight_threshold.grad is not None
 
 
+def test_printing_a_model_shows_its_quantizers():
+    text = repr(network())
+    assert "weight: LSQSymmetricWeightsTrainableQuantizer(SYMMETRIC, 4 bits, signed, channels on axis 0)" in text
+    assert "LSQSymmetricActivationTrainableQuantizer(SYMMETRIC, 4 bits, unsigned)" in text
+
+
 def test_methods_mix_within_a_wrapper():
     uniform = tq.LSQUniformWeightsTrainableQuantizer(
         weights_config({"range_min": -1.0, "range_max": 0.5}, weights_quantization_method=Method.UNIFORM)

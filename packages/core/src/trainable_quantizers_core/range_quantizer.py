@@ -32,6 +32,13 @@ class RangeQuantizer(BaseTrainableQuantizer):
         self.channel_axis: int | None = None
         self._rank: int | None = None
 
+    def __repr__(self) -> str:
+        spec = self.specification
+        sign = "" if spec.method is QuantizationMethod.UNIFORM else ", signed" if spec.grid.signed else ", unsigned"
+        channels = "" if spec.channel_axis is None else f", channels on axis {spec.channel_axis}"
+        state = ("" if self.enabled else ", disabled") + (", frozen" if self.freeze_quant_params else "")
+        return f"{type(self).__name__}({spec.method.name}, {spec.grid.num_bits} bits{sign}{channels}{state})"
+
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
         """Create the threshold, or the ends of the range, as float32 variables of ``layer``.
 

@@ -32,7 +32,7 @@ def convert(model: Any) -> Any:
         >>> bool((convert(model)(x) == model(x)).numpy().all())
         True
     """
-    if not any(_is_trainable(layer) for layer in _flatten(model)):
+    if not _quantized_inside(model):
         advice = "wrap its layers in KerasTrainableQuantizationWrapper, or add activation holders, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
     return _convert(model)
@@ -62,8 +62,14 @@ def _convert_layer(layer: Any) -> Any:
         if not getattr(quantizer, "enabled", True):
             return keras.layers.Activation("linear", name=layer.name)
         return KerasActivationQuantizationHolder(quantizer.convert2inferable(), name=layer.name)
+    inside = _quantized_inside(layer)
+    if inside:
+        advice = "take it out of that layer: models alone may hold quantized layers"
+        raise invalid(
+            "convert", "layer", "free of quantized layers inside it", layer.name, advice, f" with {inside[0]}"
+        )
     copied = type(layer).from_config(layer.get_config())
-    if layer.weights:
+    if getattr(layer, "weights", None):  # Keras 3 knows operations that are no layers
         copied.build_from_config(layer.get_build_config())
         copied.built = True
         copied.set_weights(layer.get_weights())
@@ -76,7 +82,8 @@ def _is_trainable(layer: Any) -> bool:
     return isinstance(layer, KerasTrainableQuantizationWrapper) or isinstance(held, BaseKerasTrainableQuantizer)
 
 
-def _flatten(model: Any) -> list[Any]:
-    if not isinstance(model, keras.Model):
+def _quantized_inside(layer: Any) -> list[str]:
+    """The names of the trainable wrappers and holders at any depth inside a layer or model."""
+    if not isinstance(layer, keras.layers.Layer):
         return []
-    return [inner for layer in model.layers for inner in (layer, *_flatten(layer))]
+    return [inner.name for inner in layer._flatten_layers(include_self=False) if _is_trainable(inner)]

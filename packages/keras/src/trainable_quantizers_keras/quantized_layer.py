@@ -105,6 +105,8 @@ def slot_of(layer: Any, attribute: str) -> str:
     known = [name.lstrip("_") for name, value in vars(layer).items() if id(value) in weights]
     owner = f"{type(layer).__name__} {layer.name!r}"
     advice = nearest(attribute, known)
+    if layer.weights and not known:
+        advice = "its weights belong to layers inside it: wrap those"
     if hasattr(layer, attribute):
         advice = "it computes this one from others (LoRA?): merge them first"
     raise invalid(owner, "weights_quantizers key", "the name of a weight that the layer holds", attribute, advice)

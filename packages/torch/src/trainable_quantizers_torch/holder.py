@@ -48,6 +48,10 @@ class PytorchTrainableActivationQuantizationHolder(PytorchActivationQuantization
         quantizer = self.activation_holder_quantizer
         return quantizer(inputs, self.training) if isinstance(quantizer, BaseTrainableQuantizer) else quantizer(inputs)
 
+    def extra_repr(self) -> str:
+        """The quantizer."""
+        return repr(self.activation_holder_quantizer)
+
     def convert_to_inferable_quantizers(self) -> torch.nn.Module:
         """Become a plain ``PytorchActivationQuantizationHolder``, in place; also returned.
 

@@ -103,6 +103,10 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         inputs = (tensors,) if self.is_inputs_as_list else tuple(tensors)
         return self.layer(*inputs, *self.op_call_args, **kwargs)
 
+    def extra_repr(self) -> str:
+        """The quantizers, by name of the weight."""
+        return "\n".join(f"{key}: {quantizer!r}" for key, quantizer in self.weights_quantizers.items())
+
     def convert_to_inferable_quantizers(self) -> PytorchQuantizationWrapper:
         """Become a plain ``PytorchQuantizationWrapper`` of inferable quantizers, in place; also returned.
 
