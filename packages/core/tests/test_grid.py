@@ -46,10 +46,16 @@ def test_effective_threshold_is_positive_and_finite(threshold, power_of_two):
 
 
 def test_gradient_never_pushes_a_threshold_further_below_the_minimum():
-    threshold = np.float32([-1.0, -1.0, 0.5, 0.5])
-    effective = effective_threshold(NUMPY_OPS, threshold, 0.25, False)
-    found = threshold_gradient(NUMPY_OPS, threshold, effective, 0.25, np.float32([1, -1, 1, -1]))
+    threshold, grid = np.float32([-1.0, -1.0, 0.5, 0.5]), Grid(2, signed=True)
+    of_max = np.float32([2, -2, 2, -2])
+    found = threshold_gradient(NUMPY_OPS, threshold, np.zeros_like(of_max), of_max, grid, 0.25, False)
     assert found.tolist() == [0.0, -1.0, 1.0, -1.0]
+
+
+def test_gradient_of_a_threshold_is_that_of_its_ends_times_their_levels_straight_through_the_power_of_two():
+    threshold, grid = np.float32([3.0]), Grid(2, signed=True)
+    found = threshold_gradient(NUMPY_OPS, threshold, np.float32([5.0]), np.float32([7.0]), grid, 0.25, True)
+    np.testing.assert_allclose(found, [(-2 * 5 + 1 * 7) / 2 * 4 / 3], rtol=1e-6)
 
 
 @given(FLOATS, FLOATS, BITS)

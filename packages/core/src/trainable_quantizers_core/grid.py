@@ -64,6 +64,7 @@ class ArrayOps:
         where: ``where(condition, array_or_number, array_or_number)`` in float32.
         divide: The correctly rounded quotient by a constant, safe from compilers that multiply by its reciprocal.
         round: Rounds halves to even.
+        sum: ``sum(array, axes)`` over a list of axes, none of them kept.
         bits: Reads float32 as int32.
         from_bits: Reads int32 as float32.
     """
@@ -71,17 +72,32 @@ class ArrayOps:
     where: Callable[[Any, Any, Any], Any]
     divide: Callable[[Any, float], Any]
     round: Callable[[Any], Any]
+    sum: Callable[[Any, list[int]], Any]
     bits: Callable[[Any], Any]
     from_bits: Callable[[Any], Any]
 
 
 NUMPY_OPS = ArrayOps(
-    where=lambda condition, one, other: np.where(condition, one, other).astype(np.float32),
+    where=lambda condition, one, other: np.where(condition, one, other).astype(np.float32, copy=False),
     divide=np.divide,
-    round=np.round,
+    round=np.rint,
+    sum=lambda array, axes: array.sum(tuple(axes)),
     bits=lambda array: array.view(np.int32),
     from_bits=lambda array: array.astype(np.int32).view(np.float32),
 )
+"""For arrays of at least one axis."""
+
+NUMBER_OPS = ArrayOps(
+    where=lambda condition, one, other: np.float32(one if condition else other),
+    divide=lambda number, divisor: number / np.float32(divisor),
+    round=np.rint,
+    sum=lambda array, axes: array.sum(tuple(axes)),
+    bits=lambda number: number.view(np.int32),
+    from_bits=lambda number: number.view(np.float32),
+)
+"""For single numbers (``np.float32``), at a fifth of the time of arrays; ``numbers_stay_float32`` must hold."""
+
+numbers_stay_float32 = (np.float32(1) * 1.0).dtype == np.float32  # numpy 1 turns them into float64
 
 
 def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, power_of_two: bool) -> Any:
@@ -102,16 +118,6 @@ def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, pow
     return threshold
 
 
-def threshold_gradient(ops: ArrayOps, threshold: Any, effective: Any, min_threshold: float, gradient: Any) -> Any:
-    """dL/dt from dL/dt_eff: t_eff/t straight through the rounding, and no push further below ``min_threshold``.
-
-    A descent step moves t against its gradient, so a positive gradient would lower t.
-    """
-    bounded = ops.where(threshold > min_threshold, threshold, min_threshold)
-    passes = (threshold >= min_threshold) | (gradient < 0)
-    return ops.where(passes, gradient * (effective / bounded), 0.0)
-
-
 def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
     """(lowest, highest) times the step t / 2^(b-s); plain arithmetic, so autograd passes through it.
 
@@ -121,6 +127,28 @@ def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
     """
     step = threshold / grid.steps_per_threshold
     return grid.lowest * step, grid.highest * step
+
+
+def effective_symmetric_range(
+    ops: ArrayOps, threshold: Any, grid: Grid, min_threshold: float, power_of_two: bool
+) -> tuple[Any, Any]:
+    """The range of the effective threshold."""
+    return symmetric_range(effective_threshold(ops, threshold, min_threshold, power_of_two), grid)
+
+
+def threshold_gradient(
+    ops: ArrayOps, threshold: Any, grad_min: Any, grad_max: Any, grid: Grid, min_threshold: float, power_of_two: bool
+) -> Any:
+    """dL/dt from dL/dmin and dL/dmax of the effective symmetric range, whose ends are multiples of t_eff.
+
+    dt_eff/dt = t_eff/t, straight through the rounding, and no push further below ``min_threshold``: a descent
+    step moves t against its gradient, so a positive gradient would lower t.
+    """
+    gradient = (grid.lowest * grad_min + grid.highest * grad_max) / grid.steps_per_threshold
+    effective = effective_threshold(ops, threshold, min_threshold, power_of_two)
+    bounded = ops.where(threshold > min_threshold, threshold, min_threshold)
+    passes = (threshold >= min_threshold) | (gradient < 0)
+    return ops.where(passes, gradient * (effective / bounded), 0.0)
 
 
 def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_threshold: float) -> tuple[Any, Any]:
@@ -153,6 +181,13 @@ def uniform_range(step: Any, zero_point: Any, grid: Grid) -> tuple[Any, Any]:
     return (0 - zero_point) * step, (grid.num_steps - zero_point) * step
 
 
+def effective_uniform_range(
+    ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_threshold: float
+) -> tuple[Any, Any]:
+    """(min', max'): ordered, wide enough, and with zero on a level."""
+    return uniform_range(*uniform_grid(ops, min_range, max_range, grid, min_threshold), grid)
+
+
 def range_step(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid) -> Any:
     """The step of an effective range: what TensorFlow's kernel computes, and so what both frameworks use."""
     return ops.divide(max_range - min_range, float(grid.num_steps))
@@ -161,3 +196,37 @@ def range_step(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid) -> Any
 def range_zero_point(ops: ArrayOps, min_range: Any, step: Any, grid: Grid) -> Any:
     """The level of zero, less the level of 0 in ``grid``: 0 for a symmetric range."""
     return grid.lowest - ops.round(min_range / step)
+
+
+def range_gradients(
+    ops: ArrayOps,
+    g: Any,
+    x: Any,
+    low: Any,
+    high: Any,
+    num_steps: int,
+    shared: list[int],
+    of_range: bool,
+    from_rounding: bool,
+) -> tuple[Any, Any, Any]:
+    """(dL/dx, dL/dmin, dL/dmax) of contract section 4 without r; the last two are None unless ``of_range``.
+
+    With in = (low <= x <= high) and e = round(v) - v, v = x/step:
+
+    - dL/dx = g·in
+    - dL/dmin = Σ g over x < low, and less Σ g·e/(2^b - 1) over in if ``from_rounding``
+    - dL/dmax = Σ g over x > high, and plus Σ g·e/(2^b - 1) over in if ``from_rounding``
+
+    The sums run over the axes ``shared``.
+    """
+    inside = (x >= low) & (x <= high)
+    passed = ops.where(inside, g, 0.0)
+    if not of_range:
+        return passed, None, None
+    below = ops.sum(ops.where(x < low, g, 0.0), shared)
+    above = ops.sum(ops.where(x > high, g, 0.0), shared)
+    if not from_rounding:
+        return passed, below, above
+    v = x * (num_steps / (high - low))
+    moved = ops.sum(passed * ops.where(inside, ops.round(v) - v, 0.0), shared) / num_steps
+    return passed, below - moved, above + moved

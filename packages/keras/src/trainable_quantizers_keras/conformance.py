@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ class KerasAdapter:
         self.device = device
         self.compiled = mode != "eager"
         self.exact = mode != "XLA" and device == "CPU"
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Nothing to set up."""
+        return nullcontext()
 
     def tensor(self, array: np.ndarray, dtype: str = "float32") -> tf.Tensor:
         """A tensor on the adapter's device."""

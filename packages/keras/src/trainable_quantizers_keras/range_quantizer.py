@@ -9,12 +9,11 @@ import tensorflow as tf
 from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.grid import symmetric_range
 from trainable_quantizers_core.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.specification import elements_per_sample
 
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
-from trainable_quantizers_keras.effective import effective_range, effective_threshold
+from trainable_quantizers_keras.effective import symmetric_range, uniform_range
 from trainable_quantizers_keras.fake_quantize import fake_quantize
 from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
 
@@ -54,10 +53,10 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             variables = [tf.stop_gradient(variable) for variable in variables]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
-            return effective_range(low, high, spec.grid, spec.min_threshold)
-        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+            return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
-        return symmetric_range(effective_threshold(threshold, spec.min_threshold, power_of_two), spec.grid)
+        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
 
     def _lsq_factor(self, inputs: tf.Tensor) -> float | tf.Tensor:
         spec, shape = self.specification, inputs.shape

@@ -1,9 +1,10 @@
-"""How the conformance suite runs PyTorch: eager and compiled, on a GPU too where there is one."""
+"""How the conformance suite runs PyTorch: as small and large tensors do, compiled, and on a GPU where there is one."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,27 @@ import torch
 from trainable_quantizers_core.conformance.adapter import Run
 
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.blocks import sized
 
 
 class TorchAdapter:
-    """Eager PyTorch on a device, or ``torch.compile``."""
+    """Eager PyTorch on a device, on a CPU also in blocks of a few elements, or ``torch.compile``."""
 
     base_class = BasePytorchTrainableQuantizer
     compiles_fast = False
     float_types = ("float32", "float16", "bfloat16", "float64")
 
-    def __init__(self, device: str = "cpu", compiled: bool = False) -> None:
+    def __init__(self, device: str = "cpu", compiled: bool = False, block: int | None = None) -> None:
         self.name = f"torch{'.compile' if compiled else ''}{'' if device == 'cpu' else f' on {device}'}"
+        self.name += "" if block is None else " in blocks"
         self.device = device
         self.compiled = compiled
+        self.block = block
         self.exact = not compiled and device == "cpu"
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Blocks of the adapter's size, if it has one."""
+        return nullcontext() if self.block is None else sized(small=0, block=self.block)
 
     def tensor(self, array: np.ndarray, dtype: str = "float32") -> torch.Tensor:
         """A tensor on the adapter's device."""
@@ -83,5 +91,5 @@ class TorchAdapter:
 
 def adapters() -> list[TorchAdapter]:
     """The ways of running PyTorch on this machine, the reference first."""
-    found = [TorchAdapter(), TorchAdapter(compiled=True)]
+    found = [TorchAdapter(), TorchAdapter(block=64), TorchAdapter(compiled=True)]
     return [*found, TorchAdapter("cuda")] if torch.cuda.is_available() else found

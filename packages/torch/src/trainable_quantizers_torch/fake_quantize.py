@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
-from trainable_quantizers_core.grid import Grid, range_step, range_zero_point
+from trainable_quantizers_core.grid import (
+    NUMBER_OPS,
+    NUMPY_OPS,
+    ArrayOps,
+    Grid,
+    numbers_stay_float32,
+    range_gradients,
+    range_step,
+    range_zero_point,
+)
 
-from trainable_quantizers_torch.effective import TORCH_OPS
+from trainable_quantizers_torch import blocks
+from trainable_quantizers_torch.effective import TORCH_OPS, on_cpu
+
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7
 
 
 def fake_quantize(
@@ -48,54 +61,112 @@ def fake_quantize(
         >>> fake_quantize(x, torch.tensor(-2.0), torch.tensor(1.0), Grid(2, signed=True)).tolist()
         [-2.0, 0.0, 1.0]
     """
-    y = _FakeQuantize.apply(x.float(), min_range, max_range, grid, channel_axis, from_rounding, gradient_scale)
+    operation = _exported if _is_exporting() else _FakeQuantize.apply
+    return operation(x, min_range, max_range, grid.num_bits, grid.signed, channel_axis, from_rounding, gradient_scale)
+
+
+def _forward(
+    x: torch.Tensor,
+    min_range: torch.Tensor,
+    max_range: torch.Tensor,
+    num_bits: int,
+    signed: bool,
+    channel_axis: int | None,
+    from_rounding: bool,
+    gradient_scale: float,
+) -> torch.Tensor:
+    """Plain operations for a compiler to fuse, blocks on a CPU, else the deployed kernel itself."""
+    grid = Grid(num_bits, signed)
+    small = on_cpu(x) and x.numel() <= blocks.limits.small
+    if small and channel_axis is None and numbers_stay_float32:
+        low, high = np.float32(min_range.item()), np.float32(max_range.item())
+        width = range_step(NUMBER_OPS, low, high, grid)
+        if width > 0:  # as every effective range is
+            zero = int(range_zero_point(NUMBER_OPS, low, width, grid))
+            y = torch.fake_quantize_per_tensor_affine(x.float(), float(width), zero, grid.lowest, grid.highest)
+            return y.to(x.dtype)
+    step = range_step(TORCH_OPS, min_range, max_range, grid)
+    zero_point = range_zero_point(TORCH_OPS, min_range, step, grid)
+    if torch.compiler.is_compiling():
+        step, zero_point = (_broadcast(p, x, channel_axis) for p in (step, zero_point))
+        levels = torch.clamp(torch.round(x.float() * (1 / step)) + zero_point, grid.lowest, grid.highest)
+        return ((levels - zero_point) * step).to(x.dtype)
+    if on_cpu(x) and not small:
+        y = blocks.quantize(x, step, zero_point, grid.lowest, grid.highest, channel_axis)
+        if y is not None:
+            return y
+    zero_point = zero_point.to(torch.int32)
+    if channel_axis is None:
+        y = torch.fake_quantize_per_tensor_affine(x.float(), step, zero_point, grid.lowest, grid.highest)
+    else:
+        y = torch.fake_quantize_per_channel_affine(x.float(), step, zero_point, channel_axis, grid.lowest, grid.highest)
     return y.to(x.dtype)
 
 
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    """For the backward, the input alone: the output and masks are cheaper to compute again than to keep."""
+    x, min_range, max_range, num_bits, signed, *how = inputs
+    ctx.save_for_backward(x, min_range, max_range)
+    ctx.num_steps, ctx.how = Grid(num_bits, signed).num_steps, how
+
+
+@once_differentiable
+def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    x, low, high = ctx.saved_tensors
+    channel_axis, from_rounding, gradient_scale = ctx.how
+    how = (ctx.num_steps, channel_axis, ctx.needs_input_grad[1] or ctx.needs_input_grad[2], from_rounding)
+    gradients = None
+    if on_cpu(x):
+        gradients = (_small_gradients if x.numel() <= blocks.limits.small else blocks.gradients)(g, x, low, high, *how)
+    if gradients is None:
+        gradients = _gradients(TORCH_OPS, g.float(), x.float(), low, high, *how)
+    grad_x, *ends = gradients
+    grad_min, grad_max = (None if end is None else end * gradient_scale for end in ends)
+    return grad_x.to(x.dtype), grad_min, grad_max, None, None, None, None, None
+
+
+def _gradients(
+    ops: ArrayOps, g: Any, x: Any, low: Any, high: Any, num_steps: int, channel_axis: int | None, *which: bool
+) -> tuple[Any, Any, Any]:
+    """Whole tensors at once: for compilers, GPUs and odd numbers."""
+    shared = [axis for axis in range(x.ndim) if axis != channel_axis]
+    low, high = (_broadcast(end, x, channel_axis) for end in (low, high))
+    return range_gradients(ops, g, x, low, high, num_steps, shared, *which)
+
+
+def _small_gradients(
+    g: torch.Tensor, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, *how: Any
+) -> tuple[Any, ...]:
+    """In numpy, whose calls take a third of the time."""
+    with np.errstate(all="ignore"):
+        gradients = _gradients(NUMPY_OPS, g.float().numpy(), x.float().numpy(), low.numpy(), high.numpy(), *how)
+    return tuple(None if gradient is None else torch.from_numpy(np.asarray(gradient)) for gradient in gradients)
+
+
+def _broadcast(parameter: Any, x: Any, channel_axis: int | None) -> Any:
+    if channel_axis is None:
+        return parameter
+    return parameter.reshape([-1 if axis == channel_axis else 1 for axis in range(x.ndim)])
+
+
 class _FakeQuantize(torch.autograd.Function):
+    """The operation as eager PyTorch and ``torch.compile`` differentiate it."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        min_range: torch.Tensor,
-        max_range: torch.Tensor,
-        grid: Grid,
-        channel_axis: int | None,
-        from_rounding: bool,
-        gradient_scale: float,
-    ) -> torch.Tensor:
-        step = range_step(TORCH_OPS, min_range, max_range, grid)
-        zero_point = range_zero_point(TORCH_OPS, min_range, step, grid).to(torch.int32)
-        if channel_axis is None:
-            y = torch.fake_quantize_per_tensor_affine(x, step, zero_point, grid.lowest, grid.highest)
-        else:
-            y = torch.fake_quantize_per_channel_affine(x, step, zero_point, channel_axis, grid.lowest, grid.highest)
-        ctx.save_for_backward(x, y if from_rounding else None, min_range, max_range)
-        ctx.grid, ctx.channel_axis, ctx.gradient_scale = grid, channel_axis, gradient_scale
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        y = _forward(*inputs)
+        _setup_context(ctx, inputs, y)
         return y
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, y, min_range, max_range = ctx.saved_tensors
-        shape = [1] * x.ndim
-        if ctx.channel_axis is not None:
-            shape[ctx.channel_axis] = -1
-        low, high = min_range.reshape(shape), max_range.reshape(shape)
-        inside = (x >= low) & (x <= high)
-        grad_x = torch.where(inside, g, 0.0)
-        if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-            return grad_x, None, None, None, None, None, None
-        axes = [axis for axis in range(x.ndim) if axis != ctx.channel_axis]
-        from_inside = 0.0
-        if y is not None:
-            error = torch.where(inside, (y - x) / range_step(TORCH_OPS, low, high, ctx.grid), 0.0)
-            from_inside = _sum(g * error, axes) / ctx.grid.num_steps
-        grad_min = _sum(torch.where(x < low, g, 0.0), axes) - from_inside
-        grad_max = _sum(torch.where(x > high, g, 0.0), axes) + from_inside
-        scale = ctx.gradient_scale
-        return grad_x, grad_min * scale, grad_max * scale, None, None, None, None
+    backward = staticmethod(_backward)
 
 
-def _sum(tensor: torch.Tensor, axes: list[int]) -> torch.Tensor:
-    return tensor.sum(axes) if axes else tensor
+_exported = torch.library.custom_op(
+    "trainable_quantizers::fake_quantize",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor x, Tensor min_range, Tensor max_range, int num_bits, bool signed, int? channel_axis, "
+    "bool from_rounding, float gradient_scale) -> Tensor",
+)
+_exported.register_fake(lambda x, *_: torch.empty_like(x))
+_exported.register_autograd(_backward, setup_context=_setup_context)

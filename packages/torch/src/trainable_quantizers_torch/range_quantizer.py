@@ -9,12 +9,12 @@ import torch
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.grid import range_step, range_zero_point, symmetric_range
+from trainable_quantizers_core.grid import range_step, range_zero_point
 from trainable_quantizers_core.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.specification import elements_per_sample
 
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
-from trainable_quantizers_torch.effective import TORCH_OPS, effective_range, effective_threshold
+from trainable_quantizers_torch.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.fake_quantize import fake_quantize
 
 
@@ -55,10 +55,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         variables = [self.get_quantizer_variable(name) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
-            return effective_range(low, high, spec.grid, spec.min_threshold)
-        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+            return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
-        return symmetric_range(effective_threshold(threshold, spec.min_threshold, power_of_two), spec.grid)
+        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
 
     def _shared_by(self, inputs: torch.Tensor) -> int:
         if type(self).quantization_target is QuantizationTarget.Activation:

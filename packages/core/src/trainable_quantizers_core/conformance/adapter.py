@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,9 @@ class FrameworkAdapter(Protocol):
     """Base class of the framework's trainable quantizers."""
     float_types: tuple[str, ...]
     """Names of the floating types that inputs may have."""
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Entered around every check."""
 
     def tensor(self, array: np.ndarray, dtype: str = "float32") -> Any:
         """A tensor of the framework."""

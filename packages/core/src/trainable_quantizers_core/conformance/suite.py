@@ -48,7 +48,8 @@ class Trial:
             AssertionError: the promise is broken; or it is kept although a failure was expected.
         """
         try:
-            self.check(self.adapter, self.quantizer_class, self.case)
+            with self.adapter.active():
+                self.check(self.adapter, self.quantizer_class, self.case)
         except AssertionError:
             if not self.expected_failure:
                 raise

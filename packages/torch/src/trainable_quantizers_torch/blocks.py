@@ -1,0 +1,145 @@
+"""The fused operation on a CPU: in-place passes over blocks that stay in the cache; only the result is of full size.
+
+Memory limits an elementwise operation, and the page faults of fresh buffers cost more than the arithmetic: the same
+passes over all elements, one after the other, take several times as long. Comparisons write floats because those
+that write bool are not vectorised, and for the same reason a product with 0 or 1 stands where ``torch.where`` would.
+
+Both functions give None for a tensor with elements that are no ordinary numbers: the plain forms of
+``fake_quantize.py`` say what becomes of those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Limits:
+    """Numbers of elements that decide how a tensor is worked on."""
+
+    small: int = 2**12
+    """Up to here the number of calls counts, not what they read and write."""
+    block: int = 2**19
+    """Five float32 blocks of this size fit into a common last-level cache, and one gives 16 cores work."""
+
+
+limits = Limits()
+
+
+@contextmanager
+def sized(small: int, block: int) -> Iterator[None]:
+    """Other limits for a while, so that tests see every way with few elements."""
+    before = vars(limits).copy()
+    limits.small, limits.block = small, block
+    try:
+        yield
+    finally:
+        vars(limits).update(before)
+
+
+def quantize(
+    x: torch.Tensor, step: torch.Tensor, zero_point: torch.Tensor, lowest: int, highest: int, channel_axis: int | None
+) -> torch.Tensor | None:
+    """What torch's fake-quantize kernels compute, in every bit; None if an element is NaN or above 2^63 steps."""
+    y = torch.empty_like(x)
+    layout = _Layout(y, channel_axis)
+    for source, target, inverse, zero, width in layout.blocks((x, y), (1 / step, zero_point, step)):
+        levels = target if target.dtype == torch.float32 else torch.empty_like(target, dtype=torch.float32)
+        torch.mul(source, inverse, out=levels)
+        if not levels.amax() < 2.0**63:
+            return None
+        levels.round_().add_(zero).clamp_(lowest, highest).sub_(zero).mul_(width)
+        if levels is not target:
+            target.copy_(levels)
+    return y
+
+
+def gradients(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    num_steps: int,
+    channel_axis: int | None,
+    of_range: bool,
+    from_rounding: bool,
+) -> tuple[Any, ...] | None:
+    """What ``range_gradients`` of core computes; None if sums are not finite."""
+    grad_x = torch.empty_like(x)
+    layout = _Layout(grad_x, channel_axis)
+    sums = torch.zeros(2, low.numel())
+    parameters = [low, high, num_steps / (high - low)]
+    scratch = torch.empty(2, 0)
+    for xs, gs, target, lo, hi, inverse, of_low, of_high in layout.blocks((x, g, grad_x), parameters, sums):
+        xs, gs = xs.float(), gs.float()
+        if xs.numel() != scratch.shape[1]:
+            scratch = torch.empty(2, xs.numel())
+        one, other = scratch.view(2, *xs.shape)
+        if of_range:
+            of_low += layout.dot(torch.lt(xs, lo, out=one), gs, one)
+            of_high += layout.dot(torch.gt(xs, hi, out=one), gs, one)
+        if layout.per_tensor:
+            clipped = torch.clamp(xs, lo.item(), hi.item(), out=one)
+        else:
+            clipped = torch.minimum(torch.maximum(xs, lo, out=one), hi, out=one)
+        inside = torch.eq(xs, clipped, out=other)
+        passed = torch.mul(gs, inside, out=target if target.dtype == torch.float32 else torch.empty_like(gs))
+        if passed is not target:
+            target.copy_(passed)
+        if of_range and from_rounding:
+            v = clipped.mul_(inverse)
+            moved = layout.dot(torch.round(v, out=other).sub_(v), passed, one) / num_steps
+            of_low -= moved
+            of_high += moved
+    if not of_range:
+        return grad_x, None, None
+    return (grad_x, *(total.view(low.shape) for total in sums)) if sums.isfinite().all() else None
+
+
+class _Layout:
+    """How a tensor is cut: as (outer, channels, inner) in the order of memory, along one of the three.
+
+    Args:
+        dense: The tensor whose memory format counts; its blocks can be written to.
+        channel_axis: Its axis of channels, or None.
+    """
+
+    def __init__(self, dense: torch.Tensor, channel_axis: int | None) -> None:
+        self.order = sorted(range(dense.ndim), key=dense.stride, reverse=True)
+        self.per_tensor = channel_axis is None or dense.shape[channel_axis] == 1
+        if channel_axis is None or self.per_tensor:
+            self.shape = (1, 1, dense.numel())
+            self.cut = 2
+        else:
+            place = self.order.index(channel_axis)
+            sizes = [dense.shape[axis] for axis in self.order]
+            self.shape = (math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :]))
+            self.cut = 0 if self.shape[0] > 1 else 1
+        self.thickness = max(1, limits.block * self.shape[self.cut] // max(1, dense.numel()))
+
+    def blocks(
+        self, tensors: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor], totals: Sequence[torch.Tensor] = ()
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The blocks of each tensor, with the parameters of their channels and the totals to add to."""
+        cuts = [t.permute(self.order).reshape(self.shape).split(self.thickness, self.cut) for t in tensors]
+        of_channels = [p.view(1, -1, 1) for p in parameters]
+        if self.cut == 0:  # whole rows of parameters, because a repeated operand is slow when it repeats in short runs
+            of_channels = [p.expand(1, *self.shape[1:]).contiguous() for p in of_channels]
+        of_channels += [t.view(1, -1, 1) for t in totals]
+        if self.cut == 1:
+            return zip(*cuts, *(p.split(self.thickness, 1) for p in of_channels), strict=True)
+        return zip(*cuts, *(repeat(p) for p in of_channels), strict=False)
+
+    def dot(self, one: torch.Tensor, other: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+        """Σ one·other over all but the channels."""
+        if self.per_tensor:
+            return torch.dot(one.view(-1), other.view(-1))
+        products = torch.mul(one, other, out=scratch)
+        return (products.sum(0, keepdim=True) if self.cut == 0 else products).sum(2, keepdim=True)
