@@ -12,9 +12,12 @@ from trainable_quantizers_core.config import (
     TrainableQuantizerWeightsConfig,
 )
 from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
-from trainable_quantizers_core.enums import TrainingMethod, VariableGroup
+from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
+from trainable_quantizers_core.plan import Layer, LayerPlan, LayerRule
+from trainable_quantizers_core.recipe import Recipe
 from trainable_quantizers_core.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
 from trainable_quantizers_core.serialization import register_enum
 
 __all__ = [
@@ -23,17 +26,25 @@ __all__ = [
     "RANGE_MIN",
     "SIGNED",
     "THRESHOLD",
+    "ActivationsScheme",
     "BaseLinearAnnealingScheduler",
     "BaseTrainableQuantizer",
+    "CalibrationMethod",
+    "Granularity",
+    "Layer",
+    "LayerPlan",
+    "LayerRule",
     "QuantizationMethod",
     "QuantizationTarget",
     "QuantizerError",
+    "Recipe",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
     "TrainableQuantizerConfig",
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "WeightsScheme",
     "__version__",
     "get_trainable_quantizer_class",
     "mark_quantizer",
