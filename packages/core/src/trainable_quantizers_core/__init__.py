@@ -5,6 +5,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantize
 from trainable_quantizers_core._version import __version__
 from trainable_quantizers_core.annealing import BaseLinearAnnealingScheduler
 from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.calibration import Calibrated, activation_parameters, weights_parameters
 from trainable_quantizers_core.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
@@ -19,6 +20,7 @@ from trainable_quantizers_core.recipe import Recipe
 from trainable_quantizers_core.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
 from trainable_quantizers_core.serialization import register_enum
+from trainable_quantizers_core.tensor_statistics import TensorStatistics
 
 __all__ = [
     "MIN_THRESHOLD",
@@ -29,6 +31,7 @@ __all__ = [
     "ActivationsScheme",
     "BaseLinearAnnealingScheduler",
     "BaseTrainableQuantizer",
+    "Calibrated",
     "CalibrationMethod",
     "Granularity",
     "Layer",
@@ -38,6 +41,7 @@ __all__ = [
     "QuantizationTarget",
     "QuantizerError",
     "Recipe",
+    "TensorStatistics",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
     "TrainableQuantizerConfig",
@@ -46,7 +50,9 @@ __all__ = [
     "VariableGroup",
     "WeightsScheme",
     "__version__",
+    "activation_parameters",
     "get_trainable_quantizer_class",
     "mark_quantizer",
     "register_enum",
+    "weights_parameters",
 ]
