@@ -212,6 +212,12 @@ def test_mse_finds_the_least_error_there_is(sample, bits, method):
     assert error <= 1.01 * min(squared_error(x, params, bits) for params in all_params)
 
 
+@pytest.mark.parametrize("bits", range(10, 17))
+def test_mse_holds_where_a_step_is_as_wide_as_a_bin(bits):
+    x = np.r_[np.random.default_rng(0).uniform(-1, 1, size=200_000), 1.0001]
+    assert activation_parameters(seen(x), ActivationsScheme("power_of_two", bits)).params[THRESHOLD] == 1
+
+
 @given(
     hnp.arrays(np.float32, (3, 7), elements=st.floats(-1e3, 1e3, width=32)), st.sampled_from(METHODS), st.integers(2, 8)
 )
