@@ -22,6 +22,17 @@ def test_the_readme_snippet_runs():
     assert type(names["deployed"][0]).__name__ == "PytorchQuantizationWrapper"
 
 
+def test_the_recipes_page_runs(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs/recipes.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    Path("npu.toml").write_text(recipe)
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, {})
+    assert "skipped by rule 3 (name 'head')" in capsys.readouterr().out
+    assert Path("npu.json").exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -5,6 +5,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantize
 from trainable_quantizers_core._version import __version__
 from trainable_quantizers_core.annealing import BaseLinearAnnealingScheduler
 from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.calibration import Calibrated, activation_parameters, weights_parameters
 from trainable_quantizers_core.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
@@ -12,10 +13,14 @@ from trainable_quantizers_core.config import (
     TrainableQuantizerWeightsConfig,
 )
 from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
-from trainable_quantizers_core.enums import TrainingMethod, VariableGroup
+from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
+from trainable_quantizers_core.plan import Layer, LayerPlan, LayerRule
+from trainable_quantizers_core.recipe import Recipe
 from trainable_quantizers_core.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
 from trainable_quantizers_core.serialization import register_enum
+from trainable_quantizers_core.tensor_statistics import TensorStatistics
 
 __all__ = [
     "MIN_THRESHOLD",
@@ -23,19 +28,31 @@ __all__ = [
     "RANGE_MIN",
     "SIGNED",
     "THRESHOLD",
+    "ActivationsScheme",
     "BaseLinearAnnealingScheduler",
     "BaseTrainableQuantizer",
+    "Calibrated",
+    "CalibrationMethod",
+    "Granularity",
+    "Layer",
+    "LayerPlan",
+    "LayerRule",
     "QuantizationMethod",
     "QuantizationTarget",
     "QuantizerError",
+    "Recipe",
+    "TensorStatistics",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
     "TrainableQuantizerConfig",
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "WeightsScheme",
     "__version__",
+    "activation_parameters",
     "get_trainable_quantizer_class",
     "mark_quantizer",
     "register_enum",
+    "weights_parameters",
 ]

@@ -25,3 +25,25 @@ class VariableGroup(Enum):
     """The quantized weights, or what is added to them."""
     QPARAMS = 1
     """Quantization parameters: thresholds and range ends."""
+
+
+class Granularity(str, Enum):
+    """What of a weight shares one set of quantization parameters."""
+
+    PER_TENSOR = "per_tensor"
+    """The whole tensor."""
+    PER_CHANNEL = "per_channel"
+    """Each output channel has its own; which axis counts channels follows from the layer."""
+
+
+class CalibrationMethod(str, Enum):
+    """How initial quantization parameters follow from data."""
+
+    MIN_MAX = "min_max"
+    """The range holds every value."""
+    PERCENTILE = "percentile"
+    """The range holds a given share of the values, so that single outliers do not stretch it."""
+    MSE = "mse"
+    """The range with the least squared error, rounding and clipping taken together."""
+    LSQ = "lsq"
+    """Step 2·mean|x|/sqrt(highest) (Esser et al. 2020, arXiv 1902.08153)."""

@@ -25,7 +25,7 @@ def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Advice for a word that is not among the known ones: the nearest of them, or all.
+    """Advice for a word that is not among the known ones: the nearest of them, or all (of many, the first 20).
 
     Example:
         >>> nearest("treshold", ["threshold", "is_signed"])
@@ -33,4 +33,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """
     words = list(known)
     close = get_close_matches(str(word), words, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(words) or 'none'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(words) - 20} more" if len(words) > 20 else ""
+    return f"known: {', '.join(words[:20]) or 'none'}{more}"
