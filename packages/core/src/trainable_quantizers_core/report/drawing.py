@@ -8,14 +8,14 @@ import numpy as np
 
 from trainable_quantizers_core.report.data import TensorReport
 
-WIDTH, HEIGHT, BAND = 640, 130, 6
+WIDTH, HEIGHT, BAND = 1000, 200, 10  # fine enough to round all coordinates
 MOST_GROUPS = 96
 
 
 def histogram(tensor: TensorReport) -> str:
     """Bars of square-root height, clipped values in front; the levels as lines, their range as a band below.
 
-    Levels less than 4 units apart are shown by the band alone.
+    Levels less than 6 units apart are shown by the band alone.
     """
     low, high = tensor.typical_range
     left, right = domain(tensor)
@@ -28,8 +28,8 @@ def histogram(tensor: TensorReport) -> str:
     )
     levels = (np.linspace(low, high, tensor.grid.num_steps + 1) - left) * scale
     apart = levels[1] - levels[0]
-    lines = "".join(f"M{x:.1f} 0v{HEIGHT}" for x in levels) if apart >= 4 else ""
-    band = f"M{levels[0]:.1f} {HEIGHT}H{levels[-1]:.1f}v{BAND}H{levels[0]:.1f}z"
+    lines = "".join(f"M{x:.0f} 0v{HEIGHT}" for x in levels) if apart >= 6 else ""
+    band = f"M{levels[0]:.0f} {HEIGHT}H{levels[-1]:.0f}v{BAND}H{levels[0]:.0f}z"
     shapes = (("bars", bars), ("clipped", clipped), ("levels", lines), ("band", band))
     return _svg("Histogram of the values with the levels of the grid", HEIGHT + BAND, shapes)
 
@@ -58,7 +58,7 @@ def channels(tensor: TensorReport) -> str:
 
     widest = between(np.maximum.reduceat(high, starts), np.minimum.reduceat(low, starts))
     narrowest = between(np.minimum.reduceat(high, starts), np.maximum.reduceat(low, starts))
-    zero = f"M0 {HEIGHT * top / (top - bottom):.1f}H{WIDTH}"
+    zero = f"M0 {HEIGHT * top / (top - bottom):.0f}H{WIDTH}"
     return _svg("Range of each channel", HEIGHT, (("widest", widest), ("bars", narrowest), ("levels", zero)))
 
 
@@ -67,7 +67,7 @@ def _steps(edges: np.ndarray, tops: np.ndarray, bottoms: np.ndarray | float) -> 
     bottoms = np.broadcast_to(bottoms, np.shape(tops))
     bars = zip(edges[:-1], edges[1:], tops, bottoms, strict=True)
     return "".join(
-        f"M{left:.1f} {bottom:.1f}V{top:.1f}H{right:.1f}V{bottom:.1f}z"
+        f"M{left:.0f} {bottom:.0f}V{top:.0f}H{right:.0f}V{bottom:.0f}z"
         for left, right, top, bottom in bars
         if top < bottom
     )

@@ -47,8 +47,8 @@ def to_html(report: ModelReport) -> str:
         framework=escape(report.framework),
         totals="\n".join(_total(label, *shown) for label, shown in words.totals(report).items()),
         headings="".join(_heading(*column) for column in COLUMNS.items()),
-        rows="\n".join(_row(index, tensor, most) for index, tensor in enumerate(report.tensors, 1)),
-        columns=len(COLUMNS),
+        rows="\n".join(_row(index, tensor, most) for index, tensor in enumerate(report.tensors, 1))
+        or f'<tfoot><tr><td colspan="{len(COLUMNS)}">No tensor is quantized.</td></tr></tfoot>',
         skipped="\n".join(map(_skipped, report.skipped)) or '<tr><td colspan="3">None.</td></tr>',
     )
 
