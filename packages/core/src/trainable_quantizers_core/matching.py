@@ -83,8 +83,9 @@ def _keys(
 def _pair(ours: Sequence[Hashable], theirs: Sequence[Hashable], pairs: dict[int, int]) -> None:
     """Add the pairs of equal keys among what is left, in order."""
     waiting: dict[Hashable, deque[int]] = defaultdict(deque)
+    taken = set(pairs.values())
     for position, key in enumerate(theirs):
-        if position not in pairs.values():
+        if position not in taken:
             waiting[key].append(position)
     for position, key in enumerate(ours):
         if position not in pairs and waiting[key]:
@@ -109,7 +110,7 @@ def _check_all_paired(
     open_ = [target for position, target in enumerate(targets) if position not in pairs.values()]
     for side, lonely, others in (("file", left, open_ or targets), ("model", open_, left or states)):
         if lonely:
-            first = f"for the first, {nearest(lonely[0], [str(other) for other in others])}"
+            first = f"for the first, {nearest(lonely[0].layer, [other.layer for other in others])}"
             advice = f"{first}; pair layers of different names by names={{file layer: model layer}}"
             shown = [f"{state} ({state.target})" for state in lonely]
             raise invalid("match", f"quantizers of the {side}", "paired one to one", shown, advice)
@@ -117,8 +118,8 @@ def _check_all_paired(
 
 def _check_agreement(state: QuantizerState, target: QuantizerState) -> None:
     def facts(of: QuantizerState) -> dict[str, Any]:
-        names = ("target", "method", "num_bits", "signed", "channels")
-        return {**{name: getattr(of, name) for name in names}, "variables": sorted(of.values)}
+        same = {name: getattr(of, name) for name in ("target", "num_bits", "signed", "channels")}
+        return {"method": of.method.name, **same, "variables": sorted(of.values)}
 
     ours, theirs = facts(state), facts(target)
     differing = [f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]

@@ -58,7 +58,7 @@ class QuantizerState:
         for name, kind in _TYPES.items():
             if not isinstance(getattr(self, name), kind):
                 raise invalid(
-                    "QuantizerState", name, f"a {kind.__name__}", getattr(self, name), "look at its docstring"
+                    "QuantizerState", name, f"of type {kind.__name__}", getattr(self, name), "look at the docstring"
                 )
         if self.target not in TARGETS:
             advice = nearest(self.target, TARGETS)
