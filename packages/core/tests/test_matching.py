@@ -24,6 +24,7 @@ MATCHES = {
     "in order of each target": ("a:w r:output b:w", "x:k y:k z:output", {}, "x:k z:output y:k"),
     "names first": ("a:w b:w", "a:k b:k", {"a": "b", "b": "a"}, "b:k a:k"),
     "names and equal names": ("a:w b:w", "b:k x:k", {"a": "x"}, "x:k b:k"),
+    "equal attributes first": ("a:bias a:weight", "a:weight a:bias", {}, "a:bias a:weight"),
     "several of a layer": ("a:output a:weight a:bias", "a:kernel a:bias a:output", {}, "a:output a:kernel a:bias"),
 }
 

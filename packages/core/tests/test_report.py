@@ -280,7 +280,7 @@ def test_a_page_replaces_an_older_one_or_leaves_it(tmp_path, monkeypatch):
 
 
 def shown(report, width=140):
-    console = Console(width=width, file=None, record=True, quiet=False, force_terminal=False)
+    console = Console(width=width)
     with console.capture() as capture:
         print_report(report, console)
     return capture.get()
@@ -294,6 +294,12 @@ def test_terminal_shows_rows_reasons_and_totals():
         assert part in text
     assert "left in float: bn (BatchNorm2d): folded" in text
     assert "Accuracy, quantized: 0.979" in text
+
+
+def test_narrow_terminals_cut_no_figure():
+    text = shown(model(measured(per_channel(layer="backbone.stage1.block0.conv" * 3), np.full((3, 4), 0.3))), width=80)
+    for part in ("0.25 … 1", "66.7 %", "25 %", "5.7 dB"):
+        assert part in text
 
 
 @pytest.mark.parametrize("show", [to_table, print_report])

@@ -111,7 +111,7 @@ def save_parameters(path: str | os.PathLike[str], states: Iterable[QuantizerStat
     except TypeError as error:
         raise invalid("save_parameters", "config", "what JSON holds", str(error), "give get_config()") from error
     tensors = {
-        f"{index}.{name}": np.array(value, order="C")
+        f"{index}.{name}": np.array(value)  # contiguous, as safetensors takes for granted
         for index, state in enumerate(states)
         for name, value in state.values.items()
     }

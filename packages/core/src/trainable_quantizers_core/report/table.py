@@ -16,11 +16,12 @@ def to_table(report: ModelReport) -> Any:
         ImportError: rich is not installed; the message says how to.
     """
     text = optional("rich.text", "report").Text  # takes names as they are, brackets included
-    table = optional("rich.table", "report").Table(title=text(f"{report.model} ({report.framework})"))
+    box = optional("rich.box", "report").SIMPLE_HEAD
+    table = optional("rich.table", "report").Table(title=text(f"{report.model} ({report.framework})"), box=box)
     table.add_column("tensor", overflow="fold")
     table.add_column("scheme")
-    for column in ("bits", "threshold or range", "clipped", "levels used", "SQNR", "elements"):
-        table.add_column(column, justify="right")
+    for column in ("bits", "range", "clipped", "levels", "SQNR"):
+        table.add_column(column, justify="right", no_wrap=True)
     for tensor in report.tensors:
         cells = (
             words.name(tensor),
@@ -30,7 +31,6 @@ def to_table(report: ModelReport) -> Any:
             words.percent(tensor.clipped),
             words.percent(tensor.levels_used),
             words.decibels(tensor.sqnr),
-            f"{tensor.elements:,}",
         )
         table.add_row(*map(text, cells))
     return table

@@ -103,5 +103,5 @@ def totals(report: ModelReport) -> dict[str, tuple[str, str]]:
     if report.worst:
         shown["Lowest SQNR"] = (decibels(report.worst.sqnr), name(report.worst))
     if report.skipped:
-        shown["Left in float"] = (str(len(report.skipped)), "layers, with the reasons below")
+        shown["Left in float"] = (str(len(report.skipped)), "layers, each with its reason")
     return {**shown, **{f"Accuracy, {label}": (f"{value:.4g}", "") for label, value in report.accuracies.items()}}
