@@ -164,6 +164,19 @@ MISTAKES = {
         lambda: tensor(target="weight"),
         "TensorReport: target must be 'weights' or 'activation', got 'weight'; did you mean 'weights'?.",
     ),
+    "method": (
+        lambda: tensor(method=QuantizationMethod.LUT_SYM_QUANTIZER),
+        "TensorReport: method must be POWER_OF_TWO, SYMMETRIC or UNIFORM, got <QuantizationMethod.LUT_SYM_QUANTIZER: "
+        "4>; only methods of evenly spaced levels are reported.",
+    ),
+    "bits": (
+        lambda: tensor(num_bits="4"),
+        "TensorReport: num_bits must be an integer, got '4'; give a plain integer.",
+    ),
+    "axis": (
+        lambda: tensor(channel_axis="<b>"),
+        "TensorReport: channel_axis must be an integer, got '<b>'; give a plain integer.",
+    ),
     "parameters": (
         lambda: tensor(method=UNIFORM),
         "TensorReport: parameters must be those of a UNIFORM quantizer, got ['threshold']; "

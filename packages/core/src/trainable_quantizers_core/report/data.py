@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from trainable_quantizers_core.grid import Grid
 from trainable_quantizers_core.serialization import decode, encode
 
 Part = TypeVar("Part", bound="_Part")
+RANGE_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class TensorReport(_Part):
         sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
 
     Raises:
-        QuantizerError: a target or parameters that do not fit.
+        QuantizerError: a target, method or parameters that do not fit.
     """
 
     layer: str
@@ -114,6 +116,12 @@ class TensorReport(_Part):
         if self.target not in TARGETS:
             advice = nearest(self.target, TARGETS)
             raise invalid("TensorReport", "target", "'weights' or 'activation'", self.target, advice)
+        if self.method not in RANGE_METHODS:
+            advice = "only methods of evenly spaced levels are reported"
+            raise invalid("TensorReport", "method", "POWER_OF_TWO, SYMMETRIC or UNIFORM", self.method, advice)
+        for name, value in (("num_bits", self.num_bits), ("channel_axis", self.channel_axis or 0)):
+            if not isinstance(value, Integral):
+                raise invalid("TensorReport", name, "an integer", value, "give a plain integer")
         names = [MIN_RANGE, MAX_RANGE] if self.method is QuantizationMethod.UNIFORM else [THRESHOLD]
         if sorted(self.parameters) != sorted(names):
             rule = f"those of a {self.method.name} quantizer"
