@@ -119,9 +119,9 @@ class TensorReport(_Part):
         if self.method not in RANGE_METHODS:
             advice = "only methods of evenly spaced levels are reported"
             raise invalid("TensorReport", "method", "POWER_OF_TWO, SYMMETRIC or UNIFORM", self.method, advice)
-        for name, value in (("num_bits", self.num_bits), ("channel_axis", self.channel_axis or 0)):
-            if not isinstance(value, Integral):
-                raise invalid("TensorReport", name, "an integer", value, "give a plain integer")
+        for name, given in (("num_bits", self.num_bits), ("channel_axis", self.channel_axis or 0)):
+            if not isinstance(given, Integral):
+                raise invalid("TensorReport", name, "an integer", given, "give a plain integer")
         names = [MIN_RANGE, MAX_RANGE] if self.method is QuantizationMethod.UNIFORM else [THRESHOLD]
         if sorted(self.parameters) != sorted(names):
             rule = f"those of a {self.method.name} quantizer"
