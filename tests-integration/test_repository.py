@@ -33,6 +33,14 @@ def test_the_recipes_page_runs(tmp_path, monkeypatch, capsys):
     assert Path("npu.json").exists()
 
 
+@pytest.mark.parametrize("page", ["report", "portability"])
+def test_the_snippets_of_pages_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    exec(snippet, {})
+    assert list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

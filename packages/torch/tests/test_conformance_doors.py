@@ -78,7 +78,10 @@ def test_the_command_prints_a_table_writes_json_and_succeeds(tmp_path, capsys):
 
 MISTAKES = [
     (["trainable_quantizers_jax"], "package must be an installed framework package, got 'trainable_quantizers_jax'"),
-    (["trainable_quantizers_torch", "--mode", "eager"], "--mode must be one of torch, torch in blocks, torch.compile, got 'eager'"),
+    (
+        ["trainable_quantizers_torch", "--mode", "eager"],
+        "--mode must be one of torch, torch in blocks, torch.compile, got 'eager'",
+    ),
     (["trainable_quantizers_torch", "--only", "5bit"], "--only must be part of a trial's name, got '5bit'"),
 ]
 

@@ -19,6 +19,9 @@ SMALLEST_MIN_THRESHOLD = 2.0**-100
 LARGEST_THRESHOLD = 2.0**126
 """Above it the width of a signed range would overflow float32."""
 
+TARGETS = ("weights", "activation")
+"""What is quantized, as configurations and reports call it."""
+
 VAR = "var"
 """Key of the variable in an entry of ``quantizer_parameters``."""
 GROUP = "group"

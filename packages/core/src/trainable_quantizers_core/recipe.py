@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.files import write_atomically
 from trainable_quantizers_core.plan import Layer, LayerPlan, LayerRule, plan_layers
 from trainable_quantizers_core.schemes import (
     SCHEMES,
@@ -134,12 +135,7 @@ class Recipe:
         """
         path = Path(path)
         data = _for_suffix("to_file", path, _WRITERS)(self.to_dict()).encode()
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            unfinished.write_bytes(data)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomically(path, data)
 
     @classmethod
     def presets(cls) -> tuple[str, ...]:

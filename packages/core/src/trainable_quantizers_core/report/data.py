@@ -1,0 +1,230 @@
+"""The facts of a report, before anything is drawn; lossless to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from numbers import Integral
+from typing import Any, TypeVar
+
+import numpy as np
+from mct_quantizers import QuantizationMethod
+
+from trainable_quantizers_core import grid as rules
+from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TARGETS, THRESHOLD
+from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.grid import Grid
+from trainable_quantizers_core.serialization import decode, encode
+
+Part = TypeVar("Part", bound="_Part")
+RANGE_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What the parts of a report share: dict, JSON, and comparison by value."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields in terms of what JSON holds."""
+        return {f.name: encode(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls: type[Part], data: Mapping[str, Any]) -> Part:
+        """The part that ``to_dict`` was called on.
+
+        Raises:
+            QuantizerError: unknown or missing keys.
+        """
+        known = {f.name: f.default is f.default_factory for f in dataclasses.fields(cls)}  # both MISSING: required
+        for key in data:
+            if key not in known:
+                raise invalid(cls.__name__, "key", "a field of the report", key, nearest(key, known))
+        for key, required in known.items():
+            if required and key not in data:
+                raise invalid(cls.__name__, key, "present", list(data), "add the missing key")
+        return cls(**{key: decode(value) for key, value in data.items()})
+
+    @classmethod
+    def from_json(cls: type[Part], text: str) -> Part:
+        """The part that ``to_json`` was called on."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise invalid(cls.__name__, "text", "JSON", text, f"the parser says: {error}") from error
+        return cls.from_dict(data)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorReport(_Part):
+    """One quantized tensor: how it is quantized, and, once measured, what that does to its values.
+
+    Args:
+        layer: Name of the layer.
+        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        target: ``"weights"`` or ``"activation"``.
+        method: POWER_OF_TWO, SYMMETRIC or UNIFORM.
+        num_bits: Bits of a level.
+        signed: Whether there are levels below zero.
+        parameters: Effective parameters: ``threshold``, or ``min_range`` and ``max_range`` when uniform; of shape
+            () per tensor, (channels,) per channel.
+        channel_axis: Axis of the channels that have parameters of their own; None is per tensor.
+        bits_before: Bits of a value before quantization.
+        elements: Number of values measured.
+        not_finite: How many of them are NaN or infinite.
+        counts: Histogram of the finite values, per bin.
+        clipped_counts: How many of each bin's values are clipped.
+        edges: Ends of the bins, one more than there are bins.
+        clipped: Share of the values that are clipped, 0..1.
+        levels_used: Share of the levels that occur, 0..1.
+        sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
+
+    Raises:
+        QuantizerError: a target, method or parameters that do not fit.
+    """
+
+    layer: str
+    attribute: str
+    target: str
+    method: QuantizationMethod
+    num_bits: int
+    signed: bool
+    parameters: Mapping[str, np.ndarray]
+    channel_axis: int | None = None
+    bits_before: int = 32
+    elements: int = 0
+    not_finite: int = 0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    clipped_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    clipped: float = 0.0
+    levels_used: float = 0.0
+    sqnr: float = inf
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            advice = nearest(self.target, TARGETS)
+            raise invalid("TensorReport", "target", "'weights' or 'activation'", self.target, advice)
+        if self.method not in RANGE_METHODS:
+            advice = "only methods of evenly spaced levels are reported"
+            raise invalid("TensorReport", "method", "POWER_OF_TWO, SYMMETRIC or UNIFORM", self.method, advice)
+        for name, given in (("num_bits", self.num_bits), ("channel_axis", self.channel_axis or 0)):
+            if not isinstance(given, Integral):
+                raise invalid("TensorReport", name, "an integer", given, "give a plain integer")
+        names = [MIN_RANGE, MAX_RANGE] if self.method is QuantizationMethod.UNIFORM else [THRESHOLD]
+        if sorted(self.parameters) != sorted(names):
+            rule = f"those of a {self.method.name} quantizer"
+            raise invalid("TensorReport", "parameters", rule, list(self.parameters), f"give {' and '.join(names)}")
+        effective = {name: np.asarray(self.parameters[name], np.float32) for name in names}
+        for name, value in effective.items():
+            if value.ndim != self.per_channel or value.size == 0:
+                rule = "of shape (channels,)" if self.per_channel else "a scalar"
+                advice = "give channel_axis for parameters per channel, and none for one per tensor"
+                raise invalid("TensorReport", name, rule, value.tolist(), advice, f" for {self.layer!r}")
+            if not np.isfinite(value).all():
+                advice = "hand in effective parameters, which are always finite"
+                raise invalid("TensorReport", name, "finite", value.tolist(), advice, f" for {self.layer!r}")
+        object.__setattr__(self, "parameters", effective)
+        low, high = self.range
+        if not (low < high).all():
+            values = {name: value.tolist() for name, value in effective.items()}
+            advice = "hand in effective parameters, which always leave a range"
+            raise invalid("TensorReport", "parameters", "a range of some width", values, advice, f" for {self.layer!r}")
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether each channel has parameters of its own."""
+        return self.channel_axis is not None
+
+    @property
+    def grid(self) -> Grid:
+        """The levels; a uniform range counts them from its lower end."""
+        return Grid(self.num_bits, self.signed and self.method is not QuantizationMethod.UNIFORM)
+
+    @property
+    def range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest value that can be represented, of shape () or (channels,)."""
+        if self.method is QuantizationMethod.UNIFORM:
+            return self.parameters[MIN_RANGE], self.parameters[MAX_RANGE]
+        low, high = rules.symmetric_range(self.parameters[THRESHOLD], self.grid)
+        return np.asarray(low, np.float32), np.asarray(high, np.float32)
+
+    @property
+    def typical_range(self) -> tuple[float, float]:
+        """The range of the tensor; per channel that of the channel of median width."""
+        low, high = (end.reshape(-1) for end in self.range)
+        median = np.argsort(high - low, kind="stable")[(low.size - 1) // 2]
+        return float(low[median]), float(high[median])
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Bytes before and after quantization, parameters of 32 bits included: what the weights of a model take."""
+        parameters = sum(value.size for value in self.parameters.values())
+        return self.elements * self.bits_before / 8, (self.elements * self.num_bits + 32 * parameters) / 8
+
+
+@dataclass(frozen=True, eq=False)
+class SkippedLayer(_Part):
+    """A layer that stayed in float, and why."""
+
+    name: str
+    type: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ModelReport(_Part):
+    """All of a model.
+
+    Args:
+        model: Name of the model.
+        framework: For example ``"PyTorch 2.13"``.
+        tensors: The quantized tensors, in the order of the model.
+        skipped: What was left in float.
+        accuracies: Figures to show beside, by label: ``{"float": 0.982, "quantized": 0.979}``.
+    """
+
+    model: str
+    framework: str
+    tensors: tuple[TensorReport, ...]
+    skipped: tuple[SkippedLayer, ...] = ()
+    accuracies: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields in terms of what JSON holds."""
+        parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("tensors", "skipped")}
+        return {"model": self.model, "framework": self.framework, **parts, "accuracies": encode(self.accuracies)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
+        """The report that ``to_dict`` was called on.
+
+        Raises:
+            QuantizerError: unknown or missing keys, here or in a part.
+        """
+        report = super().from_dict(data)
+        tensors = tuple(TensorReport.from_dict(part) for part in data["tensors"])
+        skipped = tuple(SkippedLayer.from_dict(part) for part in data.get("skipped", ()))
+        return dataclasses.replace(report, tensors=tensors, skipped=skipped)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Bytes of the quantized weights before and after; activations are not stored."""
+        sizes = [tensor.size for tensor in self.tensors if tensor.target == "weights"]
+        return sum(before for before, _ in sizes), sum(after for _, after in sizes)
+
+    @property
+    def worst(self) -> TensorReport | None:
+        """The tensor that lost most: the one of the lowest SQNR."""
+        return min(self.tensors, key=lambda tensor: tensor.sqnr, default=None)

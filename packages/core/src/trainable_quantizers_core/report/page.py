@@ -1,0 +1,159 @@
+"""A report as one HTML page that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from trainable_quantizers_core.files import write_atomically
+from trainable_quantizers_core.report import drawing, words
+from trainable_quantizers_core.report.data import ModelReport, SkippedLayer, TensorReport
+
+# Name in the address and heading; the cells are those of _cells, in the same order.
+COLUMNS = {
+    "position": "#",
+    "layer": "Tensor",
+    "target": "Target",
+    "scheme": "Scheme",
+    "bits": "Bits",
+    "range": "Threshold or range",
+    "clipped": "Clipped",
+    "levels": "Levels used",
+    "sqnr": "SQNR",
+    "elements": "Elements",
+}
+
+
+def to_html(report: ModelReport) -> str:
+    """The page. Its address takes ``#filter=conv 4-bit&sort=sqnr&order=descending&open=all``, each part optional.
+
+    A content security policy admits no script but its own and no request at all, whatever the names in it contain.
+    """
+    style, script = (_resource(name) for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    most = {
+        "clipped": max((tensor.clipped for tensor in report.tensors), default=0.0),
+        "sqnr": max((tensor.sqnr for tensor in report.tensors if tensor.sqnr < words.inf), default=0.0),
+    }
+    return Template(_resource("page.html")).substitute(
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        style=style,
+        script=script,
+        model=escape(report.model),
+        framework=escape(report.framework),
+        totals="\n".join(_total(label, *shown) for label, shown in words.totals(report).items()),
+        headings="".join(_heading(*column) for column in COLUMNS.items()),
+        rows="\n".join(_row(index, tensor, most) for index, tensor in enumerate(report.tensors, 1))
+        or f'<tfoot><tr><td colspan="{len(COLUMNS)}">No tensor is quantized.</td></tr></tfoot>',
+        skipped="\n".join(map(_skipped, report.skipped)) or '<tr><td colspan="3">None.</td></tr>',
+    )
+
+
+def write_html(report: ModelReport, path: str | os.PathLike[str]) -> None:
+    """Write the page; a failure leaves an older file as it was."""
+    write_atomically(path, to_html(report).encode())
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _breakable(text: str) -> str:
+    """Escaped, with breaks where a name has parts."""
+    return escape(text).replace(".", ".<wbr>").replace("/", "/<wbr>")
+
+
+def _total(label: str, figure: str, detail: str) -> str:
+    return f"<div><dt>{escape(label)}</dt><dd><strong>{escape(figure)}</strong> {_breakable(detail)}</dd></div>"
+
+
+def _heading(key: str, heading: str) -> str:
+    return f'<th scope="col" class="{key}" data-key="{key}"><button>{heading}</button></th>'
+
+
+def _skipped(layer: SkippedLayer) -> str:
+    cells = "".join(f"<td>{escape(text)}</td>" for text in (layer.type, layer.reason))
+    return f'<tr><th scope="row">{escape(layer.name)}</th>{cells}</tr>'
+
+
+def _row(index: int, tensor: TensorReport, most: dict[str, float]) -> str:
+    """A row of figures, and below it one of drawings that opens."""
+    search = f"{words.name(tensor)} {tensor.target} {words.scheme(tensor)} {tensor.num_bits}-bit"
+    return f"""<tbody data-search="{escape(search.lower())}">
+<tr class="tensor">{_cells(index, tensor, most)}</tr>
+<tr class="details" id="details-{index}" hidden><td colspan="{len(COLUMNS)}">{_details(tensor)}</td></tr>
+</tbody>"""
+
+
+def _cells(index: int, tensor: TensorReport, most: dict[str, float]) -> str:
+    low, high = tensor.typical_range
+    name = f"<span>{_breakable(words.name(tensor))}</span>"
+    toggle = f'<button aria-expanded="false" aria-controls="details-{index}">{name}</button>'
+    return "".join(
+        (
+            _cell("position", index, str(index)),
+            f'<th scope="row" class="layer" data-value="{escape(words.name(tensor))}">{toggle}</th>',
+            _cell("target", tensor.target, tensor.target),
+            _cell("scheme", words.scheme(tensor), words.scheme(tensor)),
+            _cell("bits", tensor.num_bits, str(tensor.num_bits)),
+            _cell("range", high - low, words.parameters(tensor)),
+            _cell("clipped", tensor.clipped, words.percent(tensor.clipped), _share(tensor.clipped, most["clipped"])),
+            _cell("levels", tensor.levels_used, words.percent(tensor.levels_used)),
+            _cell("sqnr", tensor.sqnr, words.decibels(tensor.sqnr), _share(tensor.sqnr, most["sqnr"])),
+            _cell("elements", tensor.elements, f"{tensor.elements:,}"),
+        )
+    )
+
+
+def _cell(key: str, value: str | float, text: str, share: float | None = None) -> str:
+    """A cell that sorts by ``value``; with a bar of that share of its width."""
+    bar = "" if share is None else f' style="--share:{share:.0%}"'
+    # "inf" is no number to JavaScript.
+    value = str(value).replace("inf", "Infinity") if isinstance(value, float) else value
+    return f'<td class="{key}" data-value="{value}"{bar}>{text}</td>'
+
+
+def _share(value: float, most: float) -> float:
+    return min(1.0, max(0.0, value / most)) if most > 0 else 0.0
+
+
+def _details(tensor: TensorReport) -> str:
+    size = [words.size(part) for part in tensor.size] if tensor.target == "weights" else []
+    facts = (
+        f"{tensor.target}: {words.scheme(tensor)}",
+        f"{'range' if len(tensor.parameters) > 1 else 'threshold'} {words.parameters(tensor)}",
+        f"{words.percent(tensor.levels_used)} of {tensor.grid.num_steps + 1:,} levels used",
+        f"{tensor.elements:,} values",
+        " → ".join(size),
+        f"<strong>{tensor.not_finite:,} NaN or infinite</strong>" if tensor.not_finite else "",
+    )
+    figures = [_figure(drawing.histogram(tensor), drawing.domain(tensor), _histogram_caption(tensor))]
+    if tensor.per_channel:
+        channels = tensor.range[0].size
+        figures.append(_figure(drawing.channels(tensor), (0, channels - 1), _channels_caption(tensor, channels)))
+    return f'<p>{" · ".join(filter(None, facts))}</p><div class="figures">{"".join(figures)}</div>'
+
+
+def _figure(svg: str, ends: tuple[float, float], caption: str) -> str:
+    axis = "".join(f"<span>{words.number(end)}</span>" for end in ends)
+    return f'<figure>{svg}<div class="axis">{axis}</div><figcaption>{caption}</figcaption></figure>'
+
+
+def _histogram_caption(tensor: TensorReport) -> str:
+    low, high = tensor.typical_range
+    of = " in the channel of median range" if tensor.per_channel else ""
+    apart = words.number((high - low) / tensor.grid.num_steps)
+    return (
+        f"<i class='bars'></i>Values (square root of counts), <i class='clipped'></i>clipped ones; <i class='band'></i>"
+        f"levels from {words.number(low)} to {words.number(high)}, {apart} apart{of}."
+    )
+
+
+def _channels_caption(tensor: TensorReport, channels: int) -> str:
+    group = drawing.group_size(channels)
+    several = f"; <i class='widest'></i>widest and <i class='bars'></i>narrowest of every {group}" if group > 1 else ""
+    return f"Range of each of the {channels:,} channels on axis {tensor.channel_axis}{several}."

@@ -1,0 +1,107 @@
+"""The facts of a report in words, for the page and the terminal alike."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+from mct_quantizers import QuantizationMethod
+
+from trainable_quantizers_core.report.data import ModelReport, TensorReport
+
+_METHODS = {
+    QuantizationMethod.POWER_OF_TWO: "power of two",
+    QuantizationMethod.SYMMETRIC: "symmetric",
+    QuantizationMethod.UNIFORM: "uniform",
+}
+
+
+def name(tensor: TensorReport) -> str:
+    """Layer and attribute."""
+    return f"{tensor.layer}.{tensor.attribute}"
+
+
+def scheme(tensor: TensorReport) -> str:
+    """Method, signedness where the method leaves a choice, granularity."""
+    sign = "" if tensor.method is QuantizationMethod.UNIFORM else ", signed" if tensor.signed else ", unsigned"
+    return f"{_METHODS[tensor.method]}{sign}{', per channel' if tensor.per_channel else ''}"
+
+
+def parameters(tensor: TensorReport) -> str:
+    """The threshold or the range; per channel from the smallest to the largest.
+
+    Example:
+        >>> parameters(TensorReport("relu", "output", "activation", QuantizationMethod.UNIFORM, 8, False,
+        ...                         {"min_range": -0.5, "max_range": 2.0}))
+        '[-0.5, 2]'
+    """
+    values = [span(value) for value in tensor.parameters.values()]
+    return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
+
+
+def span(values: np.ndarray) -> str:
+    """One number, or the smallest and the largest of several."""
+    low, high = number(values.min()), number(values.max())
+    return low if low == high else f"{low} … {high}"
+
+
+def number(value: float) -> str:
+    """Three significant digits.
+
+    Example:
+        >>> number(0.123456), number(2.0)
+        ('0.123', '2')
+    """
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share of 1; what is not zero never reads as zero.
+
+    Example:
+        >>> percent(0.0), percent(0.12345), percent(1e-7)
+        ('0 %', '12.3 %', '< 0.01 %')
+    """
+    if 0 < share < 1e-4:
+        return "< 0.01 %"
+    return f"{100 * share:.3g} %"
+
+
+def decibels(sqnr: float) -> str:
+    """A ratio in dB; nothing lost reads as ``exact``.
+
+    Example:
+        >>> decibels(31.26), decibels(inf), decibels(-inf)
+        ('31.3 dB', 'exact', '-inf dB')
+    """
+    return "exact" if sqnr == inf else f"{sqnr:.1f} dB"
+
+
+def size(count: float) -> str:
+    """Bytes, in the largest unit that leaves at least 1.
+
+    Example:
+        >>> size(0), size(1536), size(3 * 2**20)
+        ('0 B', '1.5 KiB', '3 MiB')
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:,.3g} GiB" if count < 1000 else f"{count:,.0f} GiB"
+
+
+def totals(report: ModelReport) -> dict[str, tuple[str, str]]:
+    """What to know first: by label, a figure and what it refers to."""
+    layers = {tensor.layer for tensor in report.tensors}
+    weights = sum(tensor.target == "weights" for tensor in report.tensors)
+    tensors = f"{weights} of weights, {len(report.tensors) - weights} of activations"
+    shown = {"Quantized tensors": (str(len(report.tensors)), f"{tensors}, in {len(layers)} layers")}
+    before, after = report.size
+    if after:
+        shown["Quantized weights"] = (f"{before / after:.1f}× smaller", f"{size(before)} → {size(after)}")
+    if report.worst:
+        shown["Lowest SQNR"] = (decibels(report.worst.sqnr), name(report.worst))
+    if report.skipped:
+        shown["Left in float"] = (str(len(report.skipped)), "layers, each with its reason")
+    return {**shown, **{f"Accuracy, {label}": (f"{value:.4g}", "") for label, value in report.accuracies.items()}}
