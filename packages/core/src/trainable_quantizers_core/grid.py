@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.constants import LARGEST_THRESHOLD
-
 MIN_BITS = 2
 MAX_BITS = 16
 
@@ -111,7 +109,8 @@ def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, pow
         [0.25, 4.0, 4.0, 0.25]
     """
     threshold = ops.where(threshold > min_threshold, threshold, min_threshold)  # false for NaN
-    threshold = ops.where(threshold < LARGEST_THRESHOLD, threshold, LARGEST_THRESHOLD)
+    largest = 2.0**126  # LARGEST_THRESHOLD, but torch.compile(dynamic=True) takes a global for a variable
+    threshold = ops.where(threshold < largest, threshold, largest)
     if power_of_two:
         mantissa = 0x007FFFFF
         threshold = ops.from_bits((ops.bits(threshold) + mantissa) & ~mantissa)
@@ -159,11 +158,12 @@ def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_
         >>> round(float(step), 6), float(zero_point)
         (1.033333, 1.0)
     """
-    min_range = ops.where(min_range < LARGEST_THRESHOLD, min_range, 0.0)  # every comparison is false for NaN
-    min_range = ops.where(min_range > -LARGEST_THRESHOLD, min_range, -LARGEST_THRESHOLD)
+    largest = 2.0**126
+    min_range = ops.where(min_range < largest, min_range, 0.0)  # every comparison is false for NaN
+    min_range = ops.where(min_range > -largest, min_range, -largest)
     narrowest = min_range + min_threshold
     max_range = ops.where(max_range > narrowest, max_range, narrowest)
-    max_range = ops.where(max_range < LARGEST_THRESHOLD, max_range, LARGEST_THRESHOLD)
+    max_range = ops.where(max_range < largest, max_range, largest)
     min_range = ops.where(min_range < 0, min_range, 0.0)
     max_range = ops.where(max_range > 0, max_range, 0.0)
     step = range_step(ops, min_range, max_range, grid)

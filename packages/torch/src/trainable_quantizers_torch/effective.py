@@ -10,6 +10,8 @@ import torch
 from trainable_quantizers_core import grid as rules
 from trainable_quantizers_core.grid import NUMBER_OPS, NUMPY_OPS, ArrayOps, Grid, numbers_stay_float32
 
+from trainable_quantizers_torch.operator import on_cpu, operator
+
 TORCH_OPS = ArrayOps(
     where=torch.where,
     divide=torch.div,
@@ -27,19 +29,14 @@ def symmetric_range(
 
     dt_eff/dt = t_eff/t, and nothing pushes t below the minimum.
     """
-    return _SymmetricRange.apply(threshold.float(), grid, min_threshold, power_of_two)
+    return _symmetric_range(threshold.float(), grid.num_bits, grid.signed, min_threshold, power_of_two)
 
 
 def uniform_range(
     min_range: torch.Tensor, max_range: torch.Tensor, grid: Grid, min_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(min', max'): ordered, wide enough, zero on a level; the gradient passes straight through both ends."""
-    return _UniformRange.apply(min_range.float(), max_range.float(), grid, min_threshold)
-
-
-def on_cpu(tensor: torch.Tensor) -> bool:
-    """Whether the values lie open to read, now, by whatever means is fastest."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return _uniform_range(min_range.float(), max_range.float(), grid.num_bits, grid.signed, min_threshold)
 
 
 def _follow(rule: Callable[..., Any], tensors: tuple[torch.Tensor, ...], *arguments: Any) -> Any:
@@ -56,28 +53,44 @@ def _follow(rule: Callable[..., Any], tensors: tuple[torch.Tensor, ...], *argume
     return torch.from_numpy(np.asarray(results)).view(shape)
 
 
-class _SymmetricRange(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, threshold: torch.Tensor, grid: Grid, min_threshold: float, power_of_two: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(threshold)
-        ctx.rule = (grid, min_threshold, power_of_two)
-        return _follow(rules.effective_symmetric_range, (threshold,), *ctx.rule)
-
-    @staticmethod
-    def backward(ctx: Any, grad_min: torch.Tensor, grad_max: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (threshold,) = ctx.saved_tensors
-        return _follow(rules.threshold_gradient, (threshold, grad_min, grad_max), *ctx.rule), None, None, None
+def _symmetric_forward(
+    threshold: torch.Tensor, num_bits: int, signed: bool, *how: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _follow(rules.effective_symmetric_range, (threshold,), Grid(num_bits, signed), *how)
 
 
-class _UniformRange(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, min_range: torch.Tensor, max_range: torch.Tensor, grid: Grid, min_threshold: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _follow(rules.effective_uniform_range, (min_range, max_range), grid, min_threshold)
+def _keep_threshold(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    threshold, num_bits, signed, *how = inputs
+    ctx.save_for_backward(threshold)
+    ctx.rule = (Grid(num_bits, signed), *how)
 
-    @staticmethod
-    def backward(ctx: Any, grad_min: torch.Tensor, grad_max: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return grad_min, grad_max, None, None
+
+def _symmetric_backward(ctx: Any, grad_min: torch.Tensor, grad_max: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    (threshold,) = ctx.saved_tensors
+    return _follow(rules.threshold_gradient, (threshold, grad_min, grad_max), *ctx.rule), None, None, None, None
+
+
+_symmetric_range = operator(
+    "symmetric_range(Tensor threshold, int num_bits, bool signed, float min_threshold, bool power_of_two)"
+    " -> (Tensor, Tensor)",
+    _symmetric_forward,
+    _keep_threshold,
+    _symmetric_backward,
+    fake=lambda threshold, *_: (torch.empty_like(threshold), torch.empty_like(threshold)),
+)
+
+
+def _uniform_forward(
+    min_range: torch.Tensor, max_range: torch.Tensor, num_bits: int, signed: bool, min_threshold: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _follow(rules.effective_uniform_range, (min_range, max_range), Grid(num_bits, signed), min_threshold)
+
+
+_uniform_range = operator(
+    "uniform_range(Tensor min_range, Tensor max_range, int num_bits, bool signed, float min_threshold)"
+    " -> (Tensor, Tensor)",
+    _uniform_forward,
+    lambda ctx, inputs, output: None,
+    lambda ctx, grad_min, grad_max: (grad_min, grad_max, None, None, None),
+    fake=lambda low, high, *_: (torch.empty_like(low), torch.empty_like(high)),
+)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 from trainable_quantizers_core.grid import (
     NUMBER_OPS,
     NUMPY_OPS,
@@ -19,9 +18,8 @@ from trainable_quantizers_core.grid import (
 )
 
 from trainable_quantizers_torch import blocks
-from trainable_quantizers_torch.effective import TORCH_OPS, on_cpu
-
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7
+from trainable_quantizers_torch.effective import TORCH_OPS
+from trainable_quantizers_torch.operator import on_cpu, operator
 
 
 def fake_quantize(
@@ -61,8 +59,8 @@ def fake_quantize(
         >>> fake_quantize(x, torch.tensor(-2.0), torch.tensor(1.0), Grid(2, signed=True)).tolist()
         [-2.0, 0.0, 1.0]
     """
-    operation = _exported if _is_exporting() else _FakeQuantize.apply
-    return operation(x, min_range, max_range, grid.num_bits, grid.signed, channel_axis, from_rounding, gradient_scale)
+    how = (channel_axis, from_rounding, gradient_scale)
+    return _fake_quantize(x, min_range, max_range, grid.num_bits, grid.signed, *how)
 
 
 def _forward(
@@ -103,14 +101,13 @@ def _forward(
     return y.to(x.dtype)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     """For the backward, the input alone: the output and masks are cheaper to compute again than to keep."""
     x, min_range, max_range, num_bits, signed, *how = inputs
     ctx.save_for_backward(x, min_range, max_range)
     ctx.num_steps, ctx.how = Grid(num_bits, signed).num_steps, how
 
 
-@once_differentiable
 def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, low, high = ctx.saved_tensors
     channel_axis, from_rounding, gradient_scale = ctx.how
@@ -149,24 +146,11 @@ def _broadcast(parameter: Any, x: Any, channel_axis: int | None) -> Any:
     return parameter.reshape([-1 if axis == channel_axis else 1 for axis in range(x.ndim)])
 
 
-class _FakeQuantize(torch.autograd.Function):
-    """The operation as eager PyTorch and ``torch.compile`` differentiate it."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
-        y = _forward(*inputs)
-        _setup_context(ctx, inputs, y)
-        return y
-
-    backward = staticmethod(_backward)
-
-
-_exported = torch.library.custom_op(
-    "trainable_quantizers::fake_quantize",
-    _forward,
-    mutates_args=(),
-    schema="(Tensor x, Tensor min_range, Tensor max_range, int num_bits, bool signed, int? channel_axis, "
+_fake_quantize = operator(
+    "fake_quantize(Tensor x, Tensor min_range, Tensor max_range, int num_bits, bool signed, int? channel_axis, "
     "bool from_rounding, float gradient_scale) -> Tensor",
+    _forward,
+    _keep,
+    _backward,
+    fake=lambda x, *_: torch.empty_like(x),
 )
-_exported.register_fake(lambda x, *_: torch.empty_like(x))
-_exported.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,86 @@
+"""The operations as the tools around PyTorch see them: export, compile, checkpoints, and what a backward keeps."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch_builders import network
+from trainable_quantizers_core.grid import Grid
+from trainable_quantizers_torch.blocks import sized
+from trainable_quantizers_torch.fake_quantize import fake_quantize
+
+OPERATORS = torch.ops.trainable_quantizers
+THRESHOLD = torch.tensor([0.7, 1.0, 3.0])
+CALLS = {
+    "fake_quantize": (torch.randn(4, 3), torch.tensor(-2.0), torch.tensor(1.5), 3, True, None, True, 0.5),
+    "fake_quantize per channel": (torch.randn(4, 3), -THRESHOLD, THRESHOLD, 3, True, 1, True, 0.5),
+    "symmetric_range": (THRESHOLD, 4, True, 2.0**-16, True),
+    "uniform_range": (-THRESHOLD, THRESHOLD, 4, False, 2.0**-16),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_torch_accepts_the_registration(call):
+    arguments = [a.clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in CALLS[call]]
+    torch.library.opcheck(getattr(OPERATORS, call.split()[0]).default, tuple(arguments))
+
+
+def gradients(model, module, x):
+    model.zero_grad()
+    module(x).square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_computes_and_learns_the_same(strict):
+    model, x = network(), torch.randn(2, 2, 8, 8)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=strict)
+    found, wanted = (gradients(model, module, x) for module in (program.module(), model))
+    for name, gradient in wanted.items():
+        assert torch.equal(found[name], gradient), name
+    more = torch.randn(5, 2, 8, 8)
+    assert torch.equal(program.module()(more), model(more))
+
+
+def test_a_saved_program_runs_in_another_process(tmp_path):
+    model, x = network(), torch.randn(2, 2, 8, 8)
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
+    torch.save((x, model(x).detach()), tmp_path / "pair.pt")
+    code = (
+        "import sys, torch, trainable_quantizers_torch\n"
+        "x, y = torch.load(sys.argv[2])\n"
+        "assert torch.equal(torch.export.load(sys.argv[1]).module()(x), y)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.pt2", tmp_path / "pair.pt"], check=True)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_model_compiles_without_a_graph_break(dynamic):
+    torch.compiler.reset()
+    model, x = network(), torch.randn(3, 2, 8, 8)
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    found, wanted = gradients(model, compiled, x), gradients(model, model, x)
+    torch.testing.assert_close(compiled(x), model(x))
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("small", [0, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_backward_keeps_the_input_and_nothing_else_of_its_size(small, dtype):
+    kept = []
+    x = torch.randn(4, 6, dtype=dtype, requires_grad=True)
+    ends = [torch.tensor(end, requires_grad=True) for end in (-2.0, 1.5)]
+    with sized(small, 8), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        fake_quantize(x, *ends, Grid(3, True), None, True)
+    assert [tensor.data_ptr() for tensor in kept if tensor.numel() > 1] == [x.data_ptr()]
+
+
+def test_recomputing_in_the_backward_gives_the_same_gradients():
+    model, x = network(), torch.randn(2, 2, 8, 8)
+    wanted = gradients(model, model, x)
+    found = gradients(model, lambda x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False), x)
+    for name, gradient in wanted.items():
+        assert torch.equal(found[name], gradient), name
