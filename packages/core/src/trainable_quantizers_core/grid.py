@@ -198,6 +198,16 @@ def range_zero_point(ops: ArrayOps, min_range: Any, step: Any, grid: Grid) -> An
     return grid.lowest - ops.round(min_range / step)
 
 
+def grid_ends(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid) -> tuple[Any, Any]:
+    """The values of the lowest and the highest level, as the forward computes them.
+
+    They differ from the ends of the range by an ulp at most. With them, what the quantizer puts out lies inside.
+    """
+    step = range_step(ops, min_range, max_range, grid)
+    zero_point = range_zero_point(ops, min_range, step, grid)
+    return (grid.lowest - zero_point) * step, (grid.highest - zero_point) * step
+
+
 def range_gradients(
     ops: ArrayOps,
     g: Any,
@@ -211,7 +221,7 @@ def range_gradients(
 ) -> tuple[Any, Any, Any]:
     """(dL/dx, dL/dmin, dL/dmax) of contract section 4 without r; the last two are None unless ``of_range``.
 
-    With in = (low <= x <= high) and e = round(v) - v, v = x/step:
+    ``low`` and ``high`` are those of ``grid_ends``. With in = (low <= x <= high) and e = round(v) - v, v = x/step:
 
     - dL/dx = g·in
     - dL/dmin = Σ g over x < low, and less Σ g·e/(2^b - 1) over in if ``from_rounding``

@@ -46,41 +46,41 @@ def fake_quantize(
         >>> fake_quantize(x, tf.constant(-2.0), tf.constant(1.0), Grid(2, signed=True)).numpy().tolist()
         [-2.0, 0.0, 1.0]
     """
+    last = x.shape.rank - 1
+    order = list(range(last + 1))
+    if channel_axis is not None:
+        order[channel_axis], order[last] = last, channel_axis
+    kernel, kernel_gradient = _KERNELS[channel_axis is not None]
+
+    def to_last(tensor: tf.Tensor) -> tf.Tensor:
+        """TensorFlow's kernels have the channels on the last axis; the same swap leads back."""
+        return tensor if channel_axis in (None, last) else tf.transpose(tensor, order)
 
     @tf.custom_gradient
     def operation(
-        x: tf.Tensor, min_range: tf.Tensor, max_range: tf.Tensor
+        x: tf.Tensor, low: tf.Tensor, high: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
-        y = _kernel(x, min_range, max_range, grid.num_bits, channel_axis)
+        def forward() -> tf.Tensor:
+            return kernel(inputs=x, min=low, max=high, num_bits=grid.num_bits, narrow_range=False)
 
         def gradient(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            shape = [1] * x.shape.rank
-            if channel_axis is not None:
-                shape[channel_axis] = -1
-            low, high = tf.reshape(min_range, shape), tf.reshape(max_range, shape)
-            inside = (x >= low) & (x <= high)
-            zero = tf.zeros_like(g)
-            axes = [axis for axis in range(x.shape.rank) if axis != channel_axis]
-            from_inside: float | tf.Tensor = 0.0
+            passed, grad_min, grad_max = kernel_gradient(
+                gradients=g, inputs=x, min=low, max=high, num_bits=grid.num_bits, narrow_range=False
+            )
             if from_rounding:
-                error = tf.where(inside, (y - x) / range_step(TF_OPS, low, high, grid), zero)
-                from_inside = tf.reduce_sum(g * error, axes) / grid.num_steps
-            grad_min = tf.reduce_sum(tf.where(x < low, g, zero), axes) - from_inside
-            grad_max = tf.reduce_sum(tf.where(x > high, g, zero), axes) + from_inside
-            return tf.where(inside, g, zero), grad_min * gradient_scale, grad_max * gradient_scale
+                # The output once more: cheaper than to keep it, or to round x by hand.
+                error = tf.reduce_sum(passed * (forward() - x), list(range(last + (channel_axis is None))))
+                moved = error / range_step(TF_OPS, low, high, grid) / grid.num_steps
+                grad_min, grad_max = grad_min - moved, grad_max + moved
+            return passed, grad_min * gradient_scale, grad_max * gradient_scale
 
-        return y, gradient
+        return forward(), gradient
 
-    return tf.cast(operation(tf.cast(x, tf.float32), min_range, max_range), x.dtype)
+    y = to_last(operation(to_last(tf.cast(x, tf.float32)), min_range, max_range))
+    return tf.cast(y, x.dtype)
 
 
-def _kernel(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, num_bits: int, channel_axis: int | None) -> tf.Tensor:
-    """TensorFlow's kernel, whose channels are on the last axis."""
-    if channel_axis is None:
-        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits)
-    last = x.shape.rank - 1
-    order = list(range(last + 1))
-    order[channel_axis], order[last] = last, channel_axis
-    moved = x if channel_axis == last else tf.transpose(x, order)
-    y = tf.quantization.fake_quant_with_min_max_vars_per_channel(moved, low, high, num_bits)
-    return y if channel_axis == last else tf.transpose(y, order)
+_KERNELS = {
+    False: (tf.raw_ops.FakeQuantWithMinMaxVars, tf.raw_ops.FakeQuantWithMinMaxVarsGradient),
+    True: (tf.raw_ops.FakeQuantWithMinMaxVarsPerChannel, tf.raw_ops.FakeQuantWithMinMaxVarsPerChannelGradient),
+}

@@ -39,7 +39,7 @@ def uniform_range(
     return _uniform_range(min_range.float(), max_range.float(), grid.num_bits, grid.signed, min_threshold)
 
 
-def _follow(rule: Callable[..., Any], tensors: tuple[torch.Tensor, ...], *arguments: Any) -> Any:
+def follow(rule: Callable[..., Any], tensors: tuple[torch.Tensor, ...], *arguments: Any) -> Any:
     """``rule(ops, *tensors, *arguments)``; on a CPU in numpy, whose calls take a third of the time."""
     if not on_cpu(tensors[0]):
         return rule(TORCH_OPS, *tensors, *arguments)
@@ -56,7 +56,7 @@ def _follow(rule: Callable[..., Any], tensors: tuple[torch.Tensor, ...], *argume
 def _symmetric_forward(
     threshold: torch.Tensor, num_bits: int, signed: bool, *how: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _follow(rules.effective_symmetric_range, (threshold,), Grid(num_bits, signed), *how)
+    return follow(rules.effective_symmetric_range, (threshold,), Grid(num_bits, signed), *how)
 
 
 def _keep_threshold(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -67,7 +67,7 @@ def _keep_threshold(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _symmetric_backward(ctx: Any, grad_min: torch.Tensor, grad_max: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     (threshold,) = ctx.saved_tensors
-    return _follow(rules.threshold_gradient, (threshold, grad_min, grad_max), *ctx.rule), None, None, None, None
+    return follow(rules.threshold_gradient, (threshold, grad_min, grad_max), *ctx.rule), None, None, None, None
 
 
 _symmetric_range = operator(
@@ -83,7 +83,7 @@ _symmetric_range = operator(
 def _uniform_forward(
     min_range: torch.Tensor, max_range: torch.Tensor, num_bits: int, signed: bool, min_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _follow(rules.effective_uniform_range, (min_range, max_range), Grid(num_bits, signed), min_threshold)
+    return follow(rules.effective_uniform_range, (min_range, max_range), Grid(num_bits, signed), min_threshold)
 
 
 _uniform_range = operator(

@@ -11,6 +11,7 @@ from trainable_quantizers_core.grid import (
     NUMPY_OPS,
     ArrayOps,
     Grid,
+    grid_ends,
     numbers_stay_float32,
     range_gradients,
     range_step,
@@ -18,7 +19,7 @@ from trainable_quantizers_core.grid import (
 )
 
 from trainable_quantizers_torch import blocks
-from trainable_quantizers_torch.effective import TORCH_OPS
+from trainable_quantizers_torch.effective import TORCH_OPS, follow
 from trainable_quantizers_torch.operator import on_cpu, operator
 
 
@@ -105,13 +106,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     """For the backward, the input alone: the output and masks are cheaper to compute again than to keep."""
     x, min_range, max_range, num_bits, signed, *how = inputs
     ctx.save_for_backward(x, min_range, max_range)
-    ctx.num_steps, ctx.how = Grid(num_bits, signed).num_steps, how
+    ctx.grid, ctx.how = Grid(num_bits, signed), how
 
 
 def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    x, low, high = ctx.saved_tensors
+    x, min_range, max_range = ctx.saved_tensors
     channel_axis, from_rounding, gradient_scale = ctx.how
-    how = (ctx.num_steps, channel_axis, ctx.needs_input_grad[1] or ctx.needs_input_grad[2], from_rounding)
+    low, high = follow(grid_ends, (min_range, max_range), ctx.grid)
+    how = (ctx.grid.num_steps, channel_axis, ctx.needs_input_grad[1] or ctx.needs_input_grad[2], from_rounding)
     gradients = None
     if on_cpu(x):
         gradients = (_small_gradients if x.numel() <= blocks.limits.small else blocks.gradients)(g, x, low, high, *how)

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         adapters = load_adapters(options.package)
         if options.mode is not None:
             names = [adapter.name for adapter in adapters]
-            adapters = [adapter for adapter in adapters if adapter.name.split()[-1] == options.mode]
+            adapters = [adapter for adapter in adapters if options.mode in (adapter.name, adapter.name.split()[-1])]
             if not adapters:
                 rule = f"one of {', '.join(names)}"
                 raise invalid("conformance", "--mode", rule, options.mode, nearest(options.mode, names))

@@ -28,8 +28,8 @@ class Range:
     """An effective range: its ends and step (one per channel, or scalars), and the levels it spans.
 
     Args:
-        low: Lower end, a float32 number in float64.
-        high: Upper end.
+        low: Lower end, the value of the lowest level in the forward: a float32 number in float64.
+        high: Upper end, that of the highest.
         step: Δ.
         zero_point: z.
         lowest: Lowest level.
@@ -102,6 +102,8 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
         lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if case.signed else (0, 2**bits - 1)
         step = threshold / f32(2 ** (bits - case.signed))
         low, high, zero_point = f32(lowest) * step, f32(highest) * step, np.zeros_like(step)
+    forward_step = (high - low) / f32(2**bits - 1)
+    low, high = (lowest - zero_point) * forward_step, (highest - zero_point) * forward_step
     low, high, step, zero_point = (array.astype(np.float64) for array in (low, high, step, zero_point))
     return Range(low, high, step, zero_point, lowest, highest)
 
