@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from itertools import repeat
 from typing import Any
 
@@ -74,17 +75,15 @@ def gradients(
     """What ``range_gradients`` of core computes; None if sums are not finite."""
     grad_x = torch.empty_like(x)
     layout = _Layout(grad_x, channel_axis)
-    sums = torch.zeros(2, low.numel())
-    parameters = [low, high, num_steps / (high - low)]
-    scratch = torch.empty(2, 0)
-    for xs, gs, target, lo, hi, inverse, of_low, of_high in layout.blocks((x, g, grad_x), parameters, sums):
+    below, above, moved = [], [], []
+    one = other = torch.empty(0)
+    for xs, gs, target, lo, hi, inverse in layout.blocks((x, g, grad_x), (low, high, num_steps / (high - low))):
         xs, gs = xs.float(), gs.float()
-        if xs.numel() != scratch.shape[1]:
-            scratch = torch.empty(2, xs.numel())
-        one, other = scratch.view(2, *xs.shape)
+        if one.shape != xs.shape:
+            one, other = torch.empty_like(xs), torch.empty_like(xs)
         if of_range:
-            of_low += layout.dot(torch.lt(xs, lo, out=one), gs, one)
-            of_high += layout.dot(torch.gt(xs, hi, out=one), gs, one)
+            below.append(layout.dot(torch.lt(xs, lo, out=one), gs, one))
+            above.append(layout.dot(torch.gt(xs, hi, out=one), gs, one))
         if layout.per_tensor:
             clipped = torch.clamp(xs, lo.item(), hi.item(), out=one)
         else:
@@ -95,12 +94,14 @@ def gradients(
             target.copy_(passed)
         if of_range and from_rounding:
             v = clipped.mul_(inverse)
-            moved = layout.dot(torch.round(v, out=other).sub_(v), passed, one) / num_steps
-            of_low -= moved
-            of_high += moved
+            moved.append(layout.dot(torch.round(v, out=other).sub_(v), passed, one))
     if not of_range:
         return grad_x, None, None
-    return (grad_x, *(total.view(low.shape) for total in sums)) if sums.isfinite().all() else None
+    grad_low, grad_high = (layout.total(parts).view(low.shape) for parts in (below, above))
+    if from_rounding:
+        shift = layout.total(moved).view(low.shape) / num_steps
+        grad_low, grad_high = grad_low - shift, grad_high + shift
+    return (grad_x, grad_low, grad_high) if math.isfinite((grad_low + grad_high).sum()) else None
 
 
 class _Layout:
@@ -112,27 +113,30 @@ class _Layout:
     """
 
     def __init__(self, dense: torch.Tensor, channel_axis: int | None) -> None:
-        self.order = sorted(range(dense.ndim), key=dense.stride, reverse=True)
+        self.order = None if dense.is_contiguous() else sorted(range(dense.ndim), key=dense.stride, reverse=True)
         self.per_tensor = channel_axis is None or dense.shape[channel_axis] == 1
         if channel_axis is None or self.per_tensor:
             self.shape = (1, 1, dense.numel())
             self.cut = 2
         else:
-            place = self.order.index(channel_axis)
-            sizes = [dense.shape[axis] for axis in self.order]
+            order = self.order or range(dense.ndim)
+            place = order.index(channel_axis)
+            sizes = [dense.shape[axis] for axis in order]
             self.shape = (math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :]))
             self.cut = 0 if self.shape[0] > 1 else 1
-        self.thickness = max(1, limits.block * self.shape[self.cut] // max(1, dense.numel()))
+        self.thickness = max(1, limits.block * self.shape[self.cut] // dense.numel())
 
     def blocks(
-        self, tensors: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor], totals: Sequence[torch.Tensor] = ()
+        self, tensors: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The blocks of each tensor, with the parameters of their channels and the totals to add to."""
-        cuts = [t.permute(self.order).reshape(self.shape).split(self.thickness, self.cut) for t in tensors]
+        """The blocks of each tensor, with the parameters of their channels."""
+        views = [(t if self.order is None else t.permute(self.order)).reshape(self.shape) for t in tensors]
         of_channels = [p.view(1, -1, 1) for p in parameters]
         if self.cut == 0:  # whole rows of parameters, because a repeated operand is slow when it repeats in short runs
             of_channels = [p.expand(1, *self.shape[1:]).contiguous() for p in of_channels]
-        of_channels += [t.view(1, -1, 1) for t in totals]
+        if self.thickness >= self.shape[self.cut]:
+            return iter([(*views, *of_channels)])
+        cuts = [view.split(self.thickness, self.cut) for view in views]
         if self.cut == 1:
             return zip(*cuts, *(p.split(self.thickness, 1) for p in of_channels), strict=True)
         return zip(*cuts, *(repeat(p) for p in of_channels), strict=False)
@@ -143,3 +147,7 @@ class _Layout:
             return torch.dot(one.view(-1), other.view(-1))
         products = torch.mul(one, other, out=scratch)
         return (products.sum(0, keepdim=True) if self.cut == 0 else products).sum(2, keepdim=True)
+
+    def total(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sums of all blocks together, one per channel."""
+        return torch.cat(list(parts), 1) if self.cut == 1 else reduce(torch.add, parts)
