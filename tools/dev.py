@@ -1,4 +1,4 @@
-"""Sets itself up and runs one of the workspace's tasks: ``python3 tools/dev.py demo|test|lint|build [arguments]``.
+"""Sets itself up and runs a task of the workspace: ``python3 tools/dev.py demo|test|lint|build|bench [arguments]``.
 
 Needs Python >= 3.10 and a package index. Makes ``.venv`` with hatch, whose environments (under ``.hatch``)
 hold everything else.
@@ -68,6 +68,11 @@ def build(arguments: list[str]) -> None:
         hatch("-p", str(ROOT / "packages" / package), "build")
 
 
+def bench(arguments: list[str]) -> None:
+    """Benchmarks against float, the frameworks' own operations and other packages; see docs/benchmarks.md."""
+    hatch("run", "bench:run", *arguments)
+
+
 def heading(text: str) -> None:
     """A line that separates the parts of a long run."""
     print(f"\n=== {text} ===", flush=True)
@@ -75,7 +80,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, lint, build)}
+    tasks = {task.__name__: task for task in (demo, test, lint, build, bench)}
     lines = "\n".join(f"  {name:6}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -43,11 +43,11 @@ def per_tensor_cases(compiled: bool) -> dict[str, Case]:
         "operation, LSQ": lambda x: fake_quantize(x, low, high, grid, None, True, 0.01),
         "operation, STE": lambda x: fake_quantize(x, low, high, grid, None, False),
         "quantizer, LSQ power of two": activation(
-            "POWER_OF_TWO", "LSQSymmetricActivationTrainableQuantizer", symmetric
+            "POWER_OF_TWO", "LSQSymmetric", symmetric
         ),
-        "quantizer, LSQ symmetric": activation("SYMMETRIC", "LSQSymmetricActivationTrainableQuantizer", symmetric),
-        "quantizer, LSQ uniform": activation("UNIFORM", "LSQUniformActivationTrainableQuantizer", uniform),
-        "quantizer, STE symmetric": activation("SYMMETRIC", "STESymmetricActivationTrainableQuantizer", symmetric),
+        "quantizer, LSQ symmetric": activation("SYMMETRIC", "LSQSymmetric", symmetric),
+        "quantizer, LSQ uniform": activation("UNIFORM", "LSQUniform", uniform),
+        "quantizer, STE symmetric": activation("SYMMETRIC", "STESymmetric", symmetric),
         "autodiff LSQ": lambda x: autodiff_lsq(x, threshold, 0.01),
     }
     if compiled:
