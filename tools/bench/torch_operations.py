@@ -42,9 +42,7 @@ def per_tensor_cases(compiled: bool) -> dict[str, Case]:
         "copy": torch.clone,
         "operation, LSQ": lambda x: fake_quantize(x, low, high, grid, None, True, 0.01),
         "operation, STE": lambda x: fake_quantize(x, low, high, grid, None, False),
-        "quantizer, LSQ power of two": activation(
-            "POWER_OF_TWO", "LSQSymmetric", symmetric
-        ),
+        "quantizer, LSQ power of two": activation("POWER_OF_TWO", "LSQSymmetric", symmetric),
         "quantizer, LSQ symmetric": activation("SYMMETRIC", "LSQSymmetric", symmetric),
         "quantizer, LSQ uniform": activation("UNIFORM", "LSQUniform", uniform),
         "quantizer, STE symmetric": activation("SYMMETRIC", "STESymmetric", symmetric),

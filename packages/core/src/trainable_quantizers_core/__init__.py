@@ -20,6 +20,7 @@ from trainable_quantizers_core.recipe import Recipe
 from trainable_quantizers_core.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
 from trainable_quantizers_core.serialization import register_enum
+from trainable_quantizers_core.summary import Summary, SummaryRow
 from trainable_quantizers_core.tensor_statistics import TensorStatistics
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "QuantizationTarget",
     "QuantizerError",
     "Recipe",
+    "Summary",
+    "SummaryRow",
     "TensorStatistics",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
