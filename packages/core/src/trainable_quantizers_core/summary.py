@@ -49,20 +49,18 @@ class Summary:
         ]
         widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
         lines = [head, tuple("-" * width for width in widths), *cells]
-        texts = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        for row in self.rows:
-            texts += [f"{row.layer}: {finding}" for finding in row.findings]
-        weights, activations = (sum(map(bool, column)) for column in zip(*self._quantized(), strict=True))
+        texts = [_joined(line, widths) for line in lines]
+        texts += [f"{row.layer}: {finding}" for row in self.rows for finding in row.findings]
+        weights = sum(bool(row.weights) for row in self.rows)
+        activations = sum(bool(row.activations) for row in self.rows)
         left = sum(not row.weights and not row.activations for row in self.rows)
-        texts.append(
-            f"{weights} weight and {activations} activation quantizers; {left} of {len(self.rows)} layers left in float."
-        )
+        counted = f"{weights} weight and {activations} activation quantizers"
+        texts.append(f"{counted}; {left} of {len(self.rows)} layers left in float.")
         return "\n".join(texts)
 
-    def _quantized(self) -> list[tuple[str, str]]:
-        return [(row.weights, row.activations) for row in self.rows] or [("", "")]
+
+def _joined(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
