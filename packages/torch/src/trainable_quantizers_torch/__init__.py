@@ -40,6 +40,7 @@ from trainable_quantizers_torch.annealing import PytorchLinearAnnealingScheduler
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.convert import convert
 from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
@@ -89,5 +90,7 @@ __all__ = [
     "convert",
     "get_trainable_quantizer_class",
     "mark_quantizer",
+    "prepare",
     "register_enum",
+    "summary",
 ]

@@ -103,6 +103,16 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         inputs = (tensors,) if self.is_inputs_as_list else tuple(tensors)
         return self.layer(*inputs, *self.op_call_args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapper lacks is the layer's, so that ``model.fc.in_features`` and ``.weight.dtype`` still work."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("layer")
+            if layer is None:
+                raise
+            return getattr(layer, name)
+
     def extra_repr(self) -> str:
         """The quantizers, by name of the weight."""
         return "\n".join(f"{key}: {quantizer!r}" for key, quantizer in self.weights_quantizers.items())

@@ -1,0 +1,24 @@
+"""A progress bar where rich is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], description: str, shown: bool) -> Iterator[Item]:
+    """The items, with a bar on the terminal if ``shown`` and rich is installed.
+
+    Example:
+        >>> list(track([1, 2], "counting", shown=False))
+        [1, 2]
+    """
+    if not shown or find_spec("rich") is None:
+        yield from items
+        return
+    from rich.progress import track as bar
+
+    yield from bar(items, description, transient=True)

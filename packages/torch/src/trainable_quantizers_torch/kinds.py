@@ -1,0 +1,86 @@
+"""What PyTorch's modules and functions are, in the words of recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+_WEIGHTS: tuple[tuple[Any, str, str, int], ...] = (  # classes, kind, weight, axis of its channels
+    (CONVOLUTIONS, "conv", "weight", 0),
+    (TRANSPOSED, "conv_transpose", "weight", 1),
+    (nn.Linear, "linear", "weight", 0),
+    ((nn.Embedding, nn.EmbeddingBag), "embedding", "weight", 1),
+    (nn.MultiheadAttention, "attention", "in_proj_weight", 0),
+)
+_FILES = {  # by the file of torch.nn.modules that defines a class
+    "activation": "activation",
+    "batchnorm": "norm",
+    "instancenorm": "norm",
+    "normalization": "norm",
+    "pooling": "pool",
+    "rnn": "recurrent",
+    "transformer": "attention",
+}
+_NAMES = {  # of functions, operators and methods
+    "activation": "relu relu_ relu6 gelu silu hardswish hardsigmoid sigmoid tanh softmax leaky_relu elu selu celu mish "
+    "softplus hardtanh hardtanh_ prelu glu",
+    "add": "add iadd sub isub add_ sub_",
+    "mul": "mul imul mul_ truediv div",
+    "concat": "cat concat stack",
+    "matmul": "matmul bmm einsum baddbmm addmm scaled_dot_product_attention",
+    "pool": "mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d",
+    "norm": "layer_norm batch_norm group_norm instance_norm rms_norm",
+    "conv": "conv1d conv2d conv3d",
+    "conv_transpose": "conv_transpose1d conv_transpose2d conv_transpose3d",
+    "linear": "linear",
+}
+_KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+
+WHY_FLOAT = {
+    "recurrent": "keeps its weights in a flat list of its own: use cells, or leave it in float",
+    "attention": "reads the weights of its parts directly when it evaluates: use layers of their own for them",
+}
+
+
+def kind_of_module(module: nn.Module) -> str:
+    """Such as ``conv``; ``other`` for what recipes have no word for.
+
+    Example:
+        >>> kind_of_module(nn.Conv2d(4, 4, 3, groups=4)), kind_of_module(nn.GELU()), kind_of_module(nn.Dropout())
+        ('depthwise_conv', 'activation', 'other')
+    """
+    for classes, kind, _, _ in _WEIGHTS:
+        if isinstance(module, classes):
+            depthwise = kind == "conv" and 1 < module.groups == module.in_channels
+            return "depthwise_conv" if depthwise else kind
+    package, _, file = type(module).__module__.rpartition(".")
+    return _FILES.get(file, "other") if package == "torch.nn.modules" else "other"
+
+
+def weight_of(module: nn.Module) -> tuple[str, int] | None:
+    """(name, axis of the channels) of the weight that can be quantized."""
+    for classes, _, name, axis in _WEIGHTS:
+        if isinstance(module, classes):
+            return (name, axis) if getattr(module, name, None) is not None else None
+    return None
+
+
+def kind_of_function(function: Callable[..., Any] | str) -> str:
+    """Of a function, an operator or the name of a method.
+
+    Example:
+        >>> kind_of_function(nn.functional.relu), kind_of_function("flatten")
+        ('activation', 'other')
+    """
+    name = function if isinstance(function, str) else getattr(function, "__name__", "")
+    return _KIND_OF_NAME.get(name, "other")
+
+
+def changes_values(kind: str, name: str) -> bool:
+    """Whether the output holds values that the input does not."""
+    return kind not in ("other", "embedding") and not (kind == "pool" and "max" in name.lower())

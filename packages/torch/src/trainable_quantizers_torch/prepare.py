@@ -1,0 +1,162 @@
+"""From a float model to one whose weights and activations are quantized and learn their ranges."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mct_quantizers import QuantizationTarget
+from torch import fx, nn
+from trainable_quantizers_core import (
+    ActivationsScheme,
+    BaseTrainableQuantizer,
+    LayerPlan,
+    Recipe,
+    Summary,
+    SummaryRow,
+    WeightsScheme,
+    activation_parameters,
+    get_trainable_quantizer_class,
+    weights_parameters,
+)
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.summary import scheme_in_words
+
+from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.calibrate import Observer, calibrate
+from trainable_quantizers_torch.discover import Found, discover
+from trainable_quantizers_torch.fold import fold_batch_norm as fold
+from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.trace import replace_everywhere, trace
+from trainable_quantizers_torch.wrapper import PytorchTrainableQuantizationWrapper
+
+_SUMMARY = "quantization_summary"
+
+
+def prepare(
+    model: nn.Module,
+    recipe: Recipe,
+    calibration_data: Any = None,
+    *,
+    fold_batch_norm: bool = False,
+    verbose: bool = True,
+) -> nn.Module:
+    """A copy of ``model`` that quantizes as ``recipe`` says, with ranges from data, ready to train.
+
+    Args:
+        model: Stays as it is.
+        recipe: What is quantized, and how.
+        calibration_data: Batches for the ranges of activations: tensors, tuples (of which as many items are used as
+            the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine.
+        fold_batch_norm: Fold batch norms into the layers before them first.
+        verbose: Show a progress bar and print the summary.
+
+    Raises:
+        QuantizerError: not a module, no recipe, no data, a rule that matches nothing, or nothing to quantize.
+
+    Example:
+        >>> import torch
+        >>> from trainable_quantizers_torch import Recipe, convert
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(16, 4)
+        >>> prepared = prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False)
+        >>> torch.equal(convert(prepared)(x), prepared(x))
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise invalid("prepare", "model", "a torch.nn.Module", model, "pass the network itself")
+    if not isinstance(recipe, Recipe):
+        advice = "load one with Recipe.from_file, or take one of Recipe.presets()"
+        raise invalid("prepare", "recipe", "a Recipe", recipe, advice)
+    if any(isinstance(module, PytorchTrainableQuantizationWrapper) for module in model.modules()):
+        advice = "pass the float model"
+        raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
+    model = copy.deepcopy(model)
+    graph, why_not = trace(model)
+    folded = {}
+    if graph is not None:
+        model = graph
+        folded = fold(graph) if fold_batch_norm else {}
+    rows = _quantize(model, recipe, calibration_data, verbose)
+    rows += [SummaryRow(norm, "BatchNorm", reason=f"folded into {layer}") for norm, layer in folded.items()]
+    if graph is None:
+        advice = "functions, sums and outputs of layers inside its forward stay in float"
+        rows.append(SummaryRow("(forward)", "", reason=f"cannot be traced: {advice}", findings=(why_not,)))
+    found = Summary(tuple(rows))
+    (model.meta if isinstance(model, fx.GraphModule) else model.__dict__)[_SUMMARY] = found
+    if verbose:
+        print(found)
+    return model
+
+
+def summary(model: nn.Module) -> Summary:
+    """What ``prepare`` did to each layer.
+
+    Raises:
+        QuantizerError: the model does not come from ``prepare``.
+    """
+    held = model.meta if isinstance(model, fx.GraphModule) else vars(model)
+    if _SUMMARY not in held:
+        raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
+    return held[_SUMMARY]
+
+
+def _quantize(model: nn.Module, recipe: Recipe, data: Any, verbose: bool) -> list[SummaryRow]:
+    found = discover(model, recipe)
+    plans = recipe.plan([one.layer for one in found])
+    observers = {}
+    for one, plan in zip(found, plans, strict=True):
+        if plan.activations is not None:
+            observers[one.layer.name] = Observer()
+            one.insert(model, observers[one.layer.name])
+    if observers:
+        _recompile(model)
+        calibrate(model, data, verbose)
+    rows = [_settle(model, one, plan, observers.get(one.layer.name)) for one, plan in zip(found, plans, strict=True)]
+    _recompile(model)
+    return rows
+
+
+def _recompile(model: nn.Module) -> None:
+    if isinstance(model, fx.GraphModule):
+        model.graph.lint()
+        model.recompile()
+
+
+def _settle(model: nn.Module, one: Found, plan: LayerPlan, observer: Observer | None) -> SummaryRow:
+    """Quantize what is planned for one layer."""
+    weights = activations = ""
+    reasons = [plan.reason if one.layer.weights or one.layer.activation else "", one.why]
+    findings: list[str] = []
+    if plan.weights is not None and one.module is not None and one.weight is not None:
+        name, axis = one.weight
+        array = getattr(one.module, name).detach().float().cpu().numpy()
+        calibrated = weights_parameters(array, plan.weights, axis)
+        findings += calibrated.findings
+        quantizer = _quantizer(QuantizationTarget.Weights, plan.weights, plan.weights.config(calibrated.params, axis))
+        replace_everywhere(model, one.module, PytorchTrainableQuantizationWrapper(one.module, {name: quantizer}))
+        weights = scheme_in_words(plan.weights)
+    if plan.activations is not None and observer is not None:
+        if observer.left_in_float:
+            one.remove(model, observer)
+            reasons.append(f"output: {observer.left_in_float}")
+        else:
+            scheme = plan.activations
+            measured = activation_parameters(observer.statistics, scheme)
+            findings += measured.findings
+            quantizer = _quantizer(QuantizationTarget.Activation, scheme, scheme.config(measured.params))
+            holder = PytorchTrainableActivationQuantizationHolder(quantizer)
+            device = next((tensor.device for tensor in model.parameters()), None)
+            replace_everywhere(model, observer, holder.to(device).train(model.training))
+            activations = scheme_in_words(scheme)
+    reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
+    return SummaryRow(one.layer.name, one.layer.types[-1], weights, activations, reason, tuple(findings))
+
+
+def _quantizer(target: QuantizationTarget, scheme: WeightsScheme | ActivationsScheme, config: Any) -> Any:
+    base = BasePytorchTrainableQuantizer
+    quantizer_class: type[BaseTrainableQuantizer] = get_trainable_quantizer_class(
+        target, scheme.training_method, scheme.method, base
+    )
+    options = {"freeze_quant_params": True} if scheme.freeze else {}
+    return quantizer_class(config, **options)

@@ -1,0 +1,98 @@
+"""A model as a graph of its operations, where that is possible."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+
+def is_own_layer(module: nn.Module) -> bool:
+    """Whether it is a layer that the user wrote: parameters, and no other modules."""
+    own = next(module.parameters(recurse=False), None) is not None
+    return own and not module._modules and not type(module).__module__.startswith("torch.nn")
+
+
+class _Tracer(fx.Tracer):
+    """Takes modules of torch.nn for layers, and those that hold parameters and no other module."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_own_layer(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module) -> tuple[fx.GraphModule | None, str]:
+    """The graph, which shares the modules of ``model``; or None and why there is none."""
+    was_training = model.training
+    try:
+        graphs = [_Tracer().trace(model.train(mode)) for mode in (True, False)]
+    except Exception as error:  # whatever the user's forward raises when it is called with proxies
+        reason = str(error).strip().splitlines()
+        return None, f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+    finally:
+        model.train(was_training)
+    training, evaluation = graphs
+    if str(training) != str(evaluation):
+        if not _same_but_dropout(training, evaluation):
+            return None, "its forward does different things in training and in evaluation"
+        _dropout_as_modules(model, training)
+    return fx.GraphModule(model, training, type(model).__name__).train(was_training), ""
+
+
+def _is_dropout(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "dropout"
+
+
+def _same_but_dropout(one: fx.Graph, other: fx.Graph) -> bool:
+    nodes = list(zip(one.nodes, other.nodes, strict=False))
+    return len(one.nodes) == len(other.nodes) and all(
+        str(a.target) == str(b.target) and (_is_dropout(a) or _constants(a) == _constants(b)) for a, b in nodes
+    )
+
+
+def _constants(node: fx.Node) -> str:
+    return str((node.args, node.kwargs))
+
+
+def _dropout_as_modules(model: nn.Module, graph: fx.Graph) -> None:
+    """Functions that were traced with ``training=True`` become modules, which know the model's mode."""
+    for node in list(graph.nodes):
+        if _is_dropout(node):
+            name = f"functional_{node.name}"
+            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            model.add_module(name, nn.Dropout(probability))
+            with graph.inserting_before(node):
+                module = graph.call_module(name, (node.kwargs.get("input", node.args[0] if node.args else None),))
+            node.replace_all_uses_with(module)
+            graph.erase_node(node)
+
+
+def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in the place of ``old`` wherever the model holds it."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                parent._modules[name] = new
+
+
+def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward from a batch: of a tuple, as many as it requires."""
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    batch = _to(device, batch)
+    if isinstance(batch, dict):
+        return (), batch
+    if not isinstance(batch, (tuple, list)):
+        return (batch,), {}
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    return tuple(batch)[: max(1, required)], {}
+
+
+def _to(device: torch.device, value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(device, item) for key, item in value.items()}
+    return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value
