@@ -16,9 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE, TORCH, KERAS = (f"packages/{name}/src/trainable_quantizers_{name}" for name in ("core", "torch", "keras"))
 MUTANTS = [  # package whose suite must notice, file, the line as it is, the line broken
     ("torch", f"{TORCH}/blocks.py", "torch.maximum(xs, lo, out=one)", "torch.maximum(xs, lo + 0.1, out=one)"),
-    ("torch", f"{TORCH}/blocks.py", "            of_high += moved", "            of_high -= moved"),
-    ("torch", f"{TORCH}/blocks.py", "of_low += layout", "of_low -= layout"),
+    ("torch", f"{TORCH}/blocks.py", "grad_low - shift, grad_high + shift", "grad_low + shift, grad_high + shift"),
+    ("torch", f"{TORCH}/blocks.py", "torch.lt(xs, lo", "torch.le(xs, lo"),
     ("torch", f"{TORCH}/blocks.py", "< 2.0**63", "< 2.0**200"),
+    ("torch", f"{TORCH}/jit.py", "(x[i] >= low) & (x[i] <= high)", "(x[i] > low) & (x[i] <= high)"),
+    ("torch", f"{TORCH}/jit.py", "above + moved / num_steps", "above - moved / num_steps"),
+    ("torch", f"{TORCH}/jit.py", "min((row + 1) * inner, stop)", "min(start + inner, stop)"),
     ("torch", f"{CORE}/grid.py", "(x >= low) & (x <= high)", "(x > low) & (x <= high)"),
     ("torch", f"{CORE}/grid.py", "above + moved", "above - moved"),
     ("torch", f"{TORCH}/range_quantizer.py", "inputs.numel() if", "inputs.shape[0] if"),
@@ -54,7 +57,7 @@ def survives(package: str, file: str, line: str, broken: str) -> bool:
         paths = [str(copy / source / "..") for source in (CORE, TORCH, KERAS)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, "-m", "trainable_quantizers_core.conformance", f"trainable_quantizers_{package}"]
-        modes = ("torch", "torch in blocks") if package == "torch" else ("keras3", "tf.function")
+        modes = ("torch", "torch in blocks", "torch by numba") if package == "torch" else ("keras3", "tf.function")
         return all(
             subprocess.run(
                 [*command, "--quiet", "--only", "4bit", "--mode", mode], env=environment, capture_output=True

@@ -13,49 +13,84 @@ import trainable_quantizers_keras as tq
 from timing import Result, compare
 
 layers = keras.layers
+METHOD = tq.QuantizationMethod.POWER_OF_TWO
 
 
-def mobilenet() -> keras.Model:
-    """Eight separable convolutions on images of 96x96."""
-    x = inputs = keras.Input((96, 96, 3))
+class Build:
+    """Layers as they are, or with 4-bit weights and 8-bit outputs."""
+
+    def __init__(self, quantized: bool) -> None:
+        self.quantized = quantized
+
+    def weights(self, layer: Any, axis: int = -1) -> Any:
+        """The layer."""
+        if not self.quantized:
+            return layer
+        config = tq.TrainableQuantizerWeightsConfig(METHOD, 4, {tq.THRESHOLD: 0.25}, True, axis, True, tq.MIN_THRESHOLD)
+        name = "depthwise_kernel" if isinstance(layer, layers.DepthwiseConv2D) and not KERAS_3 else "kernel"
+        return tq.KerasTrainableQuantizationWrapper(layer, {name: tq.LSQSymmetricWeightsTrainableQuantizer(config)})
+
+    def output(self, x: Any, signed: bool = True) -> Any:
+        """The tensor."""
+        if not self.quantized:
+            return x
+        config = tq.TrainableQuantizerActivationConfig(
+            METHOD, 8, {tq.THRESHOLD: 8.0, tq.SIGNED: signed}, True, tq.MIN_THRESHOLD
+        )
+        return tq.KerasActivationQuantizationHolder(tq.LSQSymmetricActivationTrainableQuantizer(config))(x)
+
+
+KERAS_3 = keras.__version__.startswith("3")
+
+
+def mobilenet(build: Build) -> keras.Model:
+    """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) of full width, on images of 96x96."""
+    inputs = keras.Input((96, 96, 3))
 
     def normalized(layer: Any, x: Any) -> Any:
-        return layers.ReLU(6.0)(layers.BatchNormalization()(layer(x)))
+        return build.output(layers.ReLU(6.0)(layers.BatchNormalization()(layer(x))), signed=False)
 
-    x = normalized(layers.Conv2D(16, 3, 2, "same", use_bias=False), x)
-    for out, stride in ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)):
-        x = normalized(layers.DepthwiseConv2D(3, stride, "same", use_bias=False), x)
-        x = normalized(layers.Conv2D(out, 1, use_bias=False), x)
-    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+    x = build.output(inputs)
+    x = normalized(build.weights(layers.Conv2D(32, 3, 2, "same", use_bias=False)), x)
+    for out, stride in (
+        (64, 1),
+        (128, 2),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        *((512, 1),) * 5,
+        (1024, 2),
+        (1024, 1),
+    ):
+        x = normalized(build.weights(layers.DepthwiseConv2D(3, stride, "same", use_bias=False), 2), x)
+        x = normalized(build.weights(layers.Conv2D(out, 1, use_bias=False)), x)
+    x = build.output(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, build.output(build.weights(layers.Dense(10))(x)))
 
 
-def transformer() -> keras.Model:
-    """Four blocks of width 192 on 64 tokens."""
+def perceptrons(build: Build) -> keras.Model:
+    """Four residual perceptrons of width 192 on 64 tokens: a transformer without its attention."""
     inputs = keras.Input((64, 48))
-    x = layers.Dense(192)(inputs)
+    x = build.output(build.weights(layers.Dense(192))(inputs))
     for _ in range(4):
-        y = layers.LayerNormalization()(x)
-        x = layers.Add()([x, layers.MultiHeadAttention(4, 48)(y, y)])
-        y = layers.Dense(768, activation="gelu")(layers.LayerNormalization()(x))
-        x = layers.Add()([x, layers.Dense(192)(y)])
-    return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))
+        y = build.output(layers.LayerNormalization()(x))
+        y = build.output(layers.Activation("gelu")(build.weights(layers.Dense(768))(y)))
+        x = build.output(layers.Add()([x, build.weights(layers.Dense(192))(y)]))
+    return keras.Model(inputs, build.output(build.weights(layers.Dense(10))(layers.Flatten()(x))))
 
 
-NETWORKS: dict[str, tuple[Callable[[], keras.Model], tuple[int, ...]]] = {
+NETWORKS: dict[str, tuple[Callable[[Build], keras.Model], tuple[int, ...]]] = {
     "MobileNet-like": (mobilenet, (16, 96, 96, 3)),
-    "transformer-like": (transformer, (16, 64, 48)),
+    "transformer-like": (perceptrons, (16, 64, 48)),
 }
-RECIPE = tq.Recipe(
-    weights=tq.WeightsScheme(num_bits=4), activations=tq.ActivationsScheme(num_bits=8), name="W4A8 LSQ power of two"
-)
 
 
-def models(name: str) -> tuple[keras.Model, keras.Model, np.ndarray]:
-    """The float network, the quantized one, and a batch."""
+def model(name: str, quantized: bool) -> tuple[keras.Model, np.ndarray]:
+    """A network and a batch."""
     build, shape = NETWORKS[name]
     keras.utils.set_random_seed(0)
-    network, x = build(), np.random.default_rng(0).normal(size=shape).astype("float32")
-    return network, tq.prepare(network, RECIPE, [x], verbose=False), x
+    return build(Build(quantized)), np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
 def training_step(model: keras.Model, x: np.ndarray, jit_compile: bool) -> Callable[[], None]:
@@ -72,26 +107,23 @@ def training_step(model: keras.Model, x: np.ndarray, jit_compile: bool) -> Calla
 
 def run_steps(name: str, kind: str) -> None:
     """Three steps of the float or the quantized network, or none: what a process needs at its peak."""
-    build, shape = NETWORKS[name]
-    network, x = build(), np.random.default_rng(0).normal(size=shape).astype("float32")
-    if kind == "quantized":
-        network = tq.prepare(network, RECIPE, [x[:1]], verbose=False)
+    network, x = model(name, kind == "quantized")
     step = training_step(network, x, jit_compile=False)
     for _ in range(0 if kind == "none" else 3):
         step()
 
 
 def depth(count: int) -> dict[str, float]:
-    """Seconds to prepare and to convert a network of so many dense layers."""
+    """Seconds to build and to convert a quantized network of so many dense layers."""
+    build = Build(quantized=True)
+    start = time.perf_counter()
     x = inputs = keras.Input((16,))
     for _ in range(count):
-        x = layers.ReLU()(layers.Dense(16)(x))
+        x = build.output(layers.ReLU()(build.weights(layers.Dense(16))(x)))
     network = keras.Model(inputs, x)
-    start = time.perf_counter()
-    prepared = tq.prepare(network, RECIPE, [np.ones((8, 16), "float32")], verbose=False)
     middle = time.perf_counter()
-    tq.convert(prepared)
-    return {"prepare": round(middle - start, 3), "convert": round(time.perf_counter() - middle, 3)}
+    tq.convert(network)
+    return {"build": round(middle - start, 3), "convert": round(time.perf_counter() - middle, 3)}
 
 
 def run(threads: int, quick: bool) -> dict[str, Result]:
@@ -101,10 +133,9 @@ def run(threads: int, quick: bool) -> dict[str, Result]:
     results = {}
     for name in NETWORKS:
         for mode in ("tf.function",) if quick else ("tf.function", "XLA"):
-            float_model, quantized, x = models(name)
             cases = {
-                "float": training_step(float_model, x, mode == "XLA"),
-                "W4A8 LSQ": training_step(quantized, x, mode == "XLA"),
+                title: training_step(*model(name, quantized), mode == "XLA")
+                for title, quantized in (("float", False), ("W4A8 LSQ", True))
             }
             results[f"{name} training step, {mode}"] = compare(cases, 1.0 if quick else 20.0)
     return results

@@ -80,7 +80,7 @@ MISTAKES = [
     (["trainable_quantizers_jax"], "package must be an installed framework package, got 'trainable_quantizers_jax'"),
     (
         ["trainable_quantizers_torch", "--mode", "eager"],
-        "--mode must be one of torch, torch in blocks, torch.compile, got",
+        "--mode must be one of torch, torch in blocks, torch.compile, torch by numba, got",
     ),
     (["trainable_quantizers_torch", "--only", "5bit"], "--only must be part of a trial's name, got '5bit'"),
 ]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch_builders import network
 from trainable_quantizers_core.grid import Grid
-from trainable_quantizers_torch.blocks import sized
 from trainable_quantizers_torch.fake_quantize import fake_quantize
+from trainable_quantizers_torch.limits import limited
 
 OPERATORS = torch.ops.trainable_quantizers
 THRESHOLD = torch.tensor([0.7, 1.0, 3.0])
@@ -67,13 +67,15 @@ def test_a_model_compiles_without_a_graph_break(dynamic):
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("small", [0, 100])
+@pytest.mark.parametrize(
+    "ways", [{"small": 100}, {"small": 0, "block": 8, "numba": False}, {"small": 0, "thread": 8, "numba": True}]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_backward_keeps_the_input_and_nothing_else_of_its_size(small, dtype):
+def test_the_backward_keeps_the_input_and_nothing_else_of_its_size(ways, dtype):
     kept = []
     x = torch.randn(4, 6, dtype=dtype, requires_grad=True)
     ends = [torch.tensor(end, requires_grad=True) for end in (-2.0, 1.5)]
-    with sized(small, 8), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    with limited(**ways), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         fake_quantize(x, *ends, Grid(3, True), None, True)
     assert [tensor.data_ptr() for tensor in kept if tensor.numel() > 1] == [x.data_ptr()]
 
@@ -84,3 +86,20 @@ def test_recomputing_in_the_backward_gives_the_same_gradients():
     found = gradients(model, lambda x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False), x)
     for name, gradient in wanted.items():
         assert torch.equal(found[name], gradient), name
+
+
+def test_threads_of_a_parent_are_not_waited_for_after_a_fork():
+    code = (
+        "import os, torch\n"
+        "from trainable_quantizers_torch.fake_quantize import fake_quantize\n"
+        "from trainable_quantizers_core.grid import Grid\n"
+        "torch.set_num_threads(2)\n"
+        "x, ends = torch.randn(2**18), [torch.tensor(-2.0), torch.tensor(1.5)]\n"
+        "y = fake_quantize(x, *ends, Grid(3, True))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    torch.set_num_threads(2)\n"
+        "    os._exit(0 if torch.equal(fake_quantize(x, *ends, Grid(3, True)), y) else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

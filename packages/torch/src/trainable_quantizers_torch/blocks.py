@@ -12,37 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import reduce
 from itertools import repeat
 from typing import Any
 
 import torch
 
-
-@dataclass
-class Limits:
-    """Numbers of elements that decide how a tensor is worked on."""
-
-    small: int = 2**12
-    """Up to here the number of calls counts, not what they read and write."""
-    block: int = 2**19
-    """Five float32 blocks of this size fit into a common last-level cache, and one gives 16 cores work."""
-
-
-limits = Limits()
-
-
-@contextmanager
-def sized(small: int, block: int) -> Iterator[None]:
-    """Other limits for a while, so that tests see every way with few elements."""
-    before = vars(limits).copy()
-    limits.small, limits.block = small, block
-    try:
-        yield
-    finally:
-        vars(limits).update(before)
+from trainable_quantizers_torch.layout import Layout
+from trainable_quantizers_torch.limits import limits
 
 
 def quantize(
@@ -50,7 +27,7 @@ def quantize(
 ) -> torch.Tensor | None:
     """What torch's fake-quantize kernels compute, in every bit; None if an element is NaN or above 2^63 steps."""
     y = torch.empty_like(x)
-    layout = _Layout(y, channel_axis)
+    layout = _Cut(y, channel_axis)
     for source, target, inverse, zero, width in layout.blocks((x, y), (1 / step, zero_point, step)):
         levels = target if target.dtype == torch.float32 else torch.empty_like(target, dtype=torch.float32)
         torch.mul(source, inverse, out=levels)
@@ -74,7 +51,7 @@ def gradients(
 ) -> tuple[Any, ...] | None:
     """What ``range_gradients`` of core computes; None if sums are not finite."""
     grad_x = torch.empty_like(x)
-    layout = _Layout(grad_x, channel_axis)
+    layout = _Cut(grad_x, channel_axis)
     below, above, moved = [], [], []
     one = other = torch.empty(0)
     for xs, gs, target, lo, hi, inverse in layout.blocks((x, g, grad_x), (low, high, num_steps / (high - low))):
@@ -104,40 +81,27 @@ def gradients(
     return (grad_x, grad_low, grad_high) if math.isfinite((grad_low + grad_high).sum()) else None
 
 
-class _Layout:
-    """How a tensor is cut: as (outer, channels, inner) in the order of memory, along one of the three.
-
-    Args:
-        dense: The tensor whose memory format counts; its blocks can be written to.
-        channel_axis: Its axis of channels, or None.
-    """
+class _Cut(Layout):
+    """How a tensor is cut: along one of outer, channels and inner."""
 
     def __init__(self, dense: torch.Tensor, channel_axis: int | None) -> None:
-        self.order = None if dense.is_contiguous() else sorted(range(dense.ndim), key=dense.stride, reverse=True)
-        self.per_tensor = channel_axis is None or dense.shape[channel_axis] == 1
-        if channel_axis is None or self.per_tensor:
-            self.shape = (1, 1, dense.numel())
-            self.cut = 2
-        else:
-            order = self.order or range(dense.ndim)
-            place = order.index(channel_axis)
-            sizes = [dense.shape[axis] for axis in order]
-            self.shape = (math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :]))
-            self.cut = 0 if self.shape[0] > 1 else 1
-        self.thickness = max(1, limits.block * self.shape[self.cut] // dense.numel())
+        super().__init__(dense, channel_axis)
+        self.per_tensor = self.channels == 1
+        self.axis = 2 if self.per_tensor else 1 if self.outer == 1 else 0
+        self.thickness = max(1, limits.block * self.shape[self.axis] // dense.numel())
 
     def blocks(
         self, tensors: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """The blocks of each tensor, with the parameters of their channels."""
-        views = [(t if self.order is None else t.permute(self.order)).reshape(self.shape) for t in tensors]
+        views = [self.flat(tensor).view(self.shape) for tensor in tensors]
         of_channels = [p.view(1, -1, 1) for p in parameters]
-        if self.cut == 0:  # whole rows of parameters, because a repeated operand is slow when it repeats in short runs
+        if self.axis == 0:  # whole rows of parameters, because a repeated operand is slow when it repeats in short runs
             of_channels = [p.expand(1, *self.shape[1:]).contiguous() for p in of_channels]
-        if self.thickness >= self.shape[self.cut]:
+        if self.thickness >= self.shape[self.axis]:
             return iter([(*views, *of_channels)])
-        cuts = [view.split(self.thickness, self.cut) for view in views]
-        if self.cut == 1:
+        cuts = [view.split(self.thickness, self.axis) for view in views]
+        if self.axis == 1:
             return zip(*cuts, *(p.split(self.thickness, 1) for p in of_channels), strict=True)
         return zip(*cuts, *(repeat(p) for p in of_channels), strict=False)
 
@@ -146,8 +110,8 @@ class _Layout:
         if self.per_tensor:
             return torch.dot(one.view(-1), other.view(-1))
         products = torch.mul(one, other, out=scratch)
-        return (products.sum(0, keepdim=True) if self.cut == 0 else products).sum(2, keepdim=True)
+        return (products.sum(0, keepdim=True) if self.axis == 0 else products).sum(2, keepdim=True)
 
     def total(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """The sums of all blocks together, one per channel."""
-        return torch.cat(list(parts), 1) if self.cut == 1 else reduce(torch.add, parts)
+        return torch.cat(list(parts), 1) if self.axis == 1 else reduce(torch.add, parts)

@@ -13,27 +13,29 @@ import torch
 from trainable_quantizers_core.conformance.adapter import Run
 
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
-from trainable_quantizers_torch.blocks import sized
+from trainable_quantizers_torch.limits import limited, limits
 
 
 class TorchAdapter:
-    """Eager PyTorch on a device, on a CPU also in blocks of a few elements, or ``torch.compile``."""
+    """Eager PyTorch on a device, on a CPU also as large tensors are worked on, or ``torch.compile``."""
 
     base_class = BasePytorchTrainableQuantizer
     compiles_fast = False
     float_types = ("float32", "float16", "bfloat16", "float64")
 
-    def __init__(self, device: str = "cpu", compiled: bool = False, block: int | None = None) -> None:
+    def __init__(self, device: str = "cpu", compiled: bool = False, large: str = "") -> None:
         self.name = f"torch{'.compile' if compiled else ''}{'' if device == 'cpu' else f' on {device}'}"
-        self.name += "" if block is None else " in blocks"
+        self.name += f" {large}" if large else ""
         self.device = device
         self.compiled = compiled
-        self.block = block
+        self.large = large
         self.exact = not compiled and device == "cpu"
 
     def active(self) -> AbstractContextManager[Any]:
-        """Blocks of the adapter's size, if it has one."""
-        return nullcontext() if self.block is None else sized(small=0, block=self.block)
+        """The adapter's way of working on large tensors, if it has one."""
+        if not self.large:
+            return nullcontext()
+        return limited(small=0, block=64, thread=16, numba=self.large == "by numba")
 
     def tensor(self, array: np.ndarray, dtype: str = "float32") -> torch.Tensor:
         """A tensor on the adapter's device."""
@@ -91,5 +93,9 @@ class TorchAdapter:
 
 def adapters() -> list[TorchAdapter]:
     """The ways of running PyTorch on this machine, the reference first."""
-    found = [TorchAdapter(), TorchAdapter(block=64), TorchAdapter(compiled=True)]
-    return [*found, TorchAdapter("cuda")] if torch.cuda.is_available() else found
+    found = [TorchAdapter(), TorchAdapter(large="in blocks"), TorchAdapter(compiled=True)]
+    if limits.numba:
+        found.append(TorchAdapter(large="by numba"))
+    if torch.cuda.is_available():
+        found.append(TorchAdapter("cuda"))
+    return found

@@ -18,8 +18,9 @@ from trainable_quantizers_core.grid import (
     range_zero_point,
 )
 
-from trainable_quantizers_torch import blocks
+from trainable_quantizers_torch import blocks, jit
 from trainable_quantizers_torch.effective import TORCH_OPS, follow
+from trainable_quantizers_torch.limits import limits
 from trainable_quantizers_torch.operator import on_cpu, operator
 
 
@@ -76,7 +77,8 @@ def _forward(
 ) -> torch.Tensor:
     """Plain operations for a compiler to fuse, blocks on a CPU, else the deployed kernel itself."""
     grid = Grid(num_bits, signed)
-    small = on_cpu(x) and x.numel() <= blocks.limits.small
+    real = on_cpu(x)
+    small = real and x.numel() <= limits.small
     if small and channel_axis is None and numbers_stay_float32:
         low, high = np.float32(min_range.item()), np.float32(max_range.item())
         width = range_step(NUMBER_OPS, low, high, grid)
@@ -90,8 +92,9 @@ def _forward(
         step, zero_point = (_broadcast(p, x, channel_axis) for p in (step, zero_point))
         levels = torch.clamp(torch.round(x.float() * (1 / step)) + zero_point, grid.lowest, grid.highest)
         return ((levels - zero_point) * step).to(x.dtype)
-    if on_cpu(x) and not small:
-        y = blocks.quantize(x, step, zero_point, grid.lowest, grid.highest, channel_axis)
+    if real and not small:
+        kernel = jit.quantize if limits.numba else blocks.quantize
+        y = kernel(x, step, zero_point, grid.lowest, grid.highest, channel_axis)
         if y is not None:
             return y
     zero_point = zero_point.to(torch.int32)
@@ -116,7 +119,9 @@ def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     how = (ctx.grid.num_steps, channel_axis, ctx.needs_input_grad[1] or ctx.needs_input_grad[2], from_rounding)
     gradients = None
     if on_cpu(x):
-        gradients = (_small_gradients if x.numel() <= blocks.limits.small else blocks.gradients)(g, x, low, high, *how)
+        large = jit.gradients if limits.numba else blocks.gradients
+        kernel = large if x.numel() > limits.small else _small_gradients
+        gradients = kernel(g, x, low, high, *how)
     if gradients is None:
         gradients = _gradients(TORCH_OPS, g.float(), x.float(), low, high, *how)
     grad_x, *ends = gradients

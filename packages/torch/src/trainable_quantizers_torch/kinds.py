@@ -58,6 +58,8 @@ def kind_of_module(module: nn.Module) -> str:
         if isinstance(module, classes):
             depthwise = kind == "conv" and 1 < module.groups == module.in_channels
             return "depthwise_conv" if depthwise else kind
+    if type(module).__name__.endswith("Activation"):  # as transformers calls its own
+        return "activation"
     package, _, file = type(module).__module__.rpartition(".")
     return _FILES.get(file, "other") if package == "torch.nn.modules" else "other"
 
