@@ -43,6 +43,9 @@ class Build:
 KERAS_3 = keras.__version__.startswith("3")
 
 
+STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+
+
 def mobilenet(build: Build) -> keras.Model:
     """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) of full width, on images of 96x96."""
     inputs = keras.Input((96, 96, 3))

@@ -11,8 +11,10 @@ from timing import Result, compare
 from torch import nn
 from trainable_quantizers_core.grid import Grid
 from trainable_quantizers_torch.fake_quantize import fake_quantize
+from trainable_quantizers_torch.limits import limited, limits
 
 Case = Callable[[torch.Tensor], torch.Tensor]
+WITHOUT = "without numba"
 
 
 def autodiff_lsq(x: torch.Tensor, threshold: torch.Tensor, factor: float) -> torch.Tensor:
@@ -56,6 +58,8 @@ def per_tensor_cases(compiled: bool) -> dict[str, Case]:
     cases["torch learnable"] = lambda x: torch._fake_quantize_learnable_per_tensor_affine(
         x, scale, zero_point, -128, 127, 1.0
     )
+    for name in ("operation, LSQ", "quantizer, LSQ power of two"):
+        cases[f"{name}, {WITHOUT}"] = cases[name]
     return {**cases, **brevitas_activation()}
 
 
@@ -94,6 +98,7 @@ def per_channel_cases(shape: tuple[int, ...], axis: int) -> dict[str, Case]:
     grid = Grid(8, True)
     return {
         "relu": torch.relu,
+        f"operation, LSQ, {WITHOUT}": lambda x: fake_quantize(x, low, high, grid, axis, True, 0.01),
         "operation, LSQ": lambda x: fake_quantize(x, low, high, grid, axis, True, 0.01),
         "operation, STE": lambda x: fake_quantize(x, low, high, grid, axis, False),
         "quantizer, LSQ power of two": quantizer,
@@ -125,15 +130,16 @@ def time_cases(cases: dict[str, Case], x: torch.Tensor, seconds: float) -> Resul
     """Forward and backward of each on a leaf like ``x``."""
     leaf, g = x.requires_grad_(), torch.randn_like(x)
 
-    def step(case: Case) -> Callable[[], None]:
+    def step(name: str, case: Case) -> Callable[[], None]:
         def run() -> None:
-            output = case(leaf)
-            getattr(output, "value", output).backward(g)
+            with limited(numba=limits.numba and not name.endswith(WITHOUT)):
+                output = case(leaf)
+                getattr(output, "value", output).backward(g)
             leaf.grad = None
 
         return run
 
-    return compare({name: step(case) for name, case in cases.items()}, seconds)
+    return compare({name: step(name, case) for name, case in cases.items()}, seconds)
 
 
 def run(threads: int, quick: bool) -> dict[str, Result]:

@@ -10,6 +10,7 @@ import torch
 import trainable_quantizers_torch as tq
 from timing import Result, compare
 from torch import nn
+from trainable_quantizers_torch.limits import limited
 
 
 def separable(channels: int, out: int, stride: int) -> list[nn.Module]:
@@ -19,6 +20,9 @@ def separable(channels: int, out: int, stride: int) -> list[nn.Module]:
         *(depthwise, nn.BatchNorm2d(channels), nn.ReLU6()),
         *(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU6()),
     ]
+
+
+STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
 
 def mobilenet() -> nn.Module:
@@ -124,11 +128,19 @@ def run(threads: int, quick: bool) -> dict[str, Result]:
     torch.set_num_threads(threads)
     results = {}
     for name in NETWORKS:
-        for mode in ("eager",) if quick else ("eager", "compiled"):
-            float_model, quantized, x = models(name)
-            cases = {
-                "float": training_step(float_model, x, mode == "compiled"),
-                "W4A8 LSQ": training_step(quantized, x, mode == "compiled"),
+        float_model, quantized, x = models(name)
+        step = training_step(quantized, x)
+
+        def without_numba(step: Callable[[], None] = step) -> None:
+            with limited(numba=False):
+                step()
+
+        cases = {"float": training_step(float_model, x), "W4A8 LSQ": step, "W4A8 LSQ without numba": without_numba}
+        results[f"{name} training step, eager"] = compare(cases, 1.0 if quick else 20.0)
+        if not quick:
+            compiled = {
+                "float": training_step(float_model, x, compiled=True),
+                "W4A8 LSQ": training_step(quantized, x, compiled=True),
             }
-            results[f"{name} training step, {mode}"] = compare(cases, 1.0 if quick else 20.0)
+            results[f"{name} training step, compiled"] = compare(compiled, 20.0)
     return results

@@ -18,8 +18,11 @@ from trainable_quantizers_torch.kinds import (
 )
 from trainable_quantizers_torch.trace import is_own_layer, replace_everywhere
 
-_DEFERRED_TO = dict.fromkeys(("norm", "add", "mul", "matmul", "concat", "pool"), ("activation",))
-_DEFERRED_TO |= dict.fromkeys(("conv", "depthwise_conv", "conv_transpose", "linear"), ("activation", "norm"))
+_JOINS = ("norm", "add", "mul", "matmul", "concat", "pool")
+_DEFERRED_TO: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_JOINS, ("activation",)),
+    **dict.fromkeys(("conv", "depthwise_conv", "conv_transpose", "linear"), ("activation", "norm")),
+}
 ACTIVATIONS = "activation_quantizers"
 
 
