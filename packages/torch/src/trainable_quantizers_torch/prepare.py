@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from mct_quantizers import QuantizationTarget
@@ -68,7 +69,7 @@ def prepare(
     if not isinstance(recipe, Recipe):
         advice = "load one with Recipe.from_file, or take one of Recipe.presets()"
         raise invalid("prepare", "recipe", "a Recipe", recipe, advice)
-    if any(isinstance(module, PytorchTrainableQuantizationWrapper) for module in model.modules()):
+    if next(_quantizing(model), None) is not None:
         advice = "pass the float model"
         raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
     model = copy.deepcopy(model)
@@ -83,7 +84,7 @@ def prepare(
         advice = "functions, sums and outputs of layers inside its forward stay in float"
         rows.append(SummaryRow("(forward)", "", reason=f"cannot be traced: {advice}", findings=(why_not,)))
     found = Summary(tuple(rows))
-    (model.meta if isinstance(model, fx.GraphModule) else model.__dict__)[_SUMMARY] = found
+    vars(next(_quantizing(model), model))[_SUMMARY] = found  # a graph loses its own attributes when copied
     if verbose:
         print(found)
     return model
@@ -95,10 +96,15 @@ def summary(model: nn.Module) -> Summary:
     Raises:
         QuantizerError: the model does not come from ``prepare``.
     """
-    held = model.meta if isinstance(model, fx.GraphModule) else vars(model)
-    if _SUMMARY not in held:
-        raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
-    return held[_SUMMARY]
+    for module in (*_quantizing(model), model):
+        if _SUMMARY in vars(module):
+            return vars(module)[_SUMMARY]
+    raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
+
+
+def _quantizing(model: nn.Module) -> Iterator[nn.Module]:
+    kinds = (PytorchTrainableQuantizationWrapper, PytorchTrainableActivationQuantizationHolder)
+    return (module for module in model.modules() if isinstance(module, kinds))
 
 
 def _quantize(model: nn.Module, recipe: Recipe, data: Any, verbose: bool) -> list[SummaryRow]:

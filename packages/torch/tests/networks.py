@@ -1,0 +1,140 @@
+"""Networks of many kinds for the tests of whole models: a class, and inputs for it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Residual(nn.Module):
+    """Functional activations, a sum, batch norms and functional dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(x)) + x)
+        return self.head(F.dropout(y, 0.1, training=self.training).mean((2, 3)))
+
+
+class Inverted(nn.Module):
+    """The block of MobileNet v2, twice, and transposed convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Sequential(nn.Conv2d(4, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.BatchNorm2d(16), nn.ReLU6())
+        self.project = nn.Sequential(nn.Conv2d(16, 4, 1, bias=False), nn.BatchNorm2d(4))
+        self.up = nn.ConvTranspose2d(4, 3, 2, stride=2)
+        self.grouped = nn.ConvTranspose2d(4, 4, 2, groups=2)
+
+    def forward(self, x):
+        x = x + self.project(self.depthwise(self.expand(x)))
+        return self.up(self.grouped(x)).flatten(1)
+
+
+class Shared(nn.Module):
+    """A layer used twice, an embedding, a concatenation, three inputs of which one holds integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.once, self.words = nn.Linear(4, 4), nn.Linear(4, 4), nn.Embedding(10, 4)
+
+    def forward(self, x, y, tokens):
+        z = torch.cat([self.twice(x), self.once(y), self.twice(y), self.words(tokens)], 1)
+        return z.view(z.size(0), -1) * 2
+
+
+class Tied(nn.Module):
+    """Two layers of one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.words(tokens)))
+
+
+class Own(nn.Module):
+    """A layer that no library knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x):
+        return x @ self.weight.t()
+
+
+class WithOwn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.head = Own(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.own(x)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.norm, self.head = (
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.LayerNorm(8),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, x):
+        return self.head(self.norm(x + self.attention(x, x, x, need_weights=False)[0]))
+
+
+class Branching(nn.Module):
+    """Control flow that depends on data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4))
+
+    def forward(self, x):
+        return self.body(x * 2 if x.sum() > 0 else x)
+
+
+def vision_transformer() -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=4, num_labels=3))
+
+
+NETWORKS = {
+    "residual": (Residual, (torch.randn(4, 3, 8, 8),)),
+    "inverted": (Inverted, (torch.randn(2, 4, 6, 6),)),
+    "shared": (Shared, (torch.randn(5, 4), torch.randn(5, 4), torch.randint(0, 10, (5,)))),
+    "tied": (Tied, (torch.randint(0, 10, (5,)),)),
+    "own layer": (WithOwn, (torch.randn(5, 4),)),
+    "recurrent": (Recurrent, (torch.randn(3, 5, 4),)),
+    "attention": (Attentive, (torch.randn(3, 5, 8),)),
+    "branching": (Branching, (torch.randn(3, 8),)),
+    "vision transformer": (vision_transformer, {"pixel_values": torch.randn(2, 3, 16, 16)}),
+}
+
+
+def call(model: nn.Module, inputs) -> torch.Tensor:
+    output = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    return getattr(output, "logits", output)

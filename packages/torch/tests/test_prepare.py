@@ -1,0 +1,179 @@
+"""From a float model to a trained one to a deployed one, by a recipe."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from networks import NETWORKS, Residual, Shared, WithOwn, call
+from torch import nn
+
+RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
+HOLDER, WRAPPER = tq.PytorchTrainableActivationQuantizationHolder, tq.PytorchTrainableQuantizationWrapper
+
+
+def prepared(name, recipe=RECIPE, seed=0, **options):
+    torch.manual_seed(seed)
+    build, inputs = NETWORKS[name]
+    network = build()
+    return network, tq.prepare(network, recipe, [inputs], verbose=False, **options), inputs
+
+
+def rows(model):
+    return {row.layer: row for row in tq.summary(model).rows}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_prepare_train_convert_save_reload(name):
+    network, model, inputs = prepared(name)
+    before = copy.deepcopy(network.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        call(model, inputs).square().mean().backward()
+        optimizer.step()
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), f"{key} of the float model changed"
+    model.eval()
+    deployed = tq.convert(model)
+    with torch.no_grad():
+        wanted = call(model, inputs)
+        assert torch.equal(call(deployed, inputs), wanted)
+        again = prepared(name)[1].eval()
+        again.load_state_dict(model.state_dict())
+        assert torch.equal(call(again, inputs), wanted)
+        file = io.BytesIO()
+        torch.save(deployed, file)
+        file.seek(0)
+        assert torch.equal(call(torch.load(file, weights_only=False), inputs), wanted)
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(call(copied, inputs), wanted)
+            assert tq.summary(copied) == tq.summary(model)
+    assert all(p.grad is not None for p in model.parameters()), "a parameter takes no part"
+
+
+def test_thresholds_come_from_data():
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[0.7, 0.1], [-3.0, 0.0]]))
+    recipe = tq.Recipe(tq.WeightsScheme(calibration="min_max"), tq.ActivationsScheme(calibration="min_max"))
+    model = tq.prepare(network, recipe, [torch.tensor([[5.0, -1.0]]), torch.tensor([[1.0, 1.0]])], verbose=False)
+    found = {name: value.tolist() for name, value in model.named_parameters() if "threshold" in name}
+    assert found["0.weight_threshold"] == [1.0, 4.0]
+    thresholds = [value for name, value in found.items() if name.startswith("activation")]
+    assert thresholds == [8.0, 4.0]  # of the input and of the ReLU, whose largest output is 3.4
+
+
+def test_a_tensor_is_quantized_once_after_its_activation_function():
+    _, model, inputs = prepared("residual")
+    counted = []
+    for module in model.modules():
+        if isinstance(module, HOLDER):
+            module.register_forward_hook(lambda module, args, output: counted.append(args[0].shape))
+    call(model, inputs)
+    assert len(counted) == 6  # the input, relu, conv2 with norm2, relu of the sum, mean, head
+    table = rows(model)
+    assert not table["conv1"].activations
+    assert table["relu"].activations
+    assert not table["add"].activations
+    assert table["relu_1"].activations
+
+
+def test_a_module_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_output():
+    _, model, _ = prepared("shared")
+    table = rows(model)
+    assert sum(isinstance(module, WRAPPER) for module in model.modules()) == 3
+    assert table["twice_1"].reason.endswith("the same module as twice")
+    assert table["twice"].activations
+    assert table["twice_1"].activations
+    assert "not a floating tensor" in table["tokens"].reason
+
+
+def test_tied_weights_stay_tied():
+    _, model, _ = prepared("tied")
+    assert model.words.layer.weight is model.head.layer.weight
+    assert "shares its weight with words" in rows(model)["head"].reason
+
+
+def test_dropout_in_a_function_follows_the_mode_of_the_model():
+    _, model, inputs = prepared("residual")
+    model.eval()
+    assert torch.equal(call(model, inputs), call(model, inputs))
+    model.train()
+    assert any(isinstance(module, nn.Dropout) and module.training for module in model.modules())
+
+
+def test_calibration_leaves_the_mode_and_the_batch_statistics_alone():
+    network, model, _ = prepared("residual")
+    assert model.training
+    assert torch.equal(model.norm1.running_mean, network.norm1.running_mean)
+
+
+def test_folding_batch_norms_changes_nothing_in_evaluation():
+    for name in ("residual", "inverted"):
+        torch.manual_seed(0)
+        build, inputs = NETWORKS[name]
+        network = build()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+        recipe = tq.Recipe(rules=[tq.LayerRule(position="last", weights={"num_bits": 16})])
+        model = tq.prepare(network, recipe, verbose=False, fold_batch_norm=True)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        torch.testing.assert_close(call(model.eval(), inputs), call(network.eval(), inputs), rtol=1e-3, atol=1e-3)
+    assert rows(model)["expand.1"].reason == "folded into expand.0"
+
+
+def test_what_stays_in_float_is_said():
+    assert "flat list of its own" in rows(prepared("recurrent")[1])["lstm"].reason
+    assert "out_proj stays in float" in rows(prepared("attention")[1])["attention"].reason
+    assert "cannot be traced" in rows(prepared("branching")[1])["(forward)"].reason
+    assert "a rule with type = 'Own' quantizes its weight" in rows(prepared("own layer")[1])["own"].reason
+
+
+def test_a_rule_that_names_a_layer_of_your_own_quantizes_it():
+    recipe = tq.Recipe(tq.WeightsScheme(), rules=[tq.LayerRule(type="Own", weights={"num_bits": 3})])
+    model = tq.prepare(WithOwn(), recipe, verbose=False)
+    assert rows(model)["own"].weights.startswith("3-bit")
+
+
+def test_the_summary_is_printed(capsys):
+    model = tq.prepare(Residual(), RECIPE, [torch.randn(2, 3, 8, 8)])
+    assert str(tq.summary(model)) in capsys.readouterr().out
+
+
+def test_batches_may_be_tuples_with_targets_and_loaders():
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 8, 8), torch.zeros(8))
+    tq.prepare(Residual(), RECIPE, torch.utils.data.DataLoader(data, batch_size=4), verbose=False)
+
+
+def test_half_precision_models_keep_their_type():
+    model = tq.prepare(WithOwn().bfloat16(), RECIPE, [torch.randn(5, 4).bfloat16()], verbose=False)
+    assert model(torch.randn(5, 4).bfloat16()).dtype == torch.bfloat16
+
+
+MISTAKES = {
+    "no data": (
+        lambda: tq.prepare(Residual(), RECIPE, verbose=False),
+        "must be an iterable of batches",
+    ),
+    "empty data": (lambda: tq.prepare(Residual(), RECIPE, [], verbose=False), "must be at least one batch"),
+    "no recipe": (lambda: tq.prepare(Residual(), {"weights": {}}, verbose=False), "load one with Recipe.from_file"),
+    "no model": (lambda: tq.prepare(Residual, RECIPE, verbose=False), "pass the network itself"),
+    "prepared": (lambda: tq.prepare(prepared("residual")[1], RECIPE, verbose=False), "pass the float model"),
+    "no such layer": (
+        lambda: tq.prepare(Shared(), tq.Recipe(rules=[tq.LayerRule(name="onec", skip=True)]), verbose=False),
+        "did you mean 'once'",
+    ),
+    "not prepared": (lambda: tq.summary(Residual()), "prepare it first"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_explained(mistake):
+    function, text = MISTAKES[mistake]
+    with pytest.raises(tq.QuantizerError, match=text.replace("(", r"\(")):
+        function()
