@@ -61,7 +61,7 @@ LAYOUTS = {
 WAYS = {
     "small": {},
     "blocks": {"small": 0, "block": 8, "numba": False},
-    "numba": {"small": 0, "thread": 8, "numba": True},
+    "numba": {"small": 0, "thread": 8, "row": 0, "numba": True},
 }
 
 

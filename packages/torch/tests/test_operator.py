@@ -68,7 +68,8 @@ def test_a_model_compiles_without_a_graph_break(dynamic):
 
 
 @pytest.mark.parametrize(
-    "ways", [{"small": 100}, {"small": 0, "block": 8, "numba": False}, {"small": 0, "thread": 8, "numba": True}]
+    "ways",
+    [{"small": 100}, {"small": 0, "block": 8, "numba": False}, {"small": 0, "thread": 8, "row": 0, "numba": True}],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_backward_keeps_the_input_and_nothing_else_of_its_size(ways, dtype):

@@ -35,7 +35,7 @@ class TorchAdapter:
         """The adapter's way of working on large tensors, if it has one."""
         if not self.large:
             return nullcontext()
-        return limited(small=0, block=64, thread=16, numba=self.large == "by numba")
+        return limited(small=0, block=64, thread=16, row=0, numba=self.large == "by numba")
 
     def tensor(self, array: np.ndarray, dtype: str = "float32") -> torch.Tensor:
         """A tensor on the adapter's device."""

@@ -16,21 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainable_quantizers_torch import blocks
 from trainable_quantizers_torch.layout import Layout
 from trainable_quantizers_torch.limits import limits
 
 
 def quantize(
     x: torch.Tensor, step: torch.Tensor, zero_point: torch.Tensor, lowest: int, highest: int, channel_axis: int | None
-) -> torch.Tensor:
-    """What torch's fake-quantize kernels compute, in every bit."""
+) -> torch.Tensor | None:
+    """What torch's fake-quantize kernels compute, in every bit; short rows of channels are left to ``blocks``."""
     y = torch.empty_like(x)
     layout = Layout(y, channel_axis)
+    if layout.inner < limits.row:
+        return blocks.quantize(x, step, zero_point, lowest, highest, channel_axis)
     target = y if y.dtype == torch.float32 else torch.empty_like(y, dtype=torch.float32)
     arrays = [_array(layout.flat(tensor)) for tensor in (x, target)]
     parameters = [_array(p.reshape(-1)) for p in (1 / step, zero_point, step)]
-    limits = (np.float32(lowest), np.float32(highest))
-    _in_ranges(_kernels()[0], x.numel(), *arrays, *parameters, *limits, channel_axis is not None, layout.inner)
+    ends = (np.float32(lowest), np.float32(highest))
+    _in_ranges(_kernels()[0], x.numel(), *arrays, *parameters, *ends, channel_axis is not None, layout.inner)
     return y if target is y else y.copy_(target)
 
 
@@ -43,10 +46,12 @@ def gradients(
     channel_axis: int | None,
     of_range: bool,
     from_rounding: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """What ``range_gradients`` of core computes."""
+) -> tuple[Any, ...] | None:
+    """What ``range_gradients`` of core computes; short rows of channels are left to ``blocks``."""
     grad_x = torch.empty_like(x)
     layout = Layout(grad_x, channel_axis)
+    if layout.inner < limits.row:
+        return blocks.gradients(g, x, low, high, num_steps, channel_axis, of_range, from_rounding)
     target = grad_x if grad_x.dtype == torch.float32 else torch.empty_like(grad_x, dtype=torch.float32)
     arrays = [_array(layout.flat(tensor)) for tensor in (g, x, target)]
     ends = [_array(p.reshape(-1)) for p in (low, high)]

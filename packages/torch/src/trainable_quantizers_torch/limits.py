@@ -16,12 +16,14 @@ class Limits:
         small: Up to here the number of calls counts, not what they read and write.
         block: Five float32 blocks of this size fit into a common last-level cache, and one gives 16 cores work.
         thread: From here on it pays to give a part to another thread.
+        row: Shorter rows of one channel are not worth a compiled loop of their own.
         numba: Whether numba compiles the operation: where it is installed.
     """
 
     small: int = 2**12
     block: int = 2**19
     thread: int = 2**16
+    row: int = 32
     numba: bool = find_spec("numba") is not None
 
 
