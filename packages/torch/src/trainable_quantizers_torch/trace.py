@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+PASSED = (nn.Identity, nn.Dropout)  # what values go through as they are when it is deployed
 
 
 def is_own_layer(module: nn.Module) -> bool:
@@ -22,22 +27,34 @@ class _Tracer(fx.Tracer):
         return is_own_layer(m) or super().is_leaf_module(m, module_qualified_name)
 
 
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Each module leaves in the mode in which it came: a frozen batch norm of a model in training stays frozen."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def trace(model: nn.Module) -> tuple[fx.GraphModule | None, str]:
     """The graph, which shares the modules of ``model``; or None and why there is none."""
-    was_training = model.training
     try:
-        graphs = [_Tracer().trace(model.train(mode)) for mode in (True, False)]
+        with modes_kept(model):
+            graphs = [_Tracer().trace(model.train(mode)) for mode in (True, False)]
     except Exception as error:  # whatever the user's forward raises when it is called with proxies
         reason = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    finally:
-        model.train(was_training)
     training, evaluation = graphs
     if str(training) != str(evaluation):
         if not _same_but_dropout(training, evaluation):
             return None, "its forward does different things in training and in evaluation"
         _dropout_as_modules(model, training)
-    return fx.GraphModule(model, training, type(model).__name__).train(was_training), ""
+    traced = fx.GraphModule(model, training, type(model).__name__)
+    for name, module in traced.named_modules():  # what only holds others is new, and in training
+        module.training = model.get_submodule(name).training
+    return traced, ""
 
 
 def _is_dropout(node: fx.Node) -> bool:
@@ -61,7 +78,7 @@ def _dropout_as_modules(model: nn.Module, graph: fx.Graph) -> None:
         if _is_dropout(node):
             name = f"functional_{node.name}"
             probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            model.add_module(name, nn.Dropout(probability))
+            model.add_module(name, nn.Dropout(probability).train(model.training))
             with graph.inserting_before(node):
                 module = graph.call_module(name, (node.kwargs.get("input", node.args[0] if node.args else None),))
             node.replace_all_uses_with(module)
@@ -76,12 +93,19 @@ def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None
                 parent._modules[name] = new
 
 
+def followers(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """The module that follows another, as far as a ``Sequential`` says."""
+    sequences = [module for module in model.modules() if type(module).forward is nn.Sequential.forward]
+    rows = [[child for child in sequence if not isinstance(child, PASSED)] for sequence in sequences]
+    return {module: follower for row in rows for module, follower in pairwise(row)}
+
+
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward from a batch: of a tuple, as many as it requires."""
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     batch = _to(device, batch)
-    if isinstance(batch, dict):
-        return (), batch
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
     if not isinstance(batch, (tuple, list)):
         return (batch,), {}
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -93,6 +117,6 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[st
 def _to(device: torch.device, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _to(device, item) for key, item in value.items()}
     return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value
