@@ -82,6 +82,39 @@ class WithOwn(nn.Module):
         return self.head(torch.relu(self.own(x)))
 
 
+class LikeFunctions(nn.Module):
+    """A layer that is called what the graph calls a function, and layers in layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.Tanh()), nn.Linear(4, 4))
+        self.relu_1, self.head = nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.relu_1(F.relu(-torch.relu(self.body(x)).exp())))
+
+
+class ReadDirectly(nn.Module):
+    """A weight that a function reads as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body = nn.Embedding(10, 4), nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        return F.linear(self.body(self.words(tokens)), self.words.weight)
+
+
+class Cells(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.LSTMCell(4, 4), nn.GRUCell(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        state, memory = self.first(x)
+        return self.head(self.second(state) + memory)
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -115,6 +148,32 @@ class Branching(nn.Module):
         return self.body(x * 2 if x.sum() > 0 else x)
 
 
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 8)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.other = nn.MultiheadAttention(8, 2, kdim=8, vdim=6, batch_first=True)
+        self.values = nn.Linear(8, 6)
+
+    def forward(self, tokens):
+        x = self.encoder(self.words(tokens))
+        return self.other(x, x, self.values(x))[0]
+
+
+class ReadsAttributes(nn.Module):
+    """Cannot be traced, and looks at its layers; a batch norm and a dropout inside a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.1), nn.ReLU())
+        self.alone, self.head, self.norm = nn.BatchNorm2d(4), nn.Linear(4, 4), nn.LayerNorm(4)
+
+    def forward(self, x):
+        x = self.alone(self.body(x if x.sum() > 0 else -x)).mean((2, 3)).to(self.head.weight.dtype)
+        return self.norm(self.head(x) * self.head.out_features) + self.norm.eps
+
+
 def vision_transformer() -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -128,8 +187,13 @@ NETWORKS = {
     "shared": (Shared, (torch.randn(5, 4), torch.randn(5, 4), torch.randint(0, 10, (5,)))),
     "tied": (Tied, (torch.randint(0, 10, (5,)),)),
     "own layer": (WithOwn, (torch.randn(5, 4),)),
+    "like functions": (LikeFunctions, (torch.randn(3, 4),)),
+    "read directly": (ReadDirectly, (torch.randint(0, 10, (20,)),)),
+    "cells": (Cells, (torch.randn(3, 4),)),
     "recurrent": (Recurrent, (torch.randn(3, 5, 4),)),
     "attention": (Attentive, (torch.randn(3, 5, 8),)),
+    "encoder": (Encoder, (torch.randint(0, 10, (2, 5)),)),
+    "reads attributes": (ReadsAttributes, (torch.randn(3, 3, 8, 8),)),
     "branching": (Branching, (torch.randn(3, 8),)),
     "vision transformer": (vision_transformer, {"pixel_values": torch.randn(2, 3, 16, 16)}),
 }

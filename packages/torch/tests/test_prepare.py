@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import re
+from collections import UserDict
 
 import pytest
 import torch
@@ -111,20 +113,53 @@ def test_calibration_leaves_the_mode_and_the_batch_statistics_alone():
     assert torch.equal(model.norm1.running_mean, network.norm1.running_mean)
 
 
-def test_folding_batch_norms_changes_nothing_in_evaluation():
-    for name in ("residual", "inverted"):
-        torch.manual_seed(0)
+def test_each_module_stays_in_its_mode():
+    for name in ("residual", "reads attributes"):
         build, inputs = NETWORKS[name]
         network = build()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.running_mean)
-                nn.init.uniform_(module.running_var, 0.5, 2)
-        recipe = tq.Recipe(rules=[tq.LayerRule(position="last", weights={"num_bits": 16})])
-        model = tq.prepare(network, recipe, verbose=False, fold_batch_norm=True)
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        torch.testing.assert_close(call(model.eval(), inputs), call(network.eval(), inputs), rtol=1e-3, atol=1e-3)
-    assert rows(model)["expand.1"].reason == "folded into expand.0"
+        frozen = next(key for key, module in network.named_modules() if isinstance(module, nn.BatchNorm2d))
+        network.get_submodule(frozen).eval()
+        model = tq.prepare(network, RECIPE, [inputs], verbose=False)
+        assert [key for key, module in model.named_modules() if not module.training] == [frozen]
+        model = tq.prepare(network.eval(), RECIPE, [inputs], verbose=False)
+        assert not any(module.training for module in model.modules())
+
+
+def test_no_observer_is_left_and_names_are_unique():
+    for name in NETWORKS:
+        _, model, _ = prepared(name)
+        assert not any(type(module).__name__ == "Observer" for module in model.modules()), name
+        layers = [row.layer for row in tq.summary(model).rows]
+        assert len(set(layers)) == len(layers), name
+
+
+def test_without_a_graph_a_tensor_is_quantized_once_in_a_sequence():
+    table = rows(prepared("reads attributes")[1])
+    assert [bool(table[f"body.{index}"].activations) for index in (0, 1, 3)] == [False, False, True]
+    assert table["body.0"].reason == "default; output: left to the BatchNorm2d that follows"
+    assert table["alone"].activations
+    assert table["head"].activations
+
+
+def test_without_a_graph_layers_stay_what_they_are():
+    _, model, _ = prepared("reads attributes")
+    assert type(model.norm) is nn.LayerNorm
+    assert tq.convert(model.eval()).head.out_features == 4
+
+
+def test_a_layer_that_calibration_never_reached_stays_in_float():
+    class Sleeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rare, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.rare(x) if x.sum() > 1e6 else x)
+
+    model = tq.prepare(Sleeping(), RECIPE, [torch.randn(3, 4)], verbose=False)
+    assert rows(model)["rare"].reason == "default; output: calibration never reached it"
+    assert not rows(model)["rare"].activations
+    assert model(torch.full((3, 4), 1e6)).shape == (3, 2)
 
 
 def test_what_stays_in_float_is_said():
@@ -132,6 +167,21 @@ def test_what_stays_in_float_is_said():
     assert "out_proj stays in float" in rows(prepared("attention")[1])["attention"].reason
     assert "cannot be traced" in rows(prepared("branching")[1])["(forward)"].reason
     assert "a rule with type = 'Own' quantizes its weight" in rows(prepared("own layer")[1])["own"].reason
+    assert rows(prepared("like functions")[1])["exp"].reason == "a function that recipes have no word for"
+    directly = rows(prepared("read directly")[1])
+    assert directly["words"].reason == "its weight is read by linear directly: left in float"
+    assert "reads words.weight directly" in directly["linear"].reason
+    parametrized = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    model = tq.prepare(parametrized, RECIPE, [torch.randn(3, 4)], verbose=False)
+    assert "remove_parametrizations" in rows(model)["0"].reason
+    assert not rows(model)["0"].weights
+
+
+def test_all_weights_of_a_layer_are_quantized():
+    _, model, _ = prepared("cells")
+    assert set(model.first.weights_quantizers) == {"weight_ih", "weight_hh"}
+    _, model, _ = prepared("encoder")
+    assert set(model.other.weights_quantizers) == {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
 
 
 def test_a_rule_that_names_a_layer_of_your_own_quantizes_it():
@@ -150,6 +200,11 @@ def test_batches_may_be_tuples_with_targets_and_loaders():
     tq.prepare(Residual(), RECIPE, torch.utils.data.DataLoader(data, batch_size=4), verbose=False)
 
 
+def test_batches_may_be_mappings_of_any_class():
+    data = [UserDict(x=torch.randn(5, 4))]
+    assert rows(tq.prepare(WithOwn(), RECIPE, data, verbose=False))["x"].activations
+
+
 def test_half_precision_models_keep_their_type():
     model = tq.prepare(WithOwn().bfloat16(), RECIPE, [torch.randn(5, 4).bfloat16()], verbose=False)
     assert model(torch.randn(5, 4).bfloat16()).dtype == torch.bfloat16
@@ -161,6 +216,18 @@ MISTAKES = {
         "must be an iterable of batches",
     ),
     "empty data": (lambda: tq.prepare(Residual(), RECIPE, [], verbose=False), "must be at least one batch"),
+    "other batches": (
+        lambda: tq.prepare(Residual(), RECIPE, [torch.randn(2, 5, 8, 8)], verbose=False),
+        "got 'float32 tensor of shape (2, 5, 8, 8)' in batch 0; the model says: RuntimeError",
+    ),
+    "other keywords": (
+        lambda: tq.prepare(Residual(), RECIPE, {"y": torch.zeros(1), "n": [1]}, verbose=False),
+        "got '{y: float32 tensor of shape (1,), n: (int)}' in batch 0; the model says: TypeError",
+    ),
+    "not to be copied": (
+        lambda: tq.prepare(nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 2))), RECIPE, verbose=False),
+        "must be one that copy.deepcopy can copy",
+    ),
     "no recipe": (lambda: tq.prepare(Residual(), {"weights": {}}, verbose=False), "load one with Recipe.from_file"),
     "no model": (lambda: tq.prepare(Residual, RECIPE, verbose=False), "pass the network itself"),
     "prepared": (lambda: tq.prepare(prepared("residual")[1], RECIPE, verbose=False), "pass the float model"),
@@ -175,5 +242,5 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_explained(mistake):
     function, text = MISTAKES[mistake]
-    with pytest.raises(tq.QuantizerError, match=text.replace("(", r"\(")):
+    with pytest.raises(tq.QuantizerError, match=re.escape(text)):
         function()

@@ -6,28 +6,31 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from trainable_quantizers_torch.kinds import CONVOLUTIONS, TRANSPOSED
-from trainable_quantizers_torch.trace import replace_everywhere
+from trainable_quantizers_torch.trace import followers, replace_everywhere
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def fold_batch_norm(model: fx.GraphModule) -> dict[str, str]:
+def fold_batch_norm(model: nn.Module) -> dict[str, str]:
     """Fold each batch norm whose only input is a convolution or linear layer, in place; names of norm and layer.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
-    statistics of the batch norm are constants.
+    statistics of the batch norm are constants. In a model without a graph, those of each ``Sequential``.
     """
+    return _in_graph(model) if isinstance(model, fx.GraphModule) else _in_sequentials(model)
+
+
+def _in_graph(model: fx.GraphModule) -> dict[str, str]:
     folded = {}
     uses = [node.target for node in model.graph.nodes if node.op == "call_module"]
     for node in list(model.graph.nodes):
-        if node.op != "call_module" or not isinstance(norm := model.get_submodule(node.target), _NORMS):
+        if node.op != "call_module" or not isinstance(norm := model.get_submodule(node.target), NORMS):
             continue
         before = node.args[0]
-        if before.op != "call_module" or len(before.users) != 1 or norm.running_mean is None:
+        if before.op != "call_module" or len(before.users) != 1:
             continue
         layer = model.get_submodule(before.target)
-        foldable = isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
-        if not foldable or uses.count(before.target) != 1 or uses.count(node.target) != 1:
+        if not _foldable(layer, norm) or uses.count(before.target) != 1 or uses.count(node.target) != 1:
             continue
         replace_everywhere(model, layer, _fuse(layer, norm))
         node.replace_all_uses_with(before)
@@ -36,6 +39,23 @@ def fold_batch_norm(model: fx.GraphModule) -> dict[str, str]:
     model.delete_all_unused_submodules()
     model.recompile()
     return folded
+
+
+def _in_sequentials(model: nn.Module) -> dict[str, str]:
+    names = {module: name for name, module in model.named_modules()}
+    held = [module for _, module in model.named_modules(remove_duplicate=False)]
+    folded = {}
+    for layer, norm in followers(model).items():
+        if isinstance(norm, NORMS) and _foldable(layer, norm) and held.count(layer) == held.count(norm) == 1:
+            replace_everywhere(model, layer, _fuse(layer, norm))
+            replace_everywhere(model, norm, nn.Identity())
+            folded[names[norm]] = names[layer]
+    return folded
+
+
+def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
+    known = isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)) and "weight" in layer._parameters
+    return known and norm.running_mean is not None
 
 
 def _fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:

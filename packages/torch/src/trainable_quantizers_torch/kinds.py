@@ -10,36 +10,49 @@ from torch import nn
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-_WEIGHTS: tuple[tuple[Any, str, str, int], ...] = (  # classes, kind, weight, axis of its channels
+_WEIGHTS: tuple[tuple[Any, str, str, int], ...] = (  # classes, kind, weights, axis of their channels
     (CONVOLUTIONS, "conv", "weight", 0),
     (TRANSPOSED, "conv_transpose", "weight", 1),
     (nn.Linear, "linear", "weight", 0),
     ((nn.Embedding, nn.EmbeddingBag), "embedding", "weight", 1),
-    (nn.MultiheadAttention, "attention", "in_proj_weight", 0),
+    (nn.MultiheadAttention, "attention", "in_proj_weight q_proj_weight k_proj_weight v_proj_weight", 0),
+    (nn.RNNCellBase, "recurrent", "weight_ih weight_hh", 0),
 )
+GIVES_TUPLE = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)  # whose first item is the output
 _FILES = {  # by the file of torch.nn.modules that defines a class
     "activation": "activation",
     "batchnorm": "norm",
     "instancenorm": "norm",
     "normalization": "norm",
     "pooling": "pool",
+    "upsampling": "pool",
     "rnn": "recurrent",
     "transformer": "attention",
 }
 _NAMES = {  # of functions, operators and methods
     "activation": "relu relu_ relu6 gelu silu hardswish hardsigmoid sigmoid tanh softmax leaky_relu elu selu celu mish "
-    "softplus hardtanh hardtanh_ prelu glu",
-    "add": "add iadd sub isub add_ sub_",
+    "softplus softsign hardtanh hardtanh_ prelu rrelu glu log_softmax logsigmoid hardshrink softshrink tanhshrink",
+    "add": "add iadd sub isub add_ sub_ sum",
     "mul": "mul imul mul_ truediv div",
     "concat": "cat concat stack",
     "matmul": "matmul bmm einsum baddbmm addmm scaled_dot_product_attention",
-    "pool": "mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d",
+    "pool": "mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "interpolate upsample",
     "norm": "layer_norm batch_norm group_norm instance_norm rms_norm",
     "conv": "conv1d conv2d conv3d",
     "conv_transpose": "conv_transpose1d conv_transpose2d conv_transpose3d",
     "linear": "linear",
 }
+_KEEPS = (  # functions, operators and methods whose results hold no new values, or no values of a tensor
+    "flatten reshape view transpose permute t contiguous squeeze unsqueeze expand expand_as repeat repeat_interleave "
+    "tile chunk split unbind unflatten swapaxes movedim roll flip gather index_select narrow select masked_fill where "
+    "pad clone detach to float half bfloat16 long int bool type_as dropout dropout1d dropout2d dropout3d alpha_dropout "
+    "pixel_shuffle pixel_unshuffle channel_shuffle max_pool1d max_pool2d max_pool3d adaptive_max_pool1d "
+    "adaptive_max_pool2d adaptive_max_pool3d max amax min amin maximum minimum neg abs clamp clip embedding one_hot "
+    "argmax argmin size dim numel getitem getattr setitem arange zeros ones full eq ne lt le gt ge floordiv mod"
+)
 _KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+_KEEPING = frozenset(_KEEPS.split())
 
 WHY_FLOAT = {
     "recurrent": "keeps its weights in a flat list of its own: use cells, or leave it in float",
@@ -64,12 +77,17 @@ def kind_of_module(module: nn.Module) -> str:
     return _FILES.get(file, "other") if package == "torch.nn.modules" else "other"
 
 
-def weight_of(module: nn.Module) -> tuple[str, int] | None:
-    """(name, axis of the channels) of the weight that can be quantized."""
-    for classes, _, name, axis in _WEIGHTS:
+def weights_of(module: nn.Module) -> tuple[tuple[str, ...], int]:
+    """Names of the weights that can be quantized, and the axis of their channels.
+
+    Example:
+        >>> weights_of(nn.GRUCell(2, 3)), weights_of(nn.Embedding(5, 2)), weights_of(nn.ReLU())
+        ((('weight_ih', 'weight_hh'), 0), (('weight',), 1), ((), 0))
+    """
+    for classes, _, names, axis in _WEIGHTS:
         if isinstance(module, classes):
-            return (name, axis) if getattr(module, name, None) is not None else None
-    return None
+            return tuple(name for name in names.split() if getattr(module, name, None) is not None), axis
+    return (), 0
 
 
 def kind_of_function(function: Callable[..., Any] | str) -> str:
@@ -81,6 +99,16 @@ def kind_of_function(function: Callable[..., Any] | str) -> str:
     """
     name = function if isinstance(function, str) else getattr(function, "__name__", "")
     return _KIND_OF_NAME.get(name, "other")
+
+
+def keeps_values(function: str) -> bool:
+    """Whether the results of a function are values of its inputs, so that there is nothing new to quantize.
+
+    Example:
+        >>> keeps_values("reshape"), keeps_values("exp")
+        (True, False)
+    """
+    return function in _KEEPING
 
 
 def changes_values(kind: str, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from mct_quantizers import QuantizationTarget
@@ -32,6 +33,7 @@ from trainable_quantizers_torch.trace import replace_everywhere, trace
 from trainable_quantizers_torch.wrapper import PytorchTrainableQuantizationWrapper
 
 _SUMMARY = "quantization_summary"
+_NOT_FOLDED = "not folded: no convolution or linear layer goes into it alone"
 
 
 def prepare(
@@ -72,16 +74,16 @@ def prepare(
     if next(_quantizing(model), None) is not None:
         advice = "pass the float model"
         raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
-    model = copy.deepcopy(model)
+    model = _copy(model)
     graph, why_not = trace(model)
-    folded = {}
-    if graph is not None:
-        model = graph
-        folded = fold(graph) if fold_batch_norm else {}
+    model = model if graph is None else graph
+    folded = fold(model) if fold_batch_norm else {}
     rows = _quantize(model, recipe, calibration_data, verbose)
+    if fold_batch_norm:
+        rows = [replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in rows]
     rows += [SummaryRow(norm, "BatchNorm", reason=f"folded into {layer}") for norm, layer in folded.items()]
     if graph is None:
-        advice = "functions, sums and outputs of layers inside its forward stay in float"
+        advice = "functions and sums inside its forward stay in float"
         rows.append(SummaryRow("(forward)", "", reason=f"cannot be traced: {advice}", findings=(why_not,)))
     found = Summary(tuple(rows))
     vars(next(_quantizing(model), model))[_SUMMARY] = found  # a graph loses its own attributes when copied
@@ -102,6 +104,14 @@ def summary(model: nn.Module) -> Summary:
     raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
 
 
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module raises that cannot be copied
+        advice = f"copying says: {error}"
+        raise invalid("prepare", "model", "one that copy.deepcopy can copy", type(model).__name__, advice) from error
+
+
 def _quantizing(model: nn.Module) -> Iterator[nn.Module]:
     kinds = (PytorchTrainableQuantizationWrapper, PytorchTrainableActivationQuantizationHolder)
     return (module for module in model.modules() if isinstance(module, kinds))
@@ -110,15 +120,14 @@ def _quantizing(model: nn.Module) -> Iterator[nn.Module]:
 def _quantize(model: nn.Module, recipe: Recipe, data: Any, verbose: bool) -> list[SummaryRow]:
     found = discover(model, recipe)
     plans = recipe.plan([one.layer for one in found])
-    observers = {}
-    for one, plan in zip(found, plans, strict=True):
-        if plan.activations is not None:
-            observers[one.layer.name] = Observer()
-            one.insert(model, observers[one.layer.name])
-    if observers:
+    observers = [None if plan.activations is None else Observer() for plan in plans]
+    for one, observer in zip(found, observers, strict=True):
+        if observer is not None:
+            one.insert(model, observer)
+    if any(observers):
         _recompile(model)
         calibrate(model, data, verbose)
-    rows = [_settle(model, one, plan, observers.get(one.layer.name)) for one, plan in zip(found, plans, strict=True)]
+    rows = [_settle(model, *each) for each in zip(found, plans, observers, strict=True)]
     _recompile(model)
     return rows
 
@@ -134,17 +143,20 @@ def _settle(model: nn.Module, one: Found, plan: LayerPlan, observer: Observer | 
     weights = activations = ""
     reasons = [plan.reason if one.layer.weights or one.layer.activation else "", one.why]
     findings: list[str] = []
-    if plan.weights is not None and one.module is not None and one.weight is not None:
-        name, axis = one.weight
-        array = getattr(one.module, name).detach().float().cpu().numpy()
-        calibrated = weights_parameters(array, plan.weights, axis)
-        findings += calibrated.findings
-        quantizer = _quantizer(QuantizationTarget.Weights, plan.weights, plan.weights.config(calibrated.params, axis))
-        replace_everywhere(model, one.module, PytorchTrainableQuantizationWrapper(one.module, {name: quantizer}))
+    if plan.weights is not None and one.module is not None:
+        quantizers = {}
+        for name in one.weights:
+            array = getattr(one.module, name).detach().float().cpu().numpy()
+            calibrated = weights_parameters(array, plan.weights, one.axis)
+            findings += calibrated.findings
+            config = plan.weights.config(calibrated.params, one.axis)
+            quantizers[name] = _quantizer(QuantizationTarget.Weights, plan.weights, config)
+        wrapper = PytorchTrainableQuantizationWrapper(one.module, quantizers)
+        replace_everywhere(model, one.module, wrapper.train(one.module.training))
         weights = scheme_in_words(plan.weights)
     if plan.activations is not None and observer is not None:
         if observer.left_in_float:
-            one.remove(model, observer)
+            one.remove(model)
             reasons.append(f"output: {observer.left_in_float}")
         else:
             scheme = plan.activations

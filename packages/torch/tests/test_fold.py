@@ -1,0 +1,59 @@
+"""Batch norms that are folded into the layers before them."""
+
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from networks import NETWORKS, call
+from torch import nn
+
+WEIGHTS_OF_16_BITS = tq.Recipe(tq.WeightsScheme(num_bits=16, method="symmetric", calibration="min_max"))
+
+
+def folded(name):
+    torch.manual_seed(0)
+    build, inputs = NETWORKS[name]
+    network = build()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias)
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    model = tq.prepare(network, WEIGHTS_OF_16_BITS, verbose=False, fold_batch_norm=True)
+    return network, model, inputs, {row.layer: row.reason for row in tq.summary(model).rows}
+
+
+@pytest.mark.parametrize("name", ["residual", "inverted", "reads attributes"])
+def test_folding_changes_nothing_in_evaluation(name):
+    network, model, inputs, _ = folded(name)
+    torch.testing.assert_close(call(model.eval(), inputs), call(network.eval(), inputs), rtol=1e-3, atol=2e-3)
+    assert torch.equal(call(tq.convert(model), inputs), call(model, inputs))
+
+
+def test_a_graph_folds_all_that_follow_a_layer():
+    for name in ("residual", "inverted"):
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(name)[1].modules())
+    assert folded("inverted")[3]["expand.1"] == "folded into expand.0"
+
+
+def test_without_a_graph_sequences_are_folded_and_the_rest_is_said():
+    _, model, _, reasons = folded("reads attributes")
+    assert reasons["body.1"] == "folded into body.0"
+    assert isinstance(model.body[1], nn.Identity)
+    assert reasons["alone"].endswith("not folded: no convolution or linear layer goes into it alone")
+
+
+def test_a_layer_with_another_reader_is_not_folded():
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x + self.norm(x)
+
+    model = tq.prepare(Forked(), WEIGHTS_OF_16_BITS, verbose=False, fold_batch_norm=True)
+    assert isinstance(model.norm, nn.BatchNorm2d)
+    (reason,) = [row.reason for row in tq.summary(model).rows if row.layer == "norm"]
+    assert "not folded" in reason
