@@ -162,12 +162,13 @@ class Encoder(nn.Module):
 
 
 class ReadsAttributes(nn.Module):
-    """Cannot be traced, and looks at its layers; a batch norm and a dropout inside a sequence."""
+    """Cannot be traced, and looks at its layers; sequences with batch norms and a dropout."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.1), nn.ReLU())
-        self.alone, self.head, self.norm = nn.BatchNorm2d(4), nn.Linear(4, 4), nn.LayerNorm(4)
+        self.alone = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4))
+        self.head, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
 
     def forward(self, x):
         x = self.alone(self.body(x if x.sum() > 0 else -x)).mean((2, 3)).to(self.head.weight.dtype)

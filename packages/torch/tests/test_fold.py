@@ -40,7 +40,7 @@ def test_without_a_graph_sequences_are_folded_and_the_rest_is_said():
     _, model, _, reasons = folded("reads attributes")
     assert reasons["body.1"] == "folded into body.0"
     assert isinstance(model.body[1], nn.Identity)
-    assert reasons["alone"].endswith("not folded: no convolution or linear layer goes into it alone")
+    assert reasons["alone.1"].endswith("not folded: no convolution or linear layer goes into it alone")
 
 
 def test_a_layer_with_another_reader_is_not_folded():

@@ -83,6 +83,12 @@ def test_a_tensor_is_quantized_once_after_its_activation_function():
     assert table["relu_1"].activations
 
 
+def test_what_follows_is_found_past_what_passes_values_on():
+    table = rows(prepared("like functions")[1])
+    assert table["body.0.0"].reason == "default; output: left to body_0_2"
+    assert table["body.0.2"].activations
+
+
 def test_a_module_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_output():
     _, model, _ = prepared("shared")
     table = rows(model)
@@ -137,7 +143,7 @@ def test_without_a_graph_a_tensor_is_quantized_once_in_a_sequence():
     table = rows(prepared("reads attributes")[1])
     assert [bool(table[f"body.{index}"].activations) for index in (0, 1, 3)] == [False, False, True]
     assert table["body.0"].reason == "default; output: left to the BatchNorm2d that follows"
-    assert table["alone"].activations
+    assert table["alone.1"].activations
     assert table["head"].activations
 
 
