@@ -46,15 +46,8 @@ def fake_quantize(
         >>> fake_quantize(x, tf.constant(-2.0), tf.constant(1.0), Grid(2, signed=True)).numpy().tolist()
         [-2.0, 0.0, 1.0]
     """
-    last = x.shape.rank - 1
-    order = list(range(last + 1))
-    if channel_axis is not None:
-        order[channel_axis], order[last] = last, channel_axis
     kernel, kernel_gradient = _KERNELS[channel_axis is not None]
-
-    def to_last(tensor: tf.Tensor) -> tf.Tensor:
-        """TensorFlow's kernels have the channels on the last axis; the same swap leads back."""
-        return tensor if channel_axis in (None, last) else tf.transpose(tensor, order)
+    channels_last, restore = _channels_last(x, channel_axis)
 
     @tf.custom_gradient
     def operation(
@@ -69,15 +62,32 @@ def fake_quantize(
             )
             if from_rounding:
                 # The output once more: cheaper than to keep it, or to round x by hand.
-                error = tf.reduce_sum(passed * (forward() - x), list(range(last + (channel_axis is None))))
+                error = tf.reduce_sum(passed * (forward() - x), None if channel_axis is None else 0)
                 moved = error / range_step(TF_OPS, low, high, grid) / grid.num_steps
                 grad_min, grad_max = grad_min - moved, grad_max + moved
             return passed, grad_min * gradient_scale, grad_max * gradient_scale
 
         return forward(), gradient
 
-    y = to_last(operation(to_last(tf.cast(x, tf.float32)), min_range, max_range))
+    y = restore(operation(channels_last(tf.cast(x, tf.float32)), min_range, max_range))
     return tf.cast(y, x.dtype)
+
+
+def _channels_last(
+    x: tf.Tensor, channel_axis: int | None
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
+    """To the form that TensorFlow's kernels take, (elements, channels) for any rank, and back."""
+    if channel_axis is None:
+        return tf.identity, tf.identity
+    last = x.shape.rank - 1
+    order = list(range(last + 1))
+    order[channel_axis], order[last] = last, channel_axis
+    shape = tf.gather(tf.shape(x), order)
+
+    def swap(tensor: tf.Tensor) -> tf.Tensor:
+        return tensor if channel_axis == last else tf.transpose(tensor, order)
+
+    return lambda tensor: tf.reshape(swap(tensor), [-1, shape[-1]]), lambda tensor: swap(tf.reshape(tensor, shape))
 
 
 _KERNELS = {
