@@ -62,7 +62,8 @@ def fake_quantize(
             )
             if from_rounding:
                 # The output once more: cheaper than to keep it, or to round x by hand.
-                error = tf.reduce_sum(passed * (forward() - x), None if channel_axis is None else 0)
+                products = tf.math.multiply_no_nan(forward() - x, passed)  # an infinite x does not count
+                error = tf.reduce_sum(products, None if channel_axis is None else 0)
                 moved = error / range_step(TF_OPS, low, high, grid) / grid.num_steps
                 grad_min, grad_max = grad_min - moved, grad_max + moved
             return passed, grad_min * gradient_scale, grad_max * gradient_scale
