@@ -29,7 +29,7 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
     ("torch", f"{TORCH}/range_quantizer.py", "            self._set_uniform_grid(inferable)", "            pass"),
     ("torch", f"{TORCH}/range_quantizer.py", "if self.freeze_quant_params:", "if False:"),
     ("torch", f"{TORCH}/base_quantizer.py", "self._owner = layer", "self._owner = layer.requires_grad_(False)"),
-    ("keras", f"{KERAS}/fake_quantize.py", "(x >= low) & (x <= high)", "(y >= low) & (y <= high)"),
+    ("keras", f"{KERAS}/fake_quantize.py", "forward() - x, passed", "x - forward(), passed"),
     ("keras", f"{KERAS}/fake_quantize.py", "grad_max * gradient_scale", "grad_max"),
     ("keras", f"{KERAS}/fake_quantize.py", "order[channel_axis], order[last] = last, channel_axis", "pass"),
     ("keras", f"{KERAS}/effective.py", "tensor / tf.maximum(divisor, -tf.abs(tensor))", "tensor / divisor"),
