@@ -21,7 +21,7 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
     ("torch", f"{TORCH}/blocks.py", "< 2.0**63", "< 2.0**200"),
     ("torch", f"{TORCH}/jit.py", "(x[i] >= low) & (x[i] <= high)", "(x[i] > low) & (x[i] <= high)"),
     ("torch", f"{TORCH}/jit.py", "above + moved / num_steps", "above - moved / num_steps"),
-    ("torch", f"{TORCH}/jit.py", "min((row + 1) * inner, stop)", "min(start + inner, stop)"),
+    ("torch", f"{TORCH}/jit.py", "c = row % low.size", "c = 0"),
     ("torch", f"{CORE}/grid.py", "(x >= low) & (x <= high)", "(x > low) & (x <= high)"),
     ("torch", f"{CORE}/grid.py", "above + moved", "above - moved"),
     ("torch", f"{TORCH}/range_quantizer.py", "inputs.numel() if", "inputs.shape[0] if"),
