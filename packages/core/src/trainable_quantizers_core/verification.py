@@ -1,0 +1,151 @@
+"""Whether a deployed model computes what the trained one does, and where it stops doing so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.errors import QuantizerError, invalid
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How two models differ in one tensor, over all batches.
+
+    Args:
+        name: Name of the layer it comes from, or of the output.
+        elements: Number of values that were compared.
+        differing: How many of them differ in value; NaN equals NaN, and -0 equals 0.
+        largest: Largest absolute difference; infinite where only one is NaN, or both are infinite and differ.
+    """
+
+    name: str
+    elements: int
+    differing: int
+    largest: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparison of a trained and a deployed model; ``print`` it.
+
+    Args:
+        outputs: The outputs of the models.
+        layers: Layers that both have, in order of execution.
+
+    Example:
+        >>> fine, off = TensorDifference("conv", 8, 0, 0.0), TensorDifference("head", 4, 1, 0.25)
+        >>> found = Verification((off,), (fine, off))
+        >>> found.identical, found.first_difference.name
+        (False, 'head')
+        >>> print(found)
+        1 of 4 output values differ, by up to 0.25; it begins in head, where 1 of 4 differ, by up to 0.25.
+    """
+
+    outputs: tuple[TensorDifference, ...]
+    layers: tuple[TensorDifference, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """Number of output values that were compared."""
+        return sum(output.elements for output in self.outputs)
+
+    @property
+    def differing(self) -> int:
+        """How many output values differ."""
+        return sum(output.differing for output in self.outputs)
+
+    @property
+    def largest(self) -> float:
+        """Largest absolute difference of an output value."""
+        return max((output.largest for output in self.outputs), default=0.0)
+
+    @property
+    def identical(self) -> bool:
+        """Whether all output values are equal."""
+        return not self.differing
+
+    @property
+    def first_difference(self) -> TensorDifference | None:
+        """The first layer whose output differs; None if none does."""
+        return next((layer for layer in self.layers if layer.differing), None)
+
+    def raise_if_different(self, tolerance: float = 0.0) -> None:
+        """Nothing, or an error that says what ``print`` says.
+
+        Raises:
+            QuantizerError: an output value differs by more than ``tolerance``.
+        """
+        if self.largest > tolerance:
+            raise QuantizerError(f"verify: {self}")
+
+    def __str__(self) -> str:
+        if self.identical:
+            return f"All {self.elements} output values are identical."
+        text = f"{self.differing} of {self.elements} output values differ, by up to {self.largest:.3g}"
+        first = self.first_difference
+        if first is None:
+            return f"{text}; no layer that both models have differs."
+        where = f"{first.differing} of {first.elements} differ, by up to {first.largest:.3g}"
+        return f"{text}; it begins in {first.name}, where {where}."
+
+
+class Comparison:
+    """Gathers the differences of two models batch by batch, in constant memory.
+
+    Example:
+        >>> comparison = Comparison()
+        >>> comparison.layer("conv", np.float32([1, 2]), np.float32([1, 2]))
+        >>> comparison.output("output", np.float32([1, np.nan]), np.float32([1.5, np.nan]))
+        >>> comparison.result()  # doctest: +NORMALIZE_WHITESPACE
+        Verification(outputs=(TensorDifference(name='output', elements=2, differing=1, largest=0.5),),
+                     layers=(TensorDifference(name='conv', elements=2, differing=0, largest=0.0),))
+    """
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, TensorDifference] = {}
+        self._layers: dict[str, TensorDifference] = {}
+
+    def output(self, name: str, trained: Any, deployed: Any) -> None:
+        """Compare an output of a batch.
+
+        Raises:
+            QuantizerError: the shapes differ.
+        """
+        _add(self._outputs, name, trained, deployed)
+
+    def layer(self, name: str, trained: Any, deployed: Any) -> None:
+        """Compare the output of a layer.
+
+        Raises:
+            QuantizerError: the shapes differ.
+        """
+        _add(self._layers, name, trained, deployed)
+
+    def result(self) -> Verification:
+        """What was found so far.
+
+        Raises:
+            QuantizerError: nothing was compared.
+        """
+        if not self._outputs:
+            raise invalid("verify", "data", "at least one batch", [], "pass a list or a loader that is not used up")
+        return Verification(tuple(self._outputs.values()), tuple(self._layers.values()))
+
+
+def _add(table: dict[str, TensorDifference], name: str, trained: Any, deployed: Any) -> None:
+    one, other = (np.asarray(array) for array in (trained, deployed))
+    if one.shape != other.shape:
+        advice = "the models must take the same batch"
+        raise invalid("verify", f"{name} of the deployed model", f"of shape {one.shape}", other.shape, advice)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    differs = (one != other) & ~(np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(one[differs] - other[differs])
+    sizes[np.isnan(sizes)] = inf
+    old = table.get(name, TensorDifference(name, 0, 0, 0.0))
+    largest = max(old.largest, sizes.max(initial=0.0).item())
+    table[name] = TensorDifference(name, old.elements + one.size, old.differing + int(differs.sum()), largest)
