@@ -62,7 +62,10 @@ MISTAKES = [
     ),
     (lambda: tq.convert(keras.Sequential([L.Dense(3)])), "model must be one that holds trainable quantizers"),
     (lambda: tq.convert(keras.Sequential([wrapped(L.Dense(3))])), "model must be built"),
-    (lambda: wrapped(L.LSTM(3))(np.ones((2, 5, 4), np.float32)), "its weights belong to layers inside it: wrap those"),
+    (
+        lambda: wrapped(L.LSTM(3))(np.ones((2, 5, 4), np.float32)),
+        "its weights belong to layers inside it: name them like cell.kernel",
+    ),
     (
         lambda: tq.convert(keras.Sequential([keras.Input((5, 4)), L.TimeDistributed(wrapped(L.Dense(3)))])),
         "layer must be free of quantized layers inside it, got 'time_distributed",

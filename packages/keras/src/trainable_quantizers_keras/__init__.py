@@ -40,6 +40,8 @@ from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantize
 from trainable_quantizers_keras.convert import convert
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.prepare import prepare, summary
+from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
@@ -63,6 +65,7 @@ __all__ = [
     "KerasActivationQuantizationHolder",
     "KerasLinearAnnealingScheduler",
     "KerasQuantizationWrapper",
+    "KerasQuantizedOutput",
     "KerasRangeQuantizer",
     "KerasTrainableQuantizationWrapper",
     "LSQSymmetricActivationTrainableQuantizer",
@@ -91,5 +94,7 @@ __all__ = [
     "get_trainable_quantizer_class",
     "keras_load_quantized_model",
     "mark_quantizer",
+    "prepare",
     "register_enum",
+    "summary",
 ]

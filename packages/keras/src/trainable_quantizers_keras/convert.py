@@ -7,19 +7,22 @@ from typing import Any
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.copies import copied
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.wrapper import KerasTrainableQuantizationWrapper
 
 
 def convert(model: Any) -> Any:
-    """A copy of a Sequential or functional model in which every trainable quantizer is an inferable one.
+    """A copy of a model in which every trainable quantizer is an inferable one.
 
     Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Nested models
     are converted too, and a shared layer stays shared.
 
     Raises:
-        QuantizerError: the model is subclassed or not built, or nothing in it can be converted.
+        QuantizerError: the model is not built, nothing in it can be converted, or a layer cannot be rebuilt from its
+            configuration or holds quantized layers without being a model.
 
     Example:
         >>> import numpy as np
@@ -32,29 +35,21 @@ def convert(model: Any) -> Any:
         >>> bool((convert(model)(x) == model(x)).numpy().all())
         True
     """
-    if not _quantized_inside(model):
-        advice = "wrap its layers in KerasTrainableQuantizationWrapper, or add activation holders, first"
+    if not quantized_inside(model):
+        advice = "prepare it, or wrap its layers in KerasTrainableQuantizationWrapper, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
-    return _convert(model)
+    return copied(model, _converted)
 
 
-def _convert(model: Any) -> Any:
-    kinds = {cls.__name__ for cls in type(model).__mro__}
-    if not kinds & {"Sequential", "Functional"}:  # the latter is no public name of either Keras
-        advice = "replace its layers by what their convert_to_inferable_quantizers() returns"
-        raise invalid("convert", "model", "Sequential or functional", type(model).__name__, advice)
-    if not model.built:
-        raise invalid("convert", "model", "built", model.name, "call it on a batch first")
-    converted = keras.models.clone_model(model, clone_function=_convert_layer)
-    if not converted.built:  # a Sequential that was built by its first batch
-        converted.build(model.input_shape)
-    return converted
-
-
-def _convert_layer(layer: Any) -> Any:
-    """A layer of its own with the same outputs, built and with the same weights."""
+def _converted(layer: Any, in_graph: bool) -> Any:
+    """What stands for a layer in the converted model."""
+    if isinstance(layer, KerasQuantizedOutput):
+        inner, holder = (copied(part, _converted) for part in (layer.layer, layer.holder))
+        return KerasQuantizedOutput(inner, holder, name=layer.name)
     if isinstance(layer, keras.Model):
-        return _convert(layer)
+        if not layer.built:
+            raise invalid("convert", "model", "built", layer.name, "call it on a batch first")
+        return layer
     if isinstance(layer, KerasTrainableQuantizationWrapper):
         return layer.convert_to_inferable_quantizers()
     if _is_trainable(layer):
@@ -62,18 +57,13 @@ def _convert_layer(layer: Any) -> Any:
         if not getattr(quantizer, "enabled", True):
             return keras.layers.Activation("linear", name=layer.name)
         return KerasActivationQuantizationHolder(quantizer.convert2inferable(), name=layer.name)
-    inside = _quantized_inside(layer)
+    inside = quantized_inside(layer)
     if inside:
         advice = "take it out of that layer: models alone may hold quantized layers"
         raise invalid(
             "convert", "layer", "free of quantized layers inside it", layer.name, advice, f" with {inside[0]}"
         )
-    copied = type(layer).from_config(layer.get_config())
-    if getattr(layer, "weights", None):  # Keras 3 knows operations that are no layers
-        copied.build_from_config(layer.get_build_config())
-        copied.built = True
-        copied.set_weights(layer.get_weights())
-    return copied
+    return layer
 
 
 def _is_trainable(layer: Any) -> bool:
@@ -82,7 +72,7 @@ def _is_trainable(layer: Any) -> bool:
     return isinstance(layer, KerasTrainableQuantizationWrapper) or isinstance(held, BaseKerasTrainableQuantizer)
 
 
-def _quantized_inside(layer: Any) -> list[str]:
+def quantized_inside(layer: Any) -> list[str]:
     """The names of the trainable wrappers and holders at any depth inside a layer or model."""
     if not isinstance(layer, keras.layers.Layer):
         return []

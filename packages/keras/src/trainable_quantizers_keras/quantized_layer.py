@@ -11,6 +11,7 @@ from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 
+from trainable_quantizers_keras.copies import build_by_call, part_at, parts_of, remember_shape
 from trainable_quantizers_keras.keras_version import full_precision, keras
 
 
@@ -28,6 +29,14 @@ class QuantizedLayer:
     op_call_kwargs: dict[str, Any]
     is_inputs_as_list: bool
 
+    def build(self, input_shape: Any) -> None:
+        """Build the layer; one that builds those inside it when it is called, by a call."""
+        inside = [key.rpartition(".")[0] for key in self.weights_quantizers if "." in str(key)]
+        if not all(part_at(self.layer, path).built for path in inside):
+            build_by_call(self.layer, input_shape)
+        super().build(input_shape)  # type: ignore[misc]
+        remember_shape(self.layer, input_shape)
+
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
         self._slots = {key: slot_of(self.layer, key) for key in self.weights_quantizers if isinstance(key, str)}
@@ -41,9 +50,10 @@ class QuantizedLayer:
             quantizer.initialize_quantization(tuple(self._weight(key).shape), name, self)
 
     def _weight(self, key: str | int) -> Any:
-        return (
-            getattr(self, f"{POSITIONAL_WEIGHT}_{key}") if isinstance(key, int) else vars(self.layer)[self._slots[key]]
-        )
+        if isinstance(key, int):
+            return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
+        slots, slot = located(self.layer, self._slots[key])
+        return slots[slot]
 
     def get_weights_vars(self) -> list[tuple[Any, Any, Any]]:
         """(key, weight, quantizer) of each quantized weight."""
@@ -58,11 +68,17 @@ class QuantizedLayer:
             for key, weight, quantizer in self.get_weights_vars()
         }
 
-    def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
-        """The layer's output with its weights quantized."""
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output with its weights quantized.
+
+        Keras 2 hands a symbol for ``training`` to the layers inside one that names it here.
+        """
+        return self._call_quantized(kwargs.get("training"), inputs, *args, **kwargs)
+
+    def _call_quantized(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         quantized = {
             key: tf.cast(value, self.layer.compute_dtype)
-            for key, value in self.get_quantized_weights(False if training is None else training).items()
+            for key, value in self.get_quantized_weights(False if mode is None else mode).items()
         }
         if not self.weight_values:
             with substituted(self.layer, {self._slots[key]: value for key, value in quantized.items()}):
@@ -77,17 +93,25 @@ class QuantizedLayer:
 @contextmanager
 def substituted(layer: Any, values: Mapping[str, Any]) -> Iterator[None]:
     """``layer`` with other values in some of its slots, for the time of the context."""
-    slots = vars(layer)
-    kept = {slot: slots[slot] for slot in values}
-    slots.update(values)
+    places = [(*located(layer, path), value) for path, value in values.items()]
+    kept = [slots[slot] for slots, slot, _ in places]
+    for slots, slot, value in places:
+        slots[slot] = value
     try:
         yield
     finally:
-        slots.update(kept)
+        for (slots, slot, _), value in zip(places, kept, strict=True):
+            slots[slot] = value
 
 
-def slot_of(layer: Any, attribute: str) -> str:
-    """The key in ``vars(layer)`` under which a layer keeps the weight it shows as ``attribute``.
+def located(layer: Any, path: str) -> tuple[dict[str, Any], str]:
+    """The attributes that hold what is at a path that ``slot_of`` gave, and its name among them."""
+    inside, _, slot = path.rpartition(".")
+    return vars(part_at(layer, inside)), slot
+
+
+def slot_of(layer: Any, key: str) -> str:
+    """Where in ``vars`` a layer keeps the weight it shows as an attribute; of a layer inside, with the path to it.
 
     Raises:
         QuantizerError: the layer has no such weight, or computes it from others.
@@ -97,16 +121,25 @@ def slot_of(layer: Any, attribute: str) -> str:
         >>> layer.build((None, 3))
         >>> slot_of(layer, "kernel") in ("kernel", "_kernel")
         True
+        >>> slot_of(keras.layers.TimeDistributed(layer), "layer.kernel").startswith("layer.")
+        True
     """
-    weights = {id(weight) for weight in layer.weights}
-    for slot in (attribute, f"_{attribute}"):
-        if id(vars(layer).get(slot)) in weights and getattr(layer, attribute, None) is vars(layer)[slot]:
-            return slot
-    known = [name.lstrip("_") for name, value in vars(layer).items() if id(value) in weights]
+    path, _, attribute = key.rpartition(".")
     owner = f"{type(layer).__name__} {layer.name!r}"
+    try:
+        inner = part_at(layer, path)
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
+        advice = nearest(path, parts_of(layer))
+        raise invalid(owner, "weights_quantizers key", "the path of a weight", key, advice) from error
+    weights = {id(weight) for weight in inner.weights}
+    for slot in (attribute, f"_{attribute}"):
+        if id(vars(inner).get(slot)) in weights and getattr(inner, attribute, None) is vars(inner)[slot]:
+            return f"{path}.{slot}" if path else slot
+    known = [name.lstrip("_") for name, value in vars(inner).items() if id(value) in weights]
     advice = nearest(attribute, known)
-    if layer.weights and not known:
-        advice = "its weights belong to layers inside it: wrap those"
-    if hasattr(layer, attribute):
+    if inner.weights and not known:
+        example = next(path for path, part in parts_of(inner).items() if part.weights)
+        advice = f"its weights belong to layers inside it: name them like {example}.kernel"
+    if hasattr(inner, attribute):
         advice = "it computes this one from others (LoRA?): merge them first"
-    raise invalid(owner, "weights_quantizers key", "the name of a weight that the layer holds", attribute, advice)
+    raise invalid(owner, "weights_quantizers key", "the name of a weight that the layer holds", key, advice)

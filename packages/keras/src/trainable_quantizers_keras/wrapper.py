@@ -10,6 +10,7 @@ import numpy as np
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_keras.copies import copied
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.quantized_layer import QuantizedLayer
 from trainable_quantizers_keras.serialization import NamedWeights, deserialize_quantizer
@@ -58,6 +59,24 @@ if KERAS_3:
             if not self.trainable:  # Keras asks the variables, which know nothing of the wrapper
                 self.layer.trainable = False
 
+        def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
+            """The layer's output with its weights quantized; ``training`` reaches the layer by itself."""
+            return self._call_quantized(training, inputs, *args, **kwargs)
+
+        def get_build_config(self) -> dict[str, Any]:
+            """What the wrapper and the layer were built with."""
+            return {**(super().get_build_config() or {}), "layer": self.layer.get_build_config()}
+
+        def build_from_config(self, config: Mapping[str, Any]) -> None:
+            """Build the layer as it was built."""
+            if config.get("layer") and not self.layer.built:
+                self.layer.build_from_config(config["layer"])
+            self.build(config.get("input_shape", next(iter(config.get("shapes_dict", {}).values()), None)))
+
+        def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+            """That of a call: not all layers know their output by its shape."""
+            return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
         def compute_output_shape(self, input_shape: Any) -> Any:
             """That of the layer."""
             return self.layer.compute_output_shape(input_shape)
@@ -91,8 +110,14 @@ if KERAS_3:
                 **config,
             )
 
+    KerasNestedQuantizationWrapper = KerasQuantizationWrapper
+
 else:
     KerasQuantizationWrapper = mct_quantizers.KerasQuantizationWrapper  # type: ignore[misc]
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasNestedQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore[no-redef]
+        """The wrapper for weights of layers inside its layer, which that of mct-quantizers does not reach."""
 
 
 _Bases: tuple[type, ...] = (KerasQuantizationWrapper,) if KERAS_3 else (QuantizedLayer, KerasQuantizationWrapper)
@@ -140,12 +165,10 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
             for key, quantizer in self.weights_quantizers.items()
             if getattr(quantizer, "enabled", True)
         }
-        layer = type(self.layer).from_config(self.layer.get_config())
+        layer = copied(self.layer)
         if not self.weight_values:
-            layer.build(self.get_build_config()["input_shape"])
-            layer.built = True
-            layer.set_weights(self.layer.get_weights())
-            return KerasQuantizationWrapper(layer, inferable, name=self.name, trainable=False)
+            kind = KerasNestedQuantizationWrapper if any("." in key for key in inferable) else KerasQuantizationWrapper
+            return kind(layer, inferable, name=self.name, trainable=False)
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)

@@ -11,11 +11,11 @@ from typing import Any
 from torch import fx, nn
 from torch.utils.hooks import RemovableHandle
 from trainable_quantizers_core import Layer, Recipe
+from trainable_quantizers_core.placement import changes_values, is_left_to
 
 from trainable_quantizers_torch.kinds import (
     GIVES_TUPLE,
     WHY_FLOAT,
-    changes_values,
     keeps_values,
     kind_of_function,
     kind_of_module,
@@ -23,11 +23,6 @@ from trainable_quantizers_torch.kinds import (
 )
 from trainable_quantizers_torch.trace import PASSED, followers, is_own_layer
 
-_JOINS = ("norm", "add", "mul", "matmul", "concat", "pool")
-_DEFERRED_TO: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_JOINS, ("activation",)),
-    **dict.fromkeys(("conv", "depthwise_conv", "conv_transpose", "linear"), ("activation", "norm")),
-}
 _WITH_WEIGHTS = ("conv", "conv_transpose", "linear", "matmul")
 ACTIVATIONS, OUTPUT = "activation_quantizers", "output_quantizer"
 
@@ -141,7 +136,7 @@ def _in_graph(model: fx.GraphModule, recipe: Recipe) -> Iterator[Found]:
         elif module is not None:
             first[module] = name
         user = _only_user(model, node)
-        deferred = user is not None and _describe(model, user)[0] in _DEFERRED_TO.get(kind, ())
+        deferred = user is not None and is_left_to(kind, _describe(model, user)[0])
         quantized = changes_values(kind, type_name) or (module is not None and is_own_layer(module))
         if deferred:
             found.why = _joined(found.why, f"output: left to {user}")
@@ -202,7 +197,7 @@ def _in_modules(model: nn.Module, recipe: Recipe) -> Iterator[Found]:
             continue
         found = _found(name, kind, type(module).__name__, module, recipe)
         follower = following.get(module)
-        deferred = follower is not None and kind_of_module(follower) in _DEFERRED_TO.get(kind, ())
+        deferred = follower is not None and is_left_to(kind, kind_of_module(follower))
         quantized = changes_values(kind, type(module).__name__) or is_own_layer(module)
         quantized = quantized and not deferred and not isinstance(module, GIVES_TUPLE)
         if deferred:

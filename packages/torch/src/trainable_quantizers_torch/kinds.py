@@ -109,8 +109,3 @@ def keeps_values(function: str) -> bool:
         (True, False)
     """
     return function in _KEEPING
-
-
-def changes_values(kind: str, name: str) -> bool:
-    """Whether the output holds values that the input does not."""
-    return kind not in ("other", "embedding") and not (kind == "pool" and "max" in name.lower())

@@ -1,0 +1,104 @@
+"""What Keras layers and operations are, in the words of recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_keras.keras_version import keras
+
+_WEIGHTS: tuple[tuple[str, str, dict[str, int]], ...] = (  # classes, kind, weights and the axis of their channels
+    ("DepthwiseConv1D DepthwiseConv2D", "depthwise_conv", {"depthwise_kernel": -2, "kernel": -2}),
+    ("SeparableConv1D SeparableConv2D", "conv", {"depthwise_kernel": -2, "pointwise_kernel": -1}),
+    ("Conv1DTranspose Conv2DTranspose Conv3DTranspose", "conv_transpose", {"kernel": -2}),
+    ("Conv1D Conv2D Conv3D", "conv", {"kernel": -1}),
+    ("Dense EinsumDense", "linear", {"kernel": -1}),
+    ("Embedding", "embedding", {"embeddings": -1}),
+    ("SimpleRNNCell LSTMCell GRUCell", "recurrent", {"kernel": -1, "recurrent_kernel": -1}),
+    ("RNN Bidirectional", "recurrent", {}),
+    ("MultiHeadAttention GroupQueryAttention Attention AdditiveAttention", "attention", {}),
+)
+_CLASSES = tuple(
+    (tuple(getattr(keras.layers, name) for name in names.split() if hasattr(keras.layers, name)), kind, weights)
+    for names, kind, weights in _WEIGHTS
+)
+_NAMES = {  # of layers and operations, in lower case without underscores
+    "activation": "activation relu relu6 leakyrelu prelu elu selu celu gelu glu silu swish mish sigmoid logsigmoid "
+    "hardsigmoid hardsilu hardswish tanh hardtanh tanhshrink softmax logsoftmax softplus softsign softshrink "
+    "hardshrink thresholdedrelu squareplus sparseplus sparsemax",
+    "add": "add addv2 addn subtract sub average sum reducesum",
+    "mul": "multiply mul divide truediv truedivide realdiv rescaling",
+    "concat": "concatenate concat concatv2 stack",
+    "matmul": "matmul dot einsum tensordot",
+    "pool": "averagepooling1d averagepooling2d averagepooling3d averagepool globalaveragepooling1d "
+    "globalaveragepooling2d globalaveragepooling3d mean reducemean upsampling1d upsampling2d upsampling3d resizing",
+    "norm": "batchnormalization layernormalization groupnormalization rmsnormalization unitnormalization normalization",
+}
+_KEEPS = (  # what gives no new values, or no values of a tensor
+    "inputlayer flatten reshape permute transpose repeatvector repeat tile dropout spatialdropout1d spatialdropout2d "
+    "spatialdropout3d alphadropout gaussiandropout gaussiannoise activityregularization masking identity zeropadding1d "
+    "zeropadding2d zeropadding3d cropping1d cropping2d cropping3d pad maxpooling1d maxpooling2d maxpooling3d maxpool "
+    "globalmaxpooling1d globalmaxpooling2d globalmaxpooling3d maximum minimum max min reducemax reducemin getitem "
+    "slicingoplambda stridedslice slice squeeze expanddims split unstack gather take where cast shape stopgradient "
+    "abs absolute negative neg clip clipbyvalue roll flip reverse broadcastto swapaxes moveaxis argmax argmin "
+    "onehot equal notequal less lessequal greater greaterequal size range arange zeros ones zeroslike oneslike full"
+)
+_KIND_OF_WORD = {word: kind for kind, words in _NAMES.items() for word in words.split()}
+_KEEPING = frozenset(_KEEPS.split())
+
+
+def word_of(layer: Any) -> str:
+    """The name of its class, or of the function that a layer of Keras 2 stands for.
+
+    Example:
+        >>> word_of(keras.layers.ReLU())
+        'ReLU'
+    """
+    name = type(layer).__name__
+    return str(layer.get_config()["function"]).rpartition(".")[2] if name == "TFOpLambda" else name
+
+
+def kind_of(layer: Any) -> str:
+    """Such as ``conv``; ``other`` for what recipes have no word for.
+
+    Example:
+        >>> kind_of(keras.layers.Dense(2)), kind_of(keras.layers.ReLU()), kind_of(keras.layers.Flatten())
+        ('linear', 'activation', 'other')
+    """
+    for classes, kind, _ in _CLASSES:
+        if isinstance(layer, classes):
+            grouped = kind == "conv" and getattr(layer, "groups", 1) > 1 and layer.built and layer.kernel.shape[-2] == 1
+            return "depthwise_conv" if grouped else kind
+    if isinstance(layer, keras.layers.Activation) and layer.get_config()["activation"] == "linear":
+        return "other"
+    return _KIND_OF_WORD.get(_plain(word_of(layer)), "other")
+
+
+def weights_of(layer: Any) -> dict[str, int]:
+    """Names of the weights that can be quantized, of a layer of Keras that is built, and the axes of their channels.
+
+    Example:
+        >>> layer = keras.layers.SeparableConv2D(4, 3)
+        >>> layer.build((None, 8, 8, 3))
+        >>> weights_of(layer)
+        {'depthwise_kernel': -2, 'pointwise_kernel': -1}
+    """
+    for classes, _, names in _CLASSES:
+        if isinstance(layer, classes):
+            return {name: axis for name, axis in names.items() if has_weight(layer, name)}
+    return {}
+
+
+def has_weight(layer: Any, name: str) -> bool:
+    """Whether a layer itself holds a weight of real numbers by this name."""
+    held = {id(weight) for weight in layer.weights}
+    slots = [vars(layer).get(slot) for slot in (name, f"_{name}")]
+    return any(id(value) in held and "float" in str(value.dtype) for value in slots)
+
+
+def keeps_values(layer: Any) -> bool:
+    """Whether the output holds values of the input, so that there is nothing new to quantize."""
+    return _plain(word_of(layer)) in _KEEPING
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", "").lower()

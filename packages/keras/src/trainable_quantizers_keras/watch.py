@@ -1,0 +1,43 @@
+"""Looking at what layers give while a model runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def watching(layers: Iterable[Any], see: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Hand each layer and the result of each of its calls to ``see``, for the time of the context.
+
+    Example:
+        >>> from trainable_quantizers_keras.keras_version import keras
+        >>> layer, seen = keras.layers.ReLU(), []
+        >>> with watching([layer], lambda layer, result: seen.append(float(result[0]))):
+        ...     result = layer([-1.0, 2.0])
+        >>> seen
+        [0.0]
+    """
+    watched = {id(layer): layer for layer in layers}.values()
+    own = {id(layer): vars(layer)["call"] for layer in watched if "call" in vars(layer)}
+    for layer in watched:
+        vars(layer)["call"] = _watched(layer, layer.call, see)
+    try:
+        yield
+    finally:
+        for layer in watched:
+            del vars(layer)["call"]
+            if id(layer) in own:
+                vars(layer)["call"] = own[id(layer)]
+
+
+def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], None]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        see(layer, result)
+        return result
+
+    return watched
