@@ -20,16 +20,19 @@ def quantizer():
 
 
 class Subclassed(keras.Model):
-    def __init__(self):
+    def __init__(self, dense):
         super().__init__()
-        self.dense = wrapped(L.Dense(3))
+        self.dense = dense
 
     def call(self, inputs):
         return self.dense(inputs)
 
+    def get_config(self):
+        return {}
 
-def convert_subclassed():
-    model = Subclassed()
+
+def convert_without_configuration():
+    model = Subclassed(wrapped(L.Dense(3)))
     model(X)
     tq.convert(model)
 
@@ -70,7 +73,7 @@ MISTAKES = [
         lambda: tq.convert(keras.Sequential([keras.Input((5, 4)), L.TimeDistributed(wrapped(L.Dense(3)))])),
         "layer must be free of quantized layers inside it, got 'time_distributed",
     ),
-    (convert_subclassed, "model must be Sequential or functional, got 'Subclassed'"),
+    (convert_without_configuration, "Subclassed: layer must be one that its configuration rebuilds"),
     (shared_quantizer, "quantizer must be of one layer"),
 ]
 

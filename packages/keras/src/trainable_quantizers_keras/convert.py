@@ -56,7 +56,8 @@ def _converted(layer: Any, in_graph: bool) -> Any:
         quantizer = layer.activation_holder_quantizer
         if not getattr(quantizer, "enabled", True):
             return keras.layers.Activation("linear", name=layer.name)
-        return KerasActivationQuantizationHolder(quantizer.convert2inferable(), name=layer.name)
+        inferable = quantizer.convert2inferable()
+        return KerasActivationQuantizationHolder(inferable, name=layer.name, dtype="float32")  # it takes nothing else
     inside = quantized_inside(layer)
     if inside:
         advice = "take it out of that layer: models alone may hold quantized layers"

@@ -102,7 +102,8 @@ def _from_configuration(layer: Any) -> Any:
             known = inspect.signature(type(layer).__init__).parameters
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
                 config = {key: value for key, value in config.items() if key in known}
-        return type(layer).from_config(config)
+        trusted = {"safe_mode": False} if "safe_mode" in inspect.signature(type(layer).from_config).parameters else {}
+        return type(layer).from_config(config, **trusted)  # a Lambda of this process, not of a file
     except Exception as error:  # whatever a constructor raises
         raise _not_rebuilt(layer, error) from error
 

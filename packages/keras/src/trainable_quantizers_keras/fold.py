@@ -60,22 +60,21 @@ def _axis(norm: Any) -> int:
 
 
 def _fuse(layer: Any, norm: Any) -> Any:
-    gamma, beta, mean, variance = (
-        None if value is None else np.asarray(value, np.float64)
-        for value in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    )
-    factor = (1.0 if gamma is None else gamma) / np.sqrt(variance + norm.epsilon)
+    mean, variance = np.asarray(norm.moving_mean, np.float64), np.asarray(norm.moving_variance, np.float64)
+    gamma = np.ones_like(mean) if norm.gamma is None else np.asarray(norm.gamma, np.float64)
+    beta = np.zeros_like(mean) if norm.beta is None else np.asarray(norm.beta, np.float64)
+    factor = gamma / np.sqrt(variance + norm.epsilon)
     *others, name = weights_of(layer)  # of a separable convolution, the pointwise one comes last
     kernel = np.asarray(getattr(layer, name), np.float64)
     if type(layer).__name__.startswith("Depthwise"):
         of_kernel = factor.reshape(kernel.shape[-2:])
     else:
         of_kernel = factor[:, None] if kind_of(layer) == "conv_transpose" else factor
-    bias = 0.0 if layer.bias is None else np.asarray(layer.bias, np.float64)
+    bias = np.zeros_like(mean) if layer.bias is None else np.asarray(layer.bias, np.float64)
     fused = type(layer).from_config({**layer.get_config(), "use_bias": True})
     build_like(layer, fused)
     for other in others:
         getattr(fused, other).assign(getattr(layer, other))
     getattr(fused, name).assign((kernel * of_kernel).astype(np.float32))
-    fused.bias.assign(((bias - mean) * factor + (0.0 if beta is None else beta)).astype(np.float32))
+    fused.bias.assign(((bias - mean) * factor + beta).astype(np.float32))
     return fused

@@ -195,9 +195,9 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
         else:
             measured = activation_parameters(seen.statistics, plan.activations)
             findings += measured.findings
-            config = plan.activations.config(measured.params)
-            quantizer = _quantizer(QuantizationTarget.Activation, plan.activations, config)
-            holder = KerasActivationQuantizationHolder(quantizer, **_named(one.source, _holder_name(one)))
+            for_output = plan.activations.config(measured.params)
+            quantizer = _quantizer(QuantizationTarget.Activation, plan.activations, for_output)
+            holder = KerasActivationQuantizationHolder(quantizer, name=_holder_name(one), dtype="float32")
             activations = scheme_in_words(plan.activations)
     reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
     row = SummaryRow(one.layer.name, one.layer.types[-1], weights, activations, reason, tuple(findings))

@@ -110,14 +110,14 @@ if KERAS_3:
                 **config,
             )
 
-    KerasNestedQuantizationWrapper = KerasQuantizationWrapper
+    KerasInferableQuantizationWrapper = KerasQuantizationWrapper
 
 else:
     KerasQuantizationWrapper = mct_quantizers.KerasQuantizationWrapper  # type: ignore[misc]
 
     @keras.utils.register_keras_serializable(package=PACKAGE)
-    class KerasNestedQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore[no-redef]
-        """The wrapper for weights of layers inside its layer, which that of mct-quantizers does not reach."""
+    class KerasInferableQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore
+        """The wrapper for what that of mct-quantizers does not do: weights of layers inside, mixed precision."""
 
 
 _Bases: tuple[type, ...] = (KerasQuantizationWrapper,) if KERAS_3 else (QuantizedLayer, KerasQuantizationWrapper)
@@ -167,8 +167,9 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         }
         layer = copied(self.layer)
         if not self.weight_values:
-            kind = KerasNestedQuantizationWrapper if any("." in key for key in inferable) else KerasQuantizationWrapper
-            return kind(layer, inferable, name=self.name, trainable=False)
+            beyond = any("." in key for key in inferable) or layer.compute_dtype != "float32"
+            kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
+            return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)

@@ -1,0 +1,261 @@
+"""From a float model to a trained one to a deployed one, by a recipe."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from keras_networks import APPLICATIONS, IMAGES, NETWORKS, ROWS, Subclassed, outputs, residual
+from numpy.testing import assert_array_equal
+
+keras = tf.keras
+L = keras.layers
+RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
+WRAPPER = tq.KerasTrainableQuantizationWrapper
+
+
+def prepared(name, recipe=RECIPE, **options):
+    keras.utils.set_random_seed(0)
+    build, inputs = {**NETWORKS, **APPLICATIONS}[name]
+    network = build()
+    return network, tq.prepare(network, recipe, as_batch(inputs), verbose=False, **options), inputs
+
+
+def as_batch(inputs):
+    return [tuple(inputs) if isinstance(inputs, list) else inputs]
+
+
+def rows(model):
+    return {row.layer: row for row in tq.summary(model).rows}
+
+
+def train(model, inputs, steps):
+    optimizer = keras.optimizers.SGD(1e-3)
+    variables = model.trainable_variables
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = sum(tf.reduce_mean(y**2) for y in tf.nest.flatten(model(inputs, training=True)))
+        gradients = tape.gradient(loss, variables)
+        assert all(gradient is not None for gradient in gradients), "a variable takes no part"
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    for _ in range(steps):
+        step()
+
+
+def check_same(model, other, inputs):
+    for one, two in zip(outputs(model, inputs), outputs(other, inputs), strict=True):
+        assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_prepare_train_convert_save_reload(name, tmp_path):
+    network, model, inputs = prepared(name)
+    before = network.get_weights()
+    train(model, inputs, 3)
+    for value, old in zip(network.get_weights(), before, strict=True):
+        assert_array_equal(value, old, "the float model changed")
+    deployed = tq.convert(model)
+    check_same(model, deployed, inputs)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = prepared(name)[1]
+    again.load_weights(tmp_path / "model.weights.h5")
+    check_same(model, again, inputs)
+    if name != "subclassed":  # Keras itself rebuilds such a model without its quantizers
+        for each in (model, deployed):
+            each.save(tmp_path / "model.keras")
+            check_same(each, tq.keras_load_quantized_model(tmp_path / "model.keras"), inputs)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_well_known_networks(name, tmp_path):
+    _, model, images = prepared(name, tq.Recipe.preset("mixed_w4a8"), fold_batch_norm=True)
+    train(model, images, 20)
+    deployed = tq.convert(model)
+    check_same(model, deployed, images)
+    deployed.save(tmp_path / "deployed.keras")
+    check_same(deployed, tq.keras_load_quantized_model(tmp_path / "deployed.keras"), images)
+    assert not any("no word" in row.reason for row in tq.summary(model).rows)
+
+
+def test_a_prepared_model_is_fit_as_any_other():
+    _, model, inputs = prepared("residual")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    history = model.fit(inputs, np.arange(6) % 5, epochs=3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    check_same(model, tq.convert(model), inputs)
+
+
+def test_thresholds_come_from_data():
+    network = keras.Sequential([keras.Input((2,)), L.Dense(2, use_bias=False), L.ReLU()])
+    network.set_weights([np.float32([[0.7, -3.0], [0.1, 0.0]])])
+    recipe = tq.Recipe(tq.WeightsScheme(calibration="min_max"), tq.ActivationsScheme(calibration="min_max"))
+    data = [np.float32([[5.0, -1.0]]), np.float32([[1.0, 1.0]])]
+    model = tq.prepare(network, recipe, data, verbose=False)
+    thresholds = [weight.numpy().tolist() for weight in model.weights if "threshold" in weight.name]
+    assert thresholds == [8.0, [1.0, 4.0], 4.0]  # input, kernel, output of the ReLU, whose largest is 3.4
+
+
+def test_a_tensor_is_quantized_once_after_its_activation_function():
+    table = rows(prepared("residual")[1])
+    quantized = [name for name, row in table.items() if row.activations]
+    assert quantized[:2] == ["image", "first_relu"]
+    assert {"relu", "mean", "head"} < set(quantized)
+    assert not {"first", "sum"} & set(quantized)
+    assert table["first"].reason.endswith("output: left to first_norm")
+    assert len(quantized) == 7  # those, the norm that goes into the sum, and the product
+
+
+def test_a_layer_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_output():
+    _, model, _ = prepared("shared")
+    table = rows(model)
+    assert sum(isinstance(layer, WRAPPER) for layer in model._flatten_layers()) == 2
+    assert table["twice"].activations
+    assert table["twice_1"].activations
+    assert table["twice_1"].reason == "default; the same layer as twice"
+    assert table["inner/conv"].weights
+
+
+def test_weights_of_layers_inside_layers_are_quantized():
+    _, model, _ = prepared("recurrent")
+    both = next(layer for layer in model.layers if layer.name == "both")
+    assert sorted(both.weights_quantizers) == [
+        f"{direction}_layer.cell.{weight}"
+        for direction in ("backward", "forward")
+        for weight in ("kernel", "recurrent_kernel")
+    ]
+    _, model, _ = prepared("vision transformer")
+    attention = next(layer for layer in model.layers if layer.name == "attention_0")
+    assert len(attention.weights_quantizers) == 4
+    assert rows(model)["attention_0"].reason == "default; what it computes inside stays in float"
+
+
+def test_quantizing_a_weight_inside_changes_what_the_layer_computes():
+    recipe = tq.Recipe(tq.WeightsScheme(num_bits=2))
+    for name in ("recurrent", "vision transformer", "own layers"):
+        network, model, inputs = prepared(name, recipe)
+        assert (outputs(network, inputs)[0] != outputs(model, inputs)[0]).any(), name
+
+
+def test_integers_and_unknown_layers_stay_in_float_and_it_is_said():
+    table = rows(prepared("inputs of two kinds")[1])
+    assert table["tokens"].reason == "default; output: not a floating tensor"
+    assert "a rule with type = 'Own' quantizes its weight" in rows(prepared("own layers")[1])["own"].reason
+    network = keras.Sequential([keras.Input((4,)), L.Dense(2), L.Lambda(lambda x: x * 2, name="double")])
+    model = tq.prepare(network, tq.Recipe(tq.WeightsScheme()), verbose=False)
+    assert rows(model)["double"].reason == "a layer that recipes have no word for"
+
+
+def test_a_rule_that_names_a_layer_of_your_own_quantizes_it():
+    recipe = tq.Recipe(tq.WeightsScheme(), rules=[tq.LayerRule(type="Own", weights={"num_bits": 3})])
+    _, model, inputs = prepared("own layers", recipe)
+    assert rows(model)["own"].weights.startswith("3-bit")
+    check_same(model, tq.convert(model), inputs)
+
+
+def test_layers_that_are_not_trainable_stay_so():
+    network = residual()
+    network.get_layer("first").trainable = False
+    model = tq.prepare(network, RECIPE, [IMAGES], verbose=False)
+    assert not model.get_layer("first").trainable_weights
+    assert model.get_layer("second").trainable_weights
+
+
+def test_mixed_precision_is_kept():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        network = keras.Sequential([keras.Input((24,)), L.Dense(4, activation="relu"), L.Dense(2)])
+        model = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+        assert {layer.compute_dtype for layer in model.layers if isinstance(layer, WRAPPER)} == {"bfloat16"}
+        check_same(model, tq.convert(model), ROWS)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_batches_may_be_datasets_with_targets_dictionaries_or_one_array():
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES, np.arange(6))).batch(3)
+    thresholds = [
+        [weight.numpy().tolist() for weight in model.weights if "threshold" in weight.name]
+        for model in (
+            tq.prepare(network, RECIPE, data, verbose=False)
+            for network in [residual()]
+            for data in (dataset, [{"image": IMAGES[:3]}, {"image": IMAGES[3:]}], [IMAGES[:3], IMAGES[3:]])
+        )
+    ]
+    assert thresholds[0] == thresholds[1] == thresholds[2]
+    tq.prepare(residual(), RECIPE, IMAGES, verbose=False)
+
+
+def test_the_summary_is_printed(capsys):
+    model = tq.prepare(residual(), RECIPE, [IMAGES])
+    assert str(tq.summary(model)) in capsys.readouterr().out
+
+
+def test_folding_is_exact_in_evaluation_and_said():
+    for name in ("residual", "chain"):
+        keras.utils.set_random_seed(1)
+        build, inputs = NETWORKS[name]
+        network = build()
+        rng = np.random.default_rng(1)
+        network.set_weights([weight + 0.1 * rng.random(weight.shape) for weight in network.get_weights()])
+        wide = {"num_bits": 16, "granularity": "per_channel", "method": "symmetric"}
+        model = tq.prepare(network, tq.Recipe(wide), verbose=False, fold_batch_norm=True)
+        folded = [row.layer for row in tq.summary(model).rows if row.reason.startswith("folded into")]
+        norms = [layer for layer in network.layers if isinstance(layer, L.BatchNormalization)]
+        assert len(folded) == len(norms)
+        assert not any(isinstance(layer, L.BatchNormalization) for layer in model.layers)
+        np.testing.assert_allclose(outputs(model, inputs)[0], outputs(network, inputs)[0], rtol=1e-2, atol=1e-3)
+
+
+def test_norms_that_nothing_takes_up_stay_and_it_is_said():
+    network = keras.Sequential([keras.Input((4,)), L.Dense(4, activation="relu"), L.BatchNormalization(name="norm")])
+    model = tq.prepare(network, tq.Recipe(tq.WeightsScheme()), verbose=False, fold_batch_norm=True)
+    assert "not folded" in rows(model)["norm"].reason
+
+
+class Unbuildable(keras.Model):
+    def __init__(self, layer_maker):
+        super().__init__()
+        self.dense = layer_maker()
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return {}
+
+
+def unbuildable():
+    model = Unbuildable(lambda: L.Dense(2))
+    model(ROWS)
+    return tq.prepare(model, RECIPE, [ROWS], verbose=False)
+
+
+MISTAKES = {
+    "no data": (lambda: tq.prepare(residual(), RECIPE, verbose=False), "must be an iterable of batches"),
+    "empty data": (lambda: tq.prepare(residual(), RECIPE, [], verbose=False), "must be at least one batch"),
+    "other batches": (
+        lambda: tq.prepare(residual(), RECIPE, [ROWS], verbose=False),
+        "got 'float32 array of shape (6, 24)' in batch 0; the model says: ",
+    ),
+    "no recipe": (lambda: tq.prepare(residual(), {"weights": {}}, verbose=False), "load one with Recipe.from_file"),
+    "no model": (lambda: tq.prepare(residual, RECIPE, verbose=False), "pass the network itself"),
+    "not built": (lambda: tq.prepare(Subclassed(), RECIPE, [ROWS], verbose=False), "call it on a batch first"),
+    "prepared": (lambda: tq.prepare(prepared("residual")[1], RECIPE, verbose=False), "pass the float model"),
+    "no such layer": (
+        lambda: tq.prepare(residual(), tq.Recipe(rules=[tq.LayerRule(name="haed", skip=True)]), verbose=False),
+        "did you mean 'head'",
+    ),
+    "not prepared": (lambda: tq.summary(residual()), "prepare it first"),
+    "no configuration": (unbuildable, "give it a get_config() from which from_config() makes it again"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_explained(mistake):
+    function, text = MISTAKES[mistake]
+    with pytest.raises(tq.QuantizerError, match=re.escape(text)):
+        function()
