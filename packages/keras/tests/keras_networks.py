@@ -16,13 +16,13 @@ LARGE_IMAGES = RNG.random((2, 32, 32, 3)).astype("float32")
 
 
 def residual():
-    """A sum, batch norms, an operation on tensors, dropout."""
+    """A sum, batch norms, dropout."""
     image = keras.Input((8, 8, 3), name="image")
     x = L.ReLU(name="first_relu")(
         L.BatchNormalization(name="first_norm")(L.Conv2D(8, 3, padding="same", name="first")(image))
     )
     y = L.BatchNormalization(name="norm")(L.Conv2D(8, 3, padding="same", use_bias=False, name="second")(x))
-    y = L.ReLU(name="relu")(L.Add(name="sum")([x, y])) * 2.0
+    y = L.ReLU(name="relu")(L.Add(name="sum")([x, y]))
     return keras.Model(image, L.Dense(5, name="head")(L.Dropout(0.1)(L.GlobalAveragePooling2D(name="mean")(y))))
 
 
@@ -60,9 +60,12 @@ def shared():
 
 
 def inputs_of_two_kinds():
+    """Integers, and operations on tensors."""
     tokens, rows = keras.Input((5,), dtype="int32", name="tokens"), keras.Input((24,), name="rows")
     words = L.Flatten()(L.Embedding(10, 4, name="words")(tokens))
-    return keras.Model([tokens, rows], L.Dense(3)(L.Concatenate()([words, L.Dense(4, activation="tanh")(rows)])))
+    return keras.Model(
+        [tokens, rows], L.Dense(3)(L.Concatenate()([words, L.Dense(4, activation="tanh")(rows * 2.0)]) + 1.0)
+    )
 
 
 def recurrent():

@@ -106,7 +106,7 @@ def test_a_tensor_is_quantized_once_after_its_activation_function():
     assert {"relu", "mean", "head"} < set(quantized)
     assert not {"first", "sum"} & set(quantized)
     assert table["first"].reason.endswith("output: left to first_norm")
-    assert len(quantized) == 7  # those, the norm that goes into the sum, and the product
+    assert len(quantized) == 6  # those, and the norm that goes into the sum
 
 
 def test_a_layer_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_output():

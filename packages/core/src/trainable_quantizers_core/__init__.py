@@ -22,6 +22,7 @@ from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
 from trainable_quantizers_core.serialization import register_enum
 from trainable_quantizers_core.summary import Summary, SummaryRow
 from trainable_quantizers_core.tensor_statistics import TensorStatistics
+from trainable_quantizers_core.verification import TensorDifference, Verification
 
 __all__ = [
     "MIN_THRESHOLD",
@@ -44,6 +45,7 @@ __all__ = [
     "Recipe",
     "Summary",
     "SummaryRow",
+    "TensorDifference",
     "TensorStatistics",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
@@ -51,6 +53,7 @@ __all__ = [
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "Verification",
     "WeightsScheme",
     "__version__",
     "activation_parameters",

@@ -70,14 +70,27 @@ class RangeQuantizer(BaseTrainableQuantizer):
         if not self.enabled:
             advice = "there is nothing to convert; a wrapper or holder leaves such a tensor in float"
             raise invalid(type(self).__name__, "quantization", "enabled", False, advice)
-        values = {
-            name: np.asarray(self._read_variable(self.get_quantizer_variable(name)), np.float32)
-            for name in self.specification.initial
-        }
+        values = {name: self.read_variable(name) for name in self.specification.initial}
         target = type(self).quantization_target
         name = f"{'Weights' if target is QuantizationTarget.Weights else 'Activation'}"
         name += f"{_METHOD_IN_CLASS_NAME[self.specification.method]}InferableQuantizer"
         return self._create_inferable(name, values, target)
+
+    def read_variable(self, name: str) -> np.ndarray:
+        """The current value of a variable, as float32.
+
+        Raises:
+            QuantizerError: there is none of that name (yet).
+        """
+        return np.asarray(self._read_variable(self.get_quantizer_variable(name)), np.float32)
+
+    def write_variable(self, name: str, value: np.ndarray) -> None:
+        """Give a variable a value of its shape.
+
+        Raises:
+            QuantizerError: there is none of that name (yet).
+        """
+        self._write_variable(self.get_quantizer_variable(name), value)
 
     @abstractmethod
     def _create_variable(self, layer: Any, name: str, value: np.ndarray) -> Any:
@@ -86,6 +99,10 @@ class RangeQuantizer(BaseTrainableQuantizer):
     @abstractmethod
     def _read_variable(self, variable: Any) -> np.ndarray:
         """The current value."""
+
+    @abstractmethod
+    def _write_variable(self, variable: Any, value: np.ndarray) -> None:
+        """Give it another value."""
 
     @abstractmethod
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:

@@ -21,6 +21,7 @@ from trainable_quantizers_core import (
     TrainableQuantizerWeightsConfig,
     TrainingMethod,
     VariableGroup,
+    Verification,
     WeightsScheme,
     get_trainable_quantizer_class,
     mark_quantizer,
@@ -39,10 +40,13 @@ from trainable_quantizers_keras.annealing import KerasLinearAnnealingScheduler
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.convert import convert
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
 from trainable_quantizers_keras.prepare import prepare, summary
 from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
+from trainable_quantizers_keras.report import report
+from trainable_quantizers_keras.verify import verify
 from trainable_quantizers_keras.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
@@ -88,13 +92,18 @@ __all__ = [
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "Verification",
     "WeightsScheme",
     "__version__",
     "convert",
     "get_trainable_quantizer_class",
     "keras_load_quantized_model",
+    "load_quantizers",
     "mark_quantizer",
     "prepare",
     "register_enum",
+    "report",
+    "save_quantizers",
     "summary",
+    "verify",
 ]

@@ -14,8 +14,10 @@ from trainable_quantizers_keras.graph import is_graph
 from trainable_quantizers_keras.keras_version import keras
 
 
-def run_on(model: Any, data: Any, owner: str, argument: str, verbose: bool) -> Iterator[tuple[list[tf.Tensor], Any]]:
-    """The inputs of each batch, and what a model gives for them in evaluation.
+def run_on(
+    model: Any, data: Any, owner: str, argument: str = "data", verbose: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """The inputs in each batch, and what a model gives for them in evaluation.
 
     Raises:
         QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
@@ -26,7 +28,7 @@ def run_on(model: Any, data: Any, owner: str, argument: str, verbose: bool) -> I
         advice = "pass a tf.data.Dataset or a list of batches: thresholds of activations are set from data"
         raise invalid(owner, argument, "an iterable of batches", data, advice)
     count = 0
-    for batch in track(data, "calibrating", verbose):
+    for batch in track(data, owner, verbose):
         try:
             inputs = inputs_of(model, batch)
             result = model(inputs, training=False)
@@ -34,7 +36,7 @@ def run_on(model: Any, data: Any, owner: str, argument: str, verbose: bool) -> I
             rule = "batches that the model takes: an array, a tuple of inputs, or a dictionary by name of the input"
             advice = f"the model says: {type(error).__name__}: {error}"
             raise invalid(owner, argument, rule, in_words(batch), advice, f" in batch {count}") from error
-        yield _in_order(model, inputs), result
+        yield inputs, result
         count += 1
     if not count:
         advice = "an iterator that was used before is empty: pass a list or a Dataset"
@@ -50,7 +52,7 @@ def inputs_of(model: Any, batch: Any) -> Any:
     return tf.nest.map_structure(tf.convert_to_tensor, batch)
 
 
-def _in_order(model: Any, inputs: Any) -> list[tf.Tensor]:
+def in_order(model: Any, inputs: Any) -> list[tf.Tensor]:
     """The inputs of a graph as it takes them: in its order and its types."""
     if not is_graph(model):
         return []

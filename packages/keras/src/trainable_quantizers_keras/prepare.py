@@ -25,12 +25,13 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.summary import scheme_in_words
 
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
-from trainable_quantizers_keras.batches import run_on
+from trainable_quantizers_keras.batches import in_order, run_on
 from trainable_quantizers_keras.convert import quantized_inside
 from trainable_quantizers_keras.copies import copied, input_shape_of
 from trainable_quantizers_keras.discover import Found, discover
 from trainable_quantizers_keras.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.quantized_layer import located, slot_of
 from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
@@ -94,10 +95,16 @@ def summary(model: Any) -> Summary:
     Raises:
         QuantizerError: the model does not come from ``prepare``, or was loaded from a file.
     """
-    if _SUMMARY not in vars(model):
+    found = find_summary(model)
+    if found is None:
         advice = "prepare it first; a file does not keep the summary"
         raise invalid("summary", "model", "one that prepare made", type(model).__name__, advice)
-    return vars(model)[_SUMMARY]
+    return found
+
+
+def find_summary(model: Any) -> Summary | None:
+    """The same, or None."""
+    return vars(model).get(_SUMMARY)
 
 
 def _check(model: Any, recipe: Any) -> None:
@@ -168,8 +175,8 @@ def _calibrate(model: Any, found: Sequence[Found], data: Any, verbose: bool) -> 
     inputs = [one.source for one in found if isinstance(one.source, keras.layers.InputLayer)]
     layers = [one.source for one in found if one.source not in inputs]
     with watching(layers, see):
-        for values, _ in run_on(model, data, "prepare", "calibration_data", verbose):
-            for layer, value in zip(inputs, values, strict=False):
+        for given, _ in run_on(model, data, "prepare", "calibration_data", verbose):
+            for layer, value in zip(inputs, in_order(model, given), strict=False):
                 see(layer, value)
     return seen
 
@@ -205,7 +212,7 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
 
 
 def _holder_name(one: Found) -> str:
-    return f"{one.source.name}_quantized" + (f"_{one.index}" if one.index else "")
+    return one.source.name + HOLDER_SUFFIX + (f"_{one.index}" if one.index else "")
 
 
 def _named(layer: Any, name: str) -> dict[str, Any]:

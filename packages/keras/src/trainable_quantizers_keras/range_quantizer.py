@@ -76,6 +76,9 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     def _read_variable(self, variable: Any) -> np.ndarray:
         return variable.numpy()
 
+    def _write_variable(self, variable: Any, value: np.ndarray) -> None:
+        variable.assign(value)
+
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
         spec = self.specification
         arguments = spec.inferable_arguments(values, from_step=False)

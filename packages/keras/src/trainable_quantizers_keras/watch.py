@@ -9,8 +9,13 @@ from typing import Any
 
 
 @contextmanager
-def watching(layers: Iterable[Any], see: Callable[[Any, Any], None]) -> Iterator[None]:
+def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: bool = False) -> Iterator[None]:
     """Hand each layer and the result of each of its calls to ``see``, for the time of the context.
+
+    Args:
+        layers: Which to watch; each is watched once.
+        see: Called with the layer and its result.
+        before: Hand over the first argument in the place of the result.
 
     Example:
         >>> from trainable_quantizers_keras.keras_version import keras
@@ -23,7 +28,7 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None]) -> Iterator
     watched = {id(layer): layer for layer in layers}.values()
     own = {id(layer): vars(layer)["call"] for layer in watched if "call" in vars(layer)}
     for layer in watched:
-        vars(layer)["call"] = _watched(layer, layer.call, see)
+        vars(layer)["call"] = _watched(layer, layer.call, see, before)
     try:
         yield
     finally:
@@ -33,11 +38,11 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None]) -> Iterator
                 vars(layer)["call"] = own[id(layer)]
 
 
-def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], None]) -> Callable[..., Any]:
+def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], None], before: bool) -> Callable[..., Any]:
     @functools.wraps(call)
     def watched(*args: Any, **kwargs: Any) -> Any:
         result = call(*args, **kwargs)
-        see(layer, result)
+        see(layer, (*args, *kwargs.values())[0] if before else result)
         return result
 
     return watched

@@ -22,6 +22,7 @@ from trainable_quantizers_core import (
     TrainableQuantizerWeightsConfig,
     TrainingMethod,
     VariableGroup,
+    Verification,
     WeightsScheme,
     get_trainable_quantizer_class,
     mark_quantizer,
@@ -40,8 +41,11 @@ from trainable_quantizers_torch.annealing import PytorchLinearAnnealingScheduler
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.convert import convert
 from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
+from trainable_quantizers_torch.report import report
+from trainable_quantizers_torch.verify import verify
 from trainable_quantizers_torch.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
@@ -85,12 +89,17 @@ __all__ = [
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "Verification",
     "WeightsScheme",
     "__version__",
     "convert",
     "get_trainable_quantizer_class",
+    "load_quantizers",
     "mark_quantizer",
     "prepare",
     "register_enum",
+    "report",
+    "save_quantizers",
     "summary",
+    "verify",
 ]

@@ -98,10 +98,18 @@ def summary(model: nn.Module) -> Summary:
     Raises:
         QuantizerError: the model does not come from ``prepare``.
     """
+    found = find_summary(model)
+    if found is None:
+        raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
+    return found
+
+
+def find_summary(model: nn.Module) -> Summary | None:
+    """The same, or None."""
     for module in (*_quantizing(model), model):
         if _SUMMARY in vars(module):
             return vars(module)[_SUMMARY]
-    raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
+    return None
 
 
 def _copy(model: nn.Module) -> nn.Module:

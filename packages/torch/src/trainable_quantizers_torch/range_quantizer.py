@@ -79,6 +79,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     def _read_variable(self, variable: torch.Tensor) -> np.ndarray:
         return variable.detach().float().cpu().numpy()
 
+    @torch.no_grad()
+    def _write_variable(self, variable: torch.Tensor, value: np.ndarray) -> None:
+        variable.copy_(torch.from_numpy(np.array(value)))
+
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
         spec = self.specification
         arguments = spec.inferable_arguments(values, from_step=True)

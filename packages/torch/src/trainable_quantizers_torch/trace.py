@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
-import torch
 from torch import fx, nn
 
 PASSED = (nn.Identity, nn.Dropout)  # what values go through as they are when it is deployed
@@ -98,25 +95,3 @@ def followers(model: nn.Module) -> dict[nn.Module, nn.Module]:
     sequences = [module for module in model.modules() if type(module).forward is nn.Sequential.forward]
     rows = [[child for child in sequence if not isinstance(child, PASSED)] for sequence in sequences]
     return {module: follower for row in rows for module, follower in pairwise(row)}
-
-
-def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward from a batch: of a tuple, as many as it requires."""
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    batch = _to(device, batch)
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    if not isinstance(batch, (tuple, list)):
-        return (batch,), {}
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model.forward).parameters.values()
-    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
-    return tuple(batch)[: max(1, required)], {}
-
-
-def _to(device: torch.device, value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _to(device, item) for key, item in value.items()}
-    return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value

@@ -1,0 +1,160 @@
+"""The quantizers of a live model, as its parameter file and its report see them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mct_quantizers import QuantizationMethod
+
+from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, THRESHOLD
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.grid import NUMPY_OPS, effective_threshold, effective_uniform_range
+from trainable_quantizers_core.matching import match
+from trainable_quantizers_core.parameter_file import QuantizerState, load_parameters, save_parameters
+from trainable_quantizers_core.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.report.data import TensorReport
+from trainable_quantizers_core.report.measure import measure
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedQuantizer:
+    """A quantizer with variables, and where it stands.
+
+    Args:
+        layer: Name of the layer whose weight or output is quantized.
+        attribute: What of it: ``weight``, ``kernel``, ``output``, ...
+        quantizer: One of the shipped quantizers, or one that is derived from them.
+        holder: What holds it: a wrapper or holder of the framework.
+    """
+
+    layer: str
+    attribute: str
+    quantizer: RangeQuantizer
+    holder: Any
+
+    @property
+    def target(self) -> str:
+        """``"weights"`` or ``"activation"``."""
+        return str(self.quantizer.quantization_config.target)  # type: ignore[attr-defined]
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The raw variables by name."""
+        return {name: self.quantizer.read_variable(name) for name in self.quantizer.specification.initial}
+
+    def state(self) -> QuantizerState:
+        """What a parameter file keeps of it.
+
+        Raises:
+            QuantizerError: a variable is not finite.
+        """
+        specification = self.quantizer.specification
+        return QuantizerState(
+            layer=self.layer,
+            attribute=self.attribute,
+            target=self.target,
+            quantizer=type(self.quantizer).__name__,
+            method=specification.method,
+            num_bits=specification.grid.num_bits,
+            signed=specification.grid.signed,
+            per_channel=specification.channel_axis is not None,
+            values=self.values,
+            config=self.quantizer.get_config(),
+        )
+
+    def report(self) -> TensorReport:
+        """Its part of a report, before anything is measured."""
+        specification, values = self.quantizer.specification, self.values
+        if specification.method is QuantizationMethod.UNIFORM:
+            ends = (values[MIN_RANGE], values[MAX_RANGE])
+            low, high = effective_uniform_range(NUMPY_OPS, *ends, specification.grid, specification.min_threshold)
+            parameters = {MIN_RANGE: low, MAX_RANGE: high}
+        else:
+            power_of_two = specification.method is QuantizationMethod.POWER_OF_TWO
+            smallest = specification.min_threshold
+            parameters = {THRESHOLD: effective_threshold(NUMPY_OPS, values[THRESHOLD], smallest, power_of_two)}
+        return TensorReport(
+            layer=self.layer,
+            attribute=self.attribute,
+            target=self.target,
+            method=specification.method,
+            num_bits=specification.grid.num_bits,
+            signed=specification.grid.signed,
+            parameters=parameters,
+            channel_axis=self.quantizer.channel_axis,
+        )
+
+
+def save_quantizers(path: str | os.PathLike[str], placed: Iterable[PlacedQuantizer], framework: str) -> None:
+    """Write the parameters of quantizers to a file, whole or not at all.
+
+    Raises:
+        QuantizerError: there are none, or a variable is not finite.
+        ImportError: safetensors is not installed; the message says how to.
+    """
+    states = [each.state() for each in placed]
+    if not states:
+        raise _without_quantizers("save_quantizers")
+    save_parameters(path, states, framework)
+
+
+def load_quantizers(
+    path: str | os.PathLike[str], placed: Sequence[PlacedQuantizer], names: Mapping[str, str] | None = None
+) -> None:
+    """Give quantizers the parameters of a file: all, or none where one does not fit.
+
+    Raises:
+        QuantizerError: see ``load_parameters`` and ``match``.
+        FileNotFoundError: no file.
+        ImportError: safetensors is not installed; the message says how to.
+    """
+    if not placed:
+        raise _without_quantizers("load_quantizers")
+    targets = [each.state() for each in placed]
+    of_target = {id(target): each for target, each in zip(targets, placed, strict=True)}
+    for state, target in match(load_parameters(path), targets, names):
+        for name, value in state.values.items():
+            of_target[id(target)].quantizer.write_variable(name, value)
+
+
+def _without_quantizers(owner: str) -> Exception:
+    advice = "prepare it first; a converted model has no parameters left"
+    return invalid(owner, "model", "one that holds trainable quantizers", "none", advice)
+
+
+class Sample:
+    """Values of a tensor for a report: at most ``size`` of them, evenly spread over its batches.
+
+    Example:
+        >>> sample = Sample(size=4)
+        >>> for _ in range(3):
+        ...     sample.add(np.arange(6, dtype=np.float32))
+        >>> len(sample.values) <= 4
+        True
+    """
+
+    def __init__(self, size: int = 2**18) -> None:
+        self.size = size
+        self._stride = 1
+        self._kept = np.zeros(0, np.float32)
+
+    def add(self, values: np.ndarray) -> None:
+        """Values of a further batch."""
+        self._kept = np.concatenate([self._kept, np.ravel(values)[:: self._stride]])
+        while self._kept.size > self.size:
+            self._stride *= 2
+            self._kept = self._kept[::2]
+
+    @property
+    def values(self) -> np.ndarray:
+        """What was kept."""
+        return self._kept
+
+
+def measured(placed: PlacedQuantizer, x: np.ndarray, quantize: Callable[[np.ndarray], np.ndarray]) -> TensorReport:
+    """The report of a tensor from its values before quantization."""
+    return measure(placed.report(), x, quantize(x))

@@ -1,0 +1,82 @@
+"""The quantizers of a model, with the names of the layers they belong to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mct_quantizers
+from trainable_quantizers_core import inventory
+from trainable_quantizers_core.inventory import PlacedQuantizer
+
+from trainable_quantizers_keras.copies import parts_of
+from trainable_quantizers_keras.graph import is_graph
+from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
+from trainable_quantizers_keras.wrapper import KerasQuantizationWrapper
+
+HOLDER_SUFFIX = "_quantized"
+_WRAPPERS = (KerasQuantizationWrapper, mct_quantizers.KerasQuantizationWrapper)
+
+
+def quantizers_of(model: Any) -> list[PlacedQuantizer]:
+    """The trainable quantizers that are enabled, in the order of the model's layers."""
+    return [
+        PlacedQuantizer(name, attribute, quantizer, holder)
+        for name, attribute, quantizer, holder in _inside(model, "")
+        if isinstance(quantizer, KerasRangeQuantizer) and quantizer.enabled
+    ]
+
+
+def _inside(model: Any, prefix: str) -> Iterator[tuple[str, str, Any, Any]]:
+    named = {layer.name: layer for layer in model.layers} if is_graph(model) else parts_of(model)
+    for name, layer in named.items():
+        yield from _of(layer, f"{prefix}{name}")
+
+
+def _of(layer: Any, name: str) -> Iterator[tuple[str, str, Any, Any]]:
+    if isinstance(layer, KerasQuantizedOutput):
+        yield from _of(layer.layer, name)
+        yield name, "output", layer.holder.activation_holder_quantizer, layer.holder
+    elif isinstance(layer, _WRAPPERS):
+        for attribute, quantizer in layer.weights_quantizers.items():
+            yield name, str(attribute), quantizer, layer
+    elif isinstance(layer, KerasActivationQuantizationHolder):
+        yield _layer(name), "output", layer.activation_holder_quantizer, layer
+    elif isinstance(layer, keras.layers.Layer):
+        yield from _inside(layer, f"{name}/")
+
+
+def _layer(name: str) -> str:
+    """The layer whose output a holder quantizes: ``prepare`` names the holder after it."""
+    layer, found, index = name.rpartition(HOLDER_SUFFIX)
+    return f"{layer}{index}" if found else name
+
+
+def save_quantizers(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write the parameters of the quantizers to a file that every framework reads, whole or not at all.
+
+    Raises:
+        QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
+        ImportError: safetensors is not installed; the message says how to.
+    """
+    inventory.save_quantizers(path, quantizers_of(model), "Keras")
+
+
+def load_quantizers(model: Any, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> None:
+    """Give the quantizers of a model the parameters in a file: all, or none where one does not fit.
+
+    Args:
+        model: The twin of the model that the file was saved from, in whatever framework.
+        path: What ``save_quantizers`` wrote.
+        names: Name of a layer in the file -> name in the model, where they differ by more than ``.``, ``/``, ``_``.
+
+    Raises:
+        QuantizerError: no such file as ``save_quantizers`` writes, or quantizers that do not fit; it names them.
+        FileNotFoundError: no file.
+        ImportError: safetensors is not installed; the message says how to.
+    """
+    inventory.load_quantizers(path, quantizers_of(model), names)

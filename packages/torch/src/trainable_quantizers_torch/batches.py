@@ -1,0 +1,83 @@
+"""Batches of data, as calibration, verification and reports take them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.progress import track
+
+from trainable_quantizers_torch.trace import modes_kept
+
+
+def run_on(
+    model: nn.Module, data: Any, owner: str, argument: str = "data", verbose: bool = False
+) -> Iterator[tuple[Callable[[Any], Any], Any]]:
+    """What a model gives for each batch, in evaluation and without gradients; and how another is called on it.
+
+    Raises:
+        QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
+    """
+    if isinstance(data, (torch.Tensor, Mapping)):
+        data = [data]
+    if not isinstance(data, Iterable):
+        advice = "pass a DataLoader or a list of batches: thresholds of activations are set from data"
+        raise invalid(owner, argument, "an iterable of batches", data, advice)
+    count = 0
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        for batch in track(data, owner, verbose):
+            positional, keywords = arguments_of(model, batch)
+            try:
+                result = model(*positional, **keywords)
+            except Exception as error:  # whatever the user's forward raises
+                rule = "batches that the model takes: a tensor, a tuple of inputs, or a dictionary of keywords"
+                advice = f"the model says: {type(error).__name__}: {error}"
+                where = f" in batch {count}"
+                raise invalid(owner, argument, rule, in_words(batch), advice, where) from error
+            yield _caller(positional, keywords), result
+            count += 1
+    if not count:
+        advice = "an iterator that was used before is empty: pass a list or a DataLoader"
+        raise invalid(owner, argument, "at least one batch", data, advice)
+
+
+def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
+    return lambda function: function(*positional, **keywords)
+
+
+def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward from a batch: of a tuple, as many as it requires."""
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    batch = _to(device, batch)
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    if not isinstance(batch, (tuple, list)):
+        return (batch,), {}
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    return tuple(batch)[: max(1, required)], {}
+
+
+def _to(device: torch.device, value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _to(device, item) for key, item in value.items()}
+    return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value
+
+
+def in_words(batch: Any) -> str:
+    """Types and shapes, where the values themselves would fill the screen."""
+    if isinstance(batch, torch.Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} tensor of shape {tuple(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{key}: {in_words(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, (tuple, list)):
+        return "(" + ", ".join(map(in_words, batch)) + ")"
+    return type(batch).__name__

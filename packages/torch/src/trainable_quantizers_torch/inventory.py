@@ -1,0 +1,64 @@
+"""The quantizers of a model, with the names of the layers they belong to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
+from torch import nn
+from trainable_quantizers_core import inventory
+from trainable_quantizers_core.inventory import PlacedQuantizer
+
+from trainable_quantizers_torch.discover import ACTIVATIONS, OUTPUT
+from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
+
+
+def quantizers_of(model: nn.Module) -> list[PlacedQuantizer]:
+    """The trainable quantizers that are enabled, in the order of the model's modules."""
+    found: list[PlacedQuantizer] = []
+    wrapped: dict[str, str] = {}  # names of the modules in wrappers, and of the wrappers
+    for name, module in model.named_modules():
+        held = {}
+        if isinstance(module, PytorchQuantizationWrapper):
+            held = {str(key): quantizer for key, quantizer in module.weights_quantizers.items()}
+            wrapped[f"{name}.layer"] = name
+        elif isinstance(module, PytorchActivationQuantizationHolder):
+            held = {"output": module.activation_holder_quantizer}
+        found += [
+            PlacedQuantizer(wrapped.get(_layer(name), _layer(name)), attribute, quantizer, module)
+            for attribute, quantizer in held.items()
+            if isinstance(quantizer, PytorchRangeQuantizer) and quantizer.enabled
+        ]
+    return found
+
+
+def _layer(name: str) -> str:
+    """The layer whose output a holder quantizes: ``prepare`` names the holder after it."""
+    return name.removeprefix(f"{ACTIVATIONS}.").removesuffix(f".{OUTPUT}")
+
+
+def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the parameters of the quantizers to a file that every framework reads, whole or not at all.
+
+    Raises:
+        QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
+        ImportError: safetensors is not installed; the message says how to.
+    """
+    inventory.save_quantizers(path, quantizers_of(model), "PyTorch")
+
+
+def load_quantizers(model: nn.Module, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> None:
+    """Give the quantizers of a model the parameters in a file: all, or none where one does not fit.
+
+    Args:
+        model: The twin of the model that the file was saved from, in whatever framework.
+        path: What ``save_quantizers`` wrote.
+        names: Name of a layer in the file -> name in the model, where they differ by more than ``.``, ``/``, ``_``.
+
+    Raises:
+        QuantizerError: no such file as ``save_quantizers`` writes, or quantizers that do not fit; it names them.
+        FileNotFoundError: no file.
+        ImportError: safetensors is not installed; the message says how to.
+    """
+    inventory.load_quantizers(path, quantizers_of(model), names)

@@ -1,0 +1,90 @@
+"""What quantization does to the tensors of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measured
+from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport
+
+from trainable_quantizers_torch.batches import run_on
+from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.prepare import find_summary
+
+
+def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] | None = None) -> ModelReport:
+    """The report of a trained model, before it is converted; show it with ``write_html`` or ``print_report``.
+
+    Weights are measured whole; of each activation up to 2^18 values, spread over the batches.
+
+    Args:
+        model: Holds trainable quantizers.
+        data: Batches as for ``prepare``; without them activations are listed, but not measured.
+        accuracies: Figures to show beside, by label.
+
+    Raises:
+        QuantizerError: no trainable quantizers, or data that the model does not take.
+
+    Example:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> x = torch.randn(8, 4)
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe.preset("mixed_w4a8"), [x], verbose=False)
+        >>> [f"{tensor.layer}.{tensor.attribute}" for tensor in report(model, [x]).tensors]
+        ['0.weight', 'input_1.output', '_0.output']
+    """
+    placed = quantizers_of(model)
+    if not placed:
+        advice = "prepare it first; a converted model has no trainable quantizers left"
+        raise invalid("report", "model", "one that holds trainable quantizers", type(model).__name__, advice)
+    samples = _samples(model, placed, data) if data is not None else {}
+    found = find_summary(model)
+    skipped = [
+        SkippedLayer(row.layer, row.type, row.reason)
+        for row in (() if found is None else found.rows)
+        if not row.weights and not row.activations
+    ]
+    return ModelReport(
+        model=type(model).__name__,
+        framework=f"PyTorch {torch.__version__.partition('+')[0]}",
+        tensors=tuple(_measured(each, samples) for each in placed),
+        skipped=tuple(skipped),
+        accuracies=dict(accuracies or {}),
+    )
+
+
+def _samples(model: nn.Module, placed: list[PlacedQuantizer], data: Any) -> dict[int, Sample]:
+    samples = {id(each): Sample() for each in placed if each.target == "activation"}
+
+    def watch(sample: Sample) -> Any:
+        return lambda module, args: sample.add(args[0].detach().float().cpu().numpy())
+
+    with ExitStack() as stack:
+        for each in placed:
+            if id(each) in samples:
+                stack.callback(each.holder.register_forward_pre_hook(watch(samples[id(each)])).remove)
+        for _ in run_on(model, data, "report"):
+            pass
+    return samples
+
+
+@torch.no_grad()
+def _measured(each: PlacedQuantizer, samples: dict[int, Sample]) -> TensorReport:
+    if each.target == "weights":
+        weights = {str(key): weight for key, weight, _ in each.holder.get_weights_vars()}
+        values = weights[each.attribute].detach().float().cpu().numpy()
+    elif id(each) in samples and samples[id(each)].values.size:
+        values = samples[id(each)].values
+    else:
+        return each.report()
+
+    def quantize(x: np.ndarray) -> np.ndarray:
+        device = each.quantizer.effective_range()[0].device  # type: ignore[attr-defined]
+        return each.quantizer(torch.from_numpy(x).to(device), False).float().cpu().numpy()
+
+    return measured(each, values, quantize)

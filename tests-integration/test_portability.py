@@ -1,0 +1,89 @@
+"""Learned parameters from one framework to the other, through a file."""
+
+import numpy as np
+import pytest
+import torch
+import trainable_quantizers_torch as tt
+
+import tensorflow as tf  # isort: skip  after torch
+import trainable_quantizers_keras as tk  # isort: skip
+from trainable_quantizers_keras.inventory import quantizers_of as keras_quantizers  # isort: skip
+from trainable_quantizers_torch.inventory import quantizers_of as torch_quantizers  # isort: skip
+
+keras = tf.keras
+METHODS = ["power_of_two", "symmetric", "uniform"]
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((4, 3, 8, 8)).astype(np.float32)
+
+
+class Torch(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()
+        self.depth, self.head = torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.depth(self.act(self.conv(x))).mean((2, 3)))
+
+
+def twins(method):
+    """The same network with the same weights in both."""
+    torch.manual_seed(0)
+    network = Torch()
+    image = keras.Input((8, 8, 3), name="x")
+    x = keras.layers.ReLU(name="act")(keras.layers.Conv2D(8, 3, name="conv")(image))
+    x = keras.layers.DepthwiseConv2D(3, name="depth")(x)
+    twin = keras.Model(image, keras.layers.Dense(5, name="head")(keras.layers.GlobalAveragePooling2D(name="mean")(x)))
+    weights = {name: value.detach().numpy() for name, value in network.named_parameters()}
+    twin.set_weights(
+        [
+            weights["conv.weight"].transpose(2, 3, 1, 0),
+            weights["conv.bias"],
+            weights["depth.weight"].transpose(2, 3, 0, 1),
+            weights["depth.bias"],
+            weights["head.weight"].T,
+            weights["head.bias"],
+        ]
+    )
+    recipe = tt.Recipe({"num_bits": 4, "method": method}, {"num_bits": 4, "method": method})
+    in_torch = tt.prepare(network, recipe, [torch.from_numpy(IMAGES)], verbose=False).eval()
+    in_keras = tk.prepare(twin, recipe, [IMAGES.transpose(0, 2, 3, 1)], verbose=False)
+    return in_torch, in_keras
+
+
+def move(placed):
+    for index, each in enumerate(placed):
+        for name, value in each.values.items():
+            each.quantizer.write_variable(name, value * np.float32(1 + 0.07 * (index + 1)))
+
+
+def values(placed):
+    return {(each.layer, each.target, name): v for each in placed for name, v in each.values.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("source", ["torch", "keras"])
+def test_learned_parameters_move_to_the_twin(method, source, tmp_path):
+    in_torch, in_keras = twins(method)
+    file = tmp_path / "learned.safetensors"
+    if source == "torch":
+        move(torch_quantizers(in_torch))
+        tt.save_quantizers(in_torch, file)
+        tk.load_quantizers(in_keras, file)
+    else:
+        move(keras_quantizers(in_keras))
+        tk.save_quantizers(in_keras, file)
+        tt.load_quantizers(in_torch, file)
+    ours, theirs = values(torch_quantizers(in_torch)), values(keras_quantizers(in_keras))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[key])
+    with torch.no_grad():
+        one = in_torch(torch.from_numpy(IMAGES)).numpy()
+    other = in_keras(IMAGES.transpose(0, 2, 3, 1)).numpy()
+    head = next(each for each in torch_quantizers(in_torch) if (each.layer, each.target) == ("head", "activation"))
+    low, high = (float(end) for end in head.quantizer.effective_range())
+    step = (high - low) / (2**4 - 1)
+    differing = np.abs(one - other) > 1e-6
+    assert differing.mean() <= 0.1, "convolutions of two frameworks differ in the last bits: at ties alone"
+    assert np.abs(one - other).max() <= 1.001 * step
