@@ -10,8 +10,7 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.progress import track
 
-from trainable_quantizers_keras.graph import is_graph
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.graph import input_tensors, is_graph
 
 
 def run_on(
@@ -53,12 +52,9 @@ def inputs_of(model: Any, batch: Any) -> Any:
 
 
 def in_order(model: Any, inputs: Any) -> list[tf.Tensor]:
-    """The inputs of a graph as it takes them: in its order and its types."""
-    if not is_graph(model):
-        return []
-    structure = model.inputs if isinstance(model, keras.Sequential) else model.input
-    symbols = tf.nest.flatten(structure)
-    if isinstance(inputs, Mapping) and not isinstance(structure, Mapping):
+    """The inputs in a batch as a graph lists its own, and of their types."""
+    symbols = input_tensors(model)
+    if isinstance(inputs, Mapping) and not isinstance(getattr(model, "input", None), Mapping):
         inputs = [inputs[symbol.name] for symbol in symbols]
     return [tf.cast(value, symbol.dtype) for symbol, value in zip(symbols, tf.nest.flatten(inputs), strict=True)]
 

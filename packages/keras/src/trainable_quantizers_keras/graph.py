@@ -45,6 +45,16 @@ def is_graph(model: Any) -> bool:
     return bool({cls.__name__ for cls in type(model).__mro__} & {"Sequential", "Functional"})  # no public name
 
 
+def input_tensors(model: Any) -> list[Any]:
+    """The symbols of what a graph takes, in the order in which its inputs are flattened."""
+    return tf.nest.flatten(model.inputs if isinstance(model, keras.Sequential) else model.input)
+
+
+def input_layers(model: Any) -> list[Any]:
+    """The layers of the inputs, in the same order."""
+    return [tensor._keras_history[0] for tensor in input_tensors(model)]
+
+
 def calls_of(model: Any) -> list[Call]:
     """The calls of a built model in order of execution, those of its inputs included; inner models are one call."""
     return _chain(model) if isinstance(model, keras.Sequential) else _calls(model)
@@ -62,8 +72,8 @@ def rebuild(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call], 
 
 
 def _chain(model: Any) -> list[Call]:
-    source = model.inputs[0]._keras_history[0]  # a model that its first batch built has one too
-    calls = [Call(source, 0, (), [])]
+    (source,) = input_layers(model)
+    calls = [Call(source, 0, (), [])]  # a model that its first batch built has one too
     for layer in model.layers:
         call = Call(layer, 0, (calls[-1],), [])
         calls[-1].users.append(call)

@@ -30,6 +30,7 @@ from trainable_quantizers_keras.convert import quantized_inside
 from trainable_quantizers_keras.copies import copied, input_shape_of
 from trainable_quantizers_keras.discover import Found, discover
 from trainable_quantizers_keras.fold import fold_batch_norm as fold
+from trainable_quantizers_keras.graph import input_layers, is_graph
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
@@ -172,11 +173,11 @@ def _calibrate(model: Any, found: Sequence[Found], data: Any, verbose: bool) -> 
         count[id(layer)] += 1
         seen[place].update(result)
 
-    inputs = [one.source for one in found if isinstance(one.source, keras.layers.InputLayer)]
-    layers = [one.source for one in found if one.source not in inputs]
+    inputs = input_layers(model) if is_graph(model) else []  # a Sequential may have others once it ran
+    layers = [one.source for one in found if not isinstance(one.source, keras.layers.InputLayer)]
     with watching(layers, see):
         for given, _ in run_on(model, data, "prepare", "calibration_data", verbose):
-            for layer, value in zip(inputs, in_order(model, given), strict=False):
+            for layer, value in zip(inputs, in_order(model, given) if inputs else (), strict=True):
                 see(layer, value)
     return seen
 
