@@ -27,8 +27,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             raise
 
 
-def optional(module: str, extra: str) -> Any:
-    """A module that an extra of this distribution brings.
+def optional(module: str, extra: str, distribution: str = "trainable-quantizers-core") -> Any:
+    """A module that an extra of a distribution of the project brings.
 
     Raises:
         ImportError: it is not installed; the message says how to.
@@ -36,5 +36,5 @@ def optional(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        install = f'pip install "trainable-quantizers-core[{extra}]"'
+        install = f'pip install "{distribution}[{extra}]"'
         raise ImportError(f"{module.partition('.')[0]} is needed here and not installed: {install}") from error

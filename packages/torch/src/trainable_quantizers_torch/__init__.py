@@ -40,6 +40,7 @@ from trainable_quantizers_torch.activation_quantizers import (
 from trainable_quantizers_torch.annealing import PytorchLinearAnnealingScheduler
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.convert import convert
+from trainable_quantizers_torch.export import export
 from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_torch.prepare import prepare, summary
@@ -93,6 +94,7 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "convert",
+    "export",
     "get_trainable_quantizer_class",
     "load_quantizers",
     "mark_quantizer",

@@ -34,12 +34,12 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     """
     _release_graphs(model)
     converted = copy.deepcopy(model)
-    found = [module for module in converted.modules() if _quantizers(module)]
+    found = [module for module in converted.modules() if quantizers_in(module)]
     if not found:
         advice = "wrap its layers in PytorchTrainableQuantizationWrapper, or its activations in a holder, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", type(model).__name__, advice)
     for module in found:
-        quantizers = _quantizers(module)
+        quantizers = quantizers_in(module)
         plain = type(module) in (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
         module.convert_to_inferable_quantizers()
         if plain:  # their conversion leaves the parameters of our quantizers behind
@@ -49,7 +49,8 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     return converted
 
 
-def _quantizers(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer]:
+def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer]:
+    """The trainable quantizers that a wrapper or holder, ours or of mct-quantizers, holds."""
     held: list[object] = []
     if isinstance(module, PytorchQuantizationWrapper):
         held = list(module.weights_quantizers.values())

@@ -1,0 +1,147 @@
+"""Converted models in files, and what the files compute."""
+
+import re
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from networks import NETWORKS
+from torch import nn
+from trainable_quantizers_core.files import optional
+
+EXPORTED = ("residual", "inverted", "shared", "own layer", "attention", "vision transformer")
+
+
+def deployed(name="residual", bits=4, method="power_of_two", granularity="per_channel"):
+    torch.manual_seed(0)
+    build, inputs = NETWORKS[name]
+    weights = {"num_bits": bits, "method": method, "granularity": granularity}
+    recipe = tq.Recipe(weights, {"num_bits": bits, "method": method})
+    return tq.convert(tq.prepare(build(), recipe, [inputs], verbose=False).eval()), inputs
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_network_in_onnx_computes_what_the_model_computes(name, tmp_path):
+    model, inputs = deployed(name, bits=8)
+    found = tq.export(model, tmp_path / "model.onnx", inputs)
+    onnx.checker.check_model(tmp_path / "model.onnx")
+    # float convolutions of two runtimes differ in the last bits, which a tie turns into a step
+    assert found.differing <= 0.02 * found.elements, str(found)
+
+
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+def test_quantizers_in_onnx_are_exact(method, bits, granularity, tmp_path):
+    """Nothing else computes here: a table of weights, whose entries are quantized once more."""
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(40, 6)
+
+        def forward(self, tokens):
+            return self.words(tokens) * 1.0
+
+    torch.manual_seed(bits)
+    recipe = tq.Recipe(
+        {"num_bits": bits, "method": method, "granularity": granularity}, {"num_bits": bits, "method": method}
+    )
+    tokens = torch.arange(40)
+    model = tq.convert(tq.prepare(Table(), recipe, [tokens], verbose=False))
+    found = tq.export(model, tmp_path / "table.onnx", tokens)
+    if method == "power_of_two":
+        assert found.identical, str(found)
+    else:  # QuantizeLinear divides by the step where mct-quantizers multiplies by its inverse
+        assert found.differing <= 0.02 * found.elements, str(found)
+
+
+def test_weights_are_stored_as_integers_and_activations_have_quantize_nodes(tmp_path):
+    model, inputs = deployed(bits=4)
+    tq.export(model, tmp_path / "model.onnx", inputs)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    stored = {tuple(each.dims): each.data_type for each in graph.initializer}
+    assert stored[(8, 3, 3, 3)] == onnx.TensorProto.INT8
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("QuantizeLinear") == 6
+    assert kinds.count("DequantizeLinear") == 6 + 3
+
+
+def test_the_file_takes_other_batches(tmp_path):
+    model, inputs = deployed(bits=8)
+    tq.export(model, tmp_path / "model.onnx", inputs)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images = torch.randn(7, 3, 8, 8)
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        wanted = model(images).numpy()
+    assert (np.abs(found - wanted) > 1e-5).mean() <= 0.05
+
+
+@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+def test_operators_of_mct_quantizers(method, tmp_path):
+    model, inputs = deployed(bits=4, method=method)
+    found = tq.export(model, tmp_path / "model.onnx", inputs, operators="mct")
+    quantizers = [m.activation_holder_quantizer for m in model.modules() if hasattr(m, "activation_holder_quantizer")]
+    step = float(getattr(quantizers[-1], "scale", None) or quantizers[-1].scales)  # of the output
+    assert found.largest <= 1.001 * step, str(found)
+    domains = {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert any("mct" in domain for domain in domains)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_program_is_identical(name, tmp_path):
+    model, inputs = deployed(name)
+    assert tq.export(model, tmp_path / "model.pt2", inputs, dynamic_batch=name != "shared").identical
+    assert (tmp_path / "model.pt2").stat().st_size > 0
+
+
+def test_the_model_stays_as_it_is(tmp_path):
+    model, inputs = deployed()
+    model.train()
+    before = [type(module) for module in model.modules()]
+    tq.export(model, tmp_path / "model.onnx", inputs)
+    assert [type(module) for module in model.modules()] == before
+    assert model.training
+
+
+def wide():
+    return deployed(bits=16)
+
+
+MISTAKES = {
+    "another ending": (deployed, "model.tflite", {}, "that of an .onnx or .pt2 file"),
+    "other operators": (deployed, "model.onnx", {"operators": "standart"}, "did you mean 'standard'?"),
+    "16 bits": (wide, "model.onnx", {}, "must be evenly spaced levels of at most 8 bits in layers, got '16 bits'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_explained_and_nothing_is_written(mistake, tmp_path):
+    build, name, options, text = MISTAKES[mistake]
+    model, inputs = build()
+    with pytest.raises(tq.QuantizerError, match=re.escape(text)):
+        tq.export(model, tmp_path / name, inputs, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trained_model_must_be_converted_first(tmp_path):
+    build, inputs = NETWORKS["residual"]
+    model = tq.prepare(build(), tq.Recipe.preset("mixed_w4a8"), [inputs], verbose=False)
+    with pytest.raises(tq.QuantizerError, match=r"pass convert\(model\)"):
+        tq.export(model, tmp_path / "model.onnx", inputs)
+
+
+def test_inputs_that_do_not_fit_are_explained(tmp_path):
+    model, _ = deployed()
+    with pytest.raises(tq.QuantizerError, match="can be exported with these inputs, got 'float32 tensor of shape"):
+        tq.export(model, tmp_path / "model.onnx", torch.ones(2, 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_names_the_extra():
+    with pytest.raises(ImportError, match=r"trainable-quantizers-torch\[onnx\]"):
+        optional("no_such_module", "onnx", "trainable-quantizers-torch")
