@@ -68,6 +68,6 @@ def plot(results: Results, path: Path) -> None:
             axis.plot(list(sizes), ratios, label=name, linewidth=2 if ours else 1, linestyle="-" if ours else "--")
         axis.set(title=title, xscale="log", yscale="log", xlabel="elements", ylabel="time / relu")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
