@@ -39,6 +39,7 @@ from trainable_quantizers_keras.activation_quantizers import (
 from trainable_quantizers_keras.annealing import KerasLinearAnnealingScheduler
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.convert import convert
+from trainable_quantizers_keras.export import export
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
@@ -96,6 +97,7 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "convert",
+    "export",
     "get_trainable_quantizer_class",
     "keras_load_quantized_model",
     "load_quantizers",

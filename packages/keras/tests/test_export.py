@@ -1,0 +1,93 @@
+"""Converted models in files, and what the files compute."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from keras_networks import IMAGES, NETWORKS, ROWS, outputs
+
+keras = tf.keras
+
+
+def deployed(name="residual", bits=8, method="power_of_two"):
+    keras.utils.set_random_seed(0)
+    build, inputs = NETWORKS[name]
+    recipe = tq.Recipe({"num_bits": bits, "method": method}, {"num_bits": bits, "method": method})
+    data = [tuple(inputs) if isinstance(inputs, list) else inputs]
+    return tq.convert(tq.prepare(build(), recipe, data, verbose=False)), data[0]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "subclassed"])
+def test_a_keras_file_is_identical(name, tmp_path):
+    model, inputs = deployed(name, bits=4)
+    assert tq.export(model, tmp_path / "model.keras", inputs).identical
+    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_saved_model_computes_the_same(name, tmp_path):
+    model, inputs = deployed(name, bits=4)
+    found = tq.export(model, tmp_path / "model", inputs)
+    # a graph fuses what runs one by one otherwise: last bits, which ties turn into steps
+    assert found.differing <= 0.2 * found.elements, str(found)
+    assert (tmp_path / "model" / "saved_model.pb").exists()
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    assert loaded.signatures["serving_default"] is not None
+
+
+def test_a_saved_model_takes_other_batches(tmp_path):
+    model, inputs = deployed()
+    tq.export(model, tmp_path / "model", inputs)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    assert loaded.serve(IMAGES[:2]).numpy().shape == outputs(model, IMAGES[:2])[0].shape
+
+
+@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+@pytest.mark.parametrize("name", ["residual", "chain", "shared", "vision transformer"])
+def test_eight_bits_in_tflite(name, method, tmp_path):
+    model, inputs = deployed(name, method=method)
+    found = tq.export(model, tmp_path / "model.tflite", inputs)
+    scale = max(np.abs(array).max() for array in outputs(model, inputs))
+    assert found.largest <= 0.1 * scale, str(found)
+    interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "model.tflite"))
+    kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert np.int8 in kinds or np.uint8 in kinds
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    model, inputs = deployed()
+    for _ in range(2):
+        tq.export(model, tmp_path / "model", inputs)
+        tq.export(model, tmp_path / "model.keras", inputs)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "model.keras"]
+
+
+MISTAKES = {
+    "another ending": ("residual", 8, "model.onnx", IMAGES, "that of a .keras or .tflite file, or a folder"),
+    "4 bits in tflite": (
+        "residual",
+        4,
+        "model.tflite",
+        IMAGES,
+        "must be of 8 bits in a .tflite file, got 4; its",
+    ),
+    "subclassed": ("subclassed", 8, "model.keras", ROWS, "write a SavedModel, a path without ending"),
+    "other inputs": ("residual", 8, "model.keras", ROWS, "a batch that the model takes, got 'float32 array of shape"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_explained_and_nothing_is_written(mistake, tmp_path):
+    name, bits, file, inputs, text = MISTAKES[mistake]
+    model, _ = deployed(name, bits)
+    with pytest.raises(tq.QuantizerError, match=re.escape(text)):
+        tq.export(model, tmp_path / file, inputs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trained_model_must_be_converted_first(tmp_path):
+    model = tq.prepare(NETWORKS["residual"][0](), tq.Recipe.preset("mixed_w4a8"), [IMAGES], verbose=False)
+    with pytest.raises(tq.QuantizerError, match=r"pass convert\(model\)"):
+        tq.export(model, tmp_path / "model.keras", IMAGES)
