@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from trainable_quantizers_core import LayerRule, Recipe
 
-METHODS = {"pot": "POWER_OF_TWO", "symmetric": "SYMMETRIC", "uniform": "UNIFORM"}
+METHODS = {"pot": "power_of_two", "symmetric": "symmetric", "uniform": "uniform"}
 
 
 def options() -> argparse.Namespace:
@@ -35,15 +36,14 @@ def load_data(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     return tuple(train_test_split(images, labels, test_size=0.25, random_state=seed, stratify=labels))
 
 
-def initial_parameters(data: np.ndarray, bits: int, quantization: str, signed: bool, axis: int | None = None) -> dict:
-    """The threshold (or the range) of LSQ's initial step 2·mean|x|/sqrt(highest level), per channel of ``axis``."""
-    axes = tuple(a for a in range(data.ndim) if a != axis) if axis is not None else None
-    highest = 2 ** (bits - signed) - 1
-    step = 2 * np.abs(data).mean(axis=axes) / np.sqrt(highest)
-    threshold = np.maximum(step * (highest + 1), 1e-3)
-    if quantization == "uniform":
-        return {"range_min": -threshold if signed else 0 * threshold, "range_max": threshold}
-    return {"threshold": threshold, "is_signed": signed}
+def recipe(args: argparse.Namespace) -> Recipe:
+    """All weights and activations by the options; the logits stay in float."""
+    scheme = {"method": METHODS[args.quantization], "training_method": args.method, "calibration": "lsq"}
+    return Recipe(
+        weights={"num_bits": args.weight_bits, **scheme},
+        activations={"num_bits": args.activation_bits, **scheme},
+        rules=[LayerRule(position="last", activations=False)],
+    )
 
 
 @dataclass

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from digits import METHODS, Result, initial_parameters, load_data, options
+from digits import Result, load_data, options, recipe
 from rich.progress import Progress
 
 keras = tf.keras
@@ -41,45 +40,9 @@ def train(model: keras.Model, images: np.ndarray, labels: np.ndarray, epochs: in
         model.fit(images, labels, batch_size=64, epochs=epochs, verbose=0, callbacks=[advance])
 
 
-def weights(layer: keras.layers.Layer, args: argparse.Namespace) -> keras.layers.Layer:
-    """``layer`` with a trainable quantizer, one threshold per output channel, on its kernel."""
-    kernel = layer.get_weights()[0]
-    axis = kernel.ndim - 1
-    params = initial_parameters(kernel, args.weight_bits, args.quantization, True, axis)
-    config = tq.TrainableQuantizerWeightsConfig(
-        args.quantization_method, args.weight_bits, params, True, axis, True, tq.MIN_THRESHOLD
-    )
-    target, base = tq.QuantizationTarget.Weights, tq.BaseKerasTrainableQuantizer
-    quantizer = tq.get_trainable_quantizer_class(target, args.method, args.quantization_method, base)
-    return tq.KerasTrainableQuantizationWrapper(layer, {"kernel": quantizer(config)})
-
-
-def activation(sample: np.ndarray, args: argparse.Namespace) -> keras.layers.Layer:
-    """A trainable quantizer for activations such as ``sample``, which are not negative."""
-    params = initial_parameters(sample, args.activation_bits, args.quantization, False)
-    config = tq.TrainableQuantizerActivationConfig(
-        args.quantization_method, args.activation_bits, params, True, tq.MIN_THRESHOLD
-    )
-    target, base = tq.QuantizationTarget.Activation, tq.BaseKerasTrainableQuantizer
-    quantizer = tq.get_trainable_quantizer_class(target, args.method, args.quantization_method, base)
-    return tq.KerasActivationQuantizationHolder(quantizer(config))
-
-
-def quantize(model: keras.Sequential, images: np.ndarray, args: argparse.Namespace) -> keras.Sequential:
-    """``model`` with its weights, its input and its activations quantized."""
-    layers, x = [keras.Input((8, 8, 1)), activation(images, args)], tf.constant(images)
-    for layer in model.layers:
-        x = layer(x)
-        layers.append(weights(layer, args) if layer.get_weights() else layer)
-        if isinstance(layer, keras.layers.ReLU):
-            layers.append(activation(x.numpy(), args))
-    return keras.Sequential(layers)
-
-
 def main() -> None:
     """Float training, quantization, training, deployment, comparison."""
     args = options()
-    args.quantization_method = tq.QuantizationMethod[METHODS[args.quantization]]
     keras.utils.set_random_seed(args.seed)
     train_x, test_x, train_y, test_y = load_data(args.seed)
     train_x, test_x = train_x[..., None], test_x[..., None]
@@ -89,7 +52,7 @@ def main() -> None:
     float_logits = model.predict(test_x, verbose=0)
     sizes = [layer.get_weights()[0].size for layer in model.layers if layer.get_weights()]
 
-    model = quantize(model, train_x, args)
+    model = tq.prepare(model, recipe(args), train_x, verbose=False)
     before = model.predict(test_x, verbose=0)
     train(model, train_x, train_y, args.epochs, 2e-3, "Training quantized")
     after = model.predict(test_x, verbose=0)

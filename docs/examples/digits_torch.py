@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import trainable_quantizers_torch as tq
-from digits import METHODS, Result, initial_parameters, load_data, options
+from digits import Result, load_data, options, recipe
 from rich.progress import track
 from torch import nn
 
@@ -45,44 +44,9 @@ def predict(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     return model.eval()(images).numpy()
 
 
-def weights(layer: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """``layer`` with a trainable quantizer, one threshold per output channel, on its weight."""
-    params = initial_parameters(layer.weight.detach().numpy(), args.weight_bits, args.quantization, True, axis=0)
-    config = tq.TrainableQuantizerWeightsConfig(
-        args.quantization_method, args.weight_bits, params, True, 0, True, tq.MIN_THRESHOLD
-    )
-    target, base = tq.QuantizationTarget.Weights, tq.BasePytorchTrainableQuantizer
-    quantizer = tq.get_trainable_quantizer_class(target, args.method, args.quantization_method, base)
-    return tq.PytorchTrainableQuantizationWrapper(layer, {"weight": quantizer(config)})
-
-
-def activation(sample: torch.Tensor, args: argparse.Namespace) -> nn.Module:
-    """A trainable quantizer for activations such as ``sample``, which are not negative."""
-    params = initial_parameters(sample.numpy(), args.activation_bits, args.quantization, False)
-    config = tq.TrainableQuantizerActivationConfig(
-        args.quantization_method, args.activation_bits, params, True, tq.MIN_THRESHOLD
-    )
-    target, base = tq.QuantizationTarget.Activation, tq.BasePytorchTrainableQuantizer
-    quantizer = tq.get_trainable_quantizer_class(target, args.method, args.quantization_method, base)
-    return tq.PytorchTrainableActivationQuantizationHolder(quantizer(config))
-
-
-@torch.no_grad()
-def quantize(model: nn.Sequential, images: torch.Tensor, args: argparse.Namespace) -> nn.Sequential:
-    """``model`` with its weights, its input and its activations quantized."""
-    layers, x = [activation(images, args)], images
-    for layer in model:
-        x = layer(x)
-        layers.append(weights(layer, args) if isinstance(layer, (nn.Conv2d, nn.Linear)) else layer)
-        if isinstance(layer, nn.ReLU):
-            layers.append(activation(x, args))
-    return nn.Sequential(*layers)
-
-
 def main() -> None:
     """Float training, quantization, training, deployment, comparison."""
     args = options()
-    args.quantization_method = tq.QuantizationMethod[METHODS[args.quantization]]
     torch.manual_seed(args.seed)
     train_x, test_x, train_y, test_y = load_data(args.seed)
     train_x, test_x = torch.tensor(train_x)[:, None], torch.tensor(test_x)[:, None]
@@ -92,7 +56,7 @@ def main() -> None:
     float_logits = predict(model, test_x)
     sizes = [layer.weight.numel() for layer in model if hasattr(layer, "weight")]
 
-    model = quantize(model, train_x, args)
+    model = tq.prepare(model, recipe(args), train_x, verbose=False)
     before = predict(model, test_x)
     train(model, train_x, torch.tensor(train_y), args.epochs, 2e-3, "Training quantized")
     after = predict(model, test_x)
