@@ -37,6 +37,7 @@ PAGES_THAT_RUN = {  # and what they write
     "report": {"report.html"},
     "portability": {"learned.safetensors"},
     "prepare": set(),
+    "training": set(),
     "export": {"model.onnx"},
     "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2"},
     "tutorial-keras": {"npu.toml", "report.html", "digits.keras", "digits"},

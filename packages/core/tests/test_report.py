@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import sys
 import warnings
 from math import inf
@@ -322,3 +323,10 @@ def test_without_rich_the_message_says_what_to_install(show, monkeypatch):
     with pytest.raises(ImportError) as caught:
         show(model())
     assert str(caught.value) == 'rich is needed here and not installed: pip install "trainable-quantizers-core[report]"'
+
+
+def test_a_tensor_that_was_not_measured_is_shown():
+    tensor = TensorReport("relu", "output", "activation", QuantizationMethod.POWER_OF_TWO, 4, False, {"threshold": 2.0})
+    page = to_html(ModelReport("model", "PyTorch", (tensor,)))
+    assert "relu" in page
+    assert not re.search(r">-?(nan|inf)\b", page.lower())

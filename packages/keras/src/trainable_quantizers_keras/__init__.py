@@ -43,6 +43,7 @@ from trainable_quantizers_keras.export import export
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.prepare import prepare, summary
 from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
@@ -97,6 +98,7 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "convert",
+    "exclude_quantizers_from_weight_decay",
     "export",
     "get_trainable_quantizer_class",
     "keras_load_quantized_model",

@@ -10,6 +10,7 @@ import mct_quantizers
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 
+from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.copies import parts_of
 from trainable_quantizers_keras.graph import is_graph
 from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
@@ -29,6 +30,11 @@ def quantizers_of(model: Any) -> list[PlacedQuantizer]:
         for name, attribute, quantizer, holder in _inside(model, "")
         if isinstance(quantizer, KerasRangeQuantizer) and quantizer.enabled
     ]
+
+
+def trainable_quantizers(model: Any) -> list[BaseKerasTrainableQuantizer]:
+    """All trainable quantizers, also those that someone wrote."""
+    return [found for _, _, found, _ in _inside(model, "") if isinstance(found, BaseKerasTrainableQuantizer)]
 
 
 def _inside(model: Any, prefix: str) -> Iterator[tuple[str, str, Any, Any]]:

@@ -43,6 +43,7 @@ from trainable_quantizers_torch.convert import convert
 from trainable_quantizers_torch.export import export
 from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
+from trainable_quantizers_torch.optimizer import parameter_groups
 from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.report import report
@@ -98,6 +99,7 @@ __all__ = [
     "get_trainable_quantizer_class",
     "load_quantizers",
     "mark_quantizer",
+    "parameter_groups",
     "prepare",
     "register_enum",
     "report",

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainable_quantizers_core.conformance", description=__doc__)
     parser.add_argument("package", help="trainable_quantizers_torch or trainable_quantizers_keras")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome to a file")
-    parser.add_argument("--only", metavar="TEXT", default="", help="only trials whose name contains this")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only trials whose name contains this, in any case")
     parser.add_argument("--mode", metavar="NAME", help="only this way of running quantizers, such as torch or XLA")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not adapters:
                 rule = f"one of {', '.join(names)}"
                 raise invalid("conformance", "--mode", rule, options.mode, nearest(options.mode, names))
-        trials = [trial for trial in iterate_trials(adapters) if options.only in str(trial)]
+        trials = [trial for trial in iterate_trials(adapters) if options.only.lower() in str(trial).lower()]
         if not trials:
             raise invalid("conformance", "--only", "part of a trial's name", options.only, "try lsq, 4bit or output")
     except QuantizerError as error:

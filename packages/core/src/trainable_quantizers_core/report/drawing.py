@@ -37,7 +37,7 @@ def histogram(tensor: TensorReport) -> str:
 def domain(tensor: TensorReport) -> tuple[float, float]:
     """Both ends of the drawing: all values and the whole grid."""
     low, high = tensor.typical_range
-    return min(low, *tensor.edges[:1]), max(high, *tensor.edges[-1:])
+    return min([low, *tensor.edges[:1]]), max([high, *tensor.edges[-1:]])
 
 
 def group_size(channels: int) -> int:

@@ -1,0 +1,45 @@
+"""Quantization parameters as optimizers want to treat them: apart from weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_core import VariableGroup
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.inventory import trainable_quantizers
+
+
+def exclude_quantizers_from_weight_decay(optimizer: Any, model: Any) -> Any:
+    """Tell an optimizer of Keras to leave the parameters of quantizers out of its weight decay; the optimizer.
+
+    Weight decay would pull thresholds towards zero, and with them the range of the quantizers. Call it before the
+    model trains.
+
+    Raises:
+        QuantizerError: no parameter of a quantizer in the model can train, or the optimizer is built already.
+
+    Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> from trainable_quantizers_keras.keras_version import keras
+        >>> x = np.random.randn(8, 4).astype("float32")
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = prepare(network, Recipe.preset("mixed_w4a8"), [x], verbose=False)
+        >>> optimizer = exclude_quantizers_from_weight_decay(keras.optimizers.AdamW(1e-3, weight_decay=1e-2), model)
+        >>> model.compile(optimizer, "mse")
+    """
+    variables = [
+        variable
+        for quantizer in trainable_quantizers(model)
+        for variable in quantizer.get_trainable_variables(VariableGroup.QPARAMS)
+    ]
+    if not variables:
+        advice = "prepare it first; frozen quantizers have none"
+        rule = "one with quantization parameters that train"
+        raise invalid("exclude_quantizers_from_weight_decay", "model", rule, getattr(model, "name", model), advice)
+    if getattr(optimizer, "built", False) or getattr(optimizer, "_built", False):
+        advice = "make a new optimizer, and call this before the first step"
+        raise invalid("exclude_quantizers_from_weight_decay", "optimizer", "new", type(optimizer).__name__, advice)
+    optimizer.exclude_from_weight_decay(var_list=variables)
+    return optimizer
