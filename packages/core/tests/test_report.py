@@ -128,6 +128,26 @@ def test_clipped_values_are_counted_bin_by_bin():
     assert found.clipped_counts[-1] == 2
 
 
+# Not measured: activations of a report without data
+
+
+def test_what_was_not_measured_reads_so_and_never_as_exact():
+    report = model(measured(tensor(), [0.3]), uniform(-1, 2), dataclasses.replace(uniform(0, 1), layer="other"))
+    page, text = to_html(report), shown(report)
+    assert page.count("not measured: the report was made without data") == 2
+    assert page.count('<td class="sqnr" data-value="Infinity">–</td>') == 2
+    assert text.count("–") == 2 * 3
+    for form in (page.split("<script>")[0], text):
+        assert "exact" not in form
+    assert ModelReport.from_json(report.to_json()) == report
+
+
+def test_what_was_not_measured_is_never_worst():
+    assert model(uniform(-1, 2), measured(tensor(layer="fine"), [0.5])).worst.layer == "fine"
+    assert model(uniform(-1, 2)).worst is None
+    assert "Lowest SQNR" not in shown(model(uniform(-1, 2)))
+
+
 # What a report knows
 
 

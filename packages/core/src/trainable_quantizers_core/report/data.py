@@ -143,6 +143,11 @@ class TensorReport(_Part):
             raise invalid("TensorReport", "parameters", "a range of some width", values, advice, f" for {self.layer!r}")
 
     @property
+    def measured(self) -> bool:
+        """Whether ``measure`` completed it; without data, activations are not."""
+        return self.counts.size > 0
+
+    @property
     def per_channel(self) -> bool:
         """Whether each channel has parameters of its own."""
         return self.channel_axis is not None
@@ -226,5 +231,5 @@ class ModelReport(_Part):
 
     @property
     def worst(self) -> TensorReport | None:
-        """The tensor that lost most: the one of the lowest SQNR."""
-        return min(self.tensors, key=lambda tensor: tensor.sqnr, default=None)
+        """The tensor that lost most: of those measured, the one of the lowest SQNR."""
+        return min((tensor for tensor in self.tensors if tensor.measured), key=lambda tensor: tensor.sqnr, default=None)

@@ -91,6 +91,8 @@ def _row(index: int, tensor: TensorReport, most: dict[str, float]) -> str:
 
 def _cells(index: int, tensor: TensorReport, most: dict[str, float]) -> str:
     low, high = tensor.typical_range
+    clipped, levels, sqnr, elements = words.figures(tensor)
+    shares = [_share(getattr(tensor, key), most[key]) if tensor.measured else None for key in ("clipped", "sqnr")]
     name = f"<span>{_breakable(words.name(tensor))}</span>"
     toggle = f'<button aria-expanded="false" aria-controls="details-{index}">{name}</button>'
     return "".join(
@@ -101,10 +103,10 @@ def _cells(index: int, tensor: TensorReport, most: dict[str, float]) -> str:
             _cell("scheme", words.scheme(tensor), words.scheme(tensor)),
             _cell("bits", tensor.num_bits, str(tensor.num_bits)),
             _cell("range", high - low, words.parameters(tensor)),
-            _cell("clipped", tensor.clipped, words.percent(tensor.clipped), _share(tensor.clipped, most["clipped"])),
-            _cell("levels", tensor.levels_used, words.percent(tensor.levels_used)),
-            _cell("sqnr", tensor.sqnr, words.decibels(tensor.sqnr), _share(tensor.sqnr, most["sqnr"])),
-            _cell("elements", tensor.elements, f"{tensor.elements:,}"),
+            _cell("clipped", tensor.clipped, clipped, shares[0]),
+            _cell("levels", tensor.levels_used, levels),
+            _cell("sqnr", tensor.sqnr, sqnr, shares[1]),
+            _cell("elements", tensor.elements, elements),
         )
     )
 
@@ -123,11 +125,14 @@ def _share(value: float, most: float) -> float:
 
 def _details(tensor: TensorReport) -> str:
     size = [words.size(part) for part in tensor.size] if tensor.target == "weights" else []
+    measured = (
+        f"{words.percent(tensor.levels_used)} of {tensor.grid.num_steps + 1:,} levels used",
+        f"{tensor.elements:,} values",
+    )
     facts = (
         f"{tensor.target}: {words.scheme(tensor)}",
         f"{'range' if len(tensor.parameters) > 1 else 'threshold'} {words.parameters(tensor)}",
-        f"{words.percent(tensor.levels_used)} of {tensor.grid.num_steps + 1:,} levels used",
-        f"{tensor.elements:,} values",
+        *(measured if tensor.measured else ("not measured: the report was made without data",)),
         " → ".join(size),
         f"<strong>{tensor.not_finite:,} NaN or infinite</strong>" if tensor.not_finite else "",
     )

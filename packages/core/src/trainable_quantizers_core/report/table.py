@@ -23,14 +23,15 @@ def to_table(report: ModelReport) -> Any:
     for column in ("bits", "range", "clipped", "levels", "SQNR"):
         table.add_column(column, justify="right", no_wrap=True)
     for tensor in report.tensors:
+        clipped, levels, sqnr, _ = words.figures(tensor)
         cells = (
             words.name(tensor),
             words.scheme(tensor),
             str(tensor.num_bits),
             words.parameters(tensor),
-            words.percent(tensor.clipped),
-            words.percent(tensor.levels_used),
-            words.decibels(tensor.sqnr),
+            clipped,
+            levels,
+            sqnr,
         )
         table.add_row(*map(text, cells))
     return table

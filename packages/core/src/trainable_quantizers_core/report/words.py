@@ -77,6 +77,13 @@ def decibels(sqnr: float) -> str:
     return "exact" if sqnr == inf else f"{sqnr:.1f} dB"
 
 
+def figures(tensor: TensorReport) -> tuple[str, str, str, str]:
+    """Clipped, levels used, SQNR and number of values; of a tensor that was not measured, dashes."""
+    if not tensor.measured:
+        return ("–",) * 4
+    return percent(tensor.clipped), percent(tensor.levels_used), decibels(tensor.sqnr), f"{tensor.elements:,}"
+
+
 def size(count: float) -> str:
     """Bytes, in the largest unit that leaves at least 1.
 
