@@ -46,11 +46,11 @@ class PlacedQuantizer:
         """The raw variables by name."""
         return {name: self.quantizer.read_variable(name) for name in self.quantizer.specification.initial}
 
-    def state(self) -> QuantizerState:
-        """What a parameter file keeps of it.
+    def state(self, values: Mapping[str, np.ndarray] | None = None) -> QuantizerState:
+        """What a parameter file keeps of it, with its present values or others.
 
         Raises:
-            QuantizerError: a variable is not finite.
+            QuantizerError: a value is not finite.
         """
         specification = self.quantizer.specification
         return QuantizerState(
@@ -62,7 +62,7 @@ class PlacedQuantizer:
             num_bits=specification.grid.num_bits,
             signed=specification.grid.signed,
             per_channel=specification.channel_axis is not None,
-            values=self.values,
+            values=self.values if values is None else values,
             config=self.quantizer.get_config(),
         )
 
@@ -114,7 +114,8 @@ def load_quantizers(
     """
     if not placed:
         raise _without_quantizers("load_quantizers")
-    targets = [each.state() for each in placed]
+    # A model that diverged takes the parameters of one that did not: its present values do not matter.
+    targets = [each.state({name: np.zeros_like(value) for name, value in each.values.items()}) for each in placed]
     of_target = {id(target): each for target, each in zip(targets, placed, strict=True)}
     for state, target in match(load_parameters(path), targets, names):
         for name, value in state.values.items():
@@ -129,6 +130,8 @@ def _without_quantizers(owner: str) -> Exception:
 class Sample:
     """Values of a tensor for a report: at most ``size`` of them, evenly spread over its batches.
 
+    One of each ``stride`` neighbours, drawn by a fixed seed: every ``stride``-th would be of the same few channels.
+
     Example:
         >>> sample = Sample(size=4)
         >>> for _ in range(3):
@@ -141,13 +144,20 @@ class Sample:
         self.size = size
         self._stride = 1
         self._kept = np.zeros(0, np.float32)
+        self._random = np.random.default_rng(0)
 
     def add(self, values: np.ndarray) -> None:
         """Values of a further batch."""
-        self._kept = np.concatenate([self._kept, np.ravel(values)[:: self._stride]])
+        self._kept = np.concatenate([self._kept, self._thinned(np.ravel(values), self._stride)])
         while self._kept.size > self.size:
             self._stride *= 2
-            self._kept = self._kept[::2]
+            self._kept = self._thinned(self._kept, 2)
+
+    def _thinned(self, values: np.ndarray, stride: int) -> np.ndarray:
+        if stride == 1:
+            return values
+        starts = np.arange(0, values.size, stride)
+        return values[starts + self._random.integers(0, np.minimum(stride, values.size - starts))]
 
     @property
     def values(self) -> np.ndarray:
