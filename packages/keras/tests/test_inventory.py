@@ -65,6 +65,28 @@ def test_nothing_is_loaded_where_one_does_not_fit(tmp_path):
         assert_array_equal(value, old)
 
 
+def test_a_model_that_diverged_takes_the_parameters_of_one_that_did_not(tmp_path):
+    model, inputs = prepared()
+    wanted = outputs(model, inputs)
+    tq.save_quantizers(model, tmp_path / "good.safetensors")
+    for each in quantizers_of(model):
+        for name, value in each.values.items():
+            each.quantizer.write_variable(name, value * np.float32("nan"))
+    with pytest.raises(tq.QuantizerError, match="training diverged"):
+        tq.save_quantizers(model, tmp_path / "bad.safetensors")
+    tq.load_quantizers(model, tmp_path / "good.safetensors")
+    for one, other in zip(outputs(model, inputs), wanted, strict=True):
+        assert_array_equal(one, other)
+
+
+def test_a_report_without_data_lists_activations():
+    report = tq.report(prepared()[0])
+    activations = [tensor for tensor in report.tensors if tensor.target == "activation"]
+    assert activations
+    assert not any(tensor.measured for tensor in activations)
+    assert to_html(report).count("not measured") == len(activations)
+
+
 def test_a_model_without_quantizers_is_refused(tmp_path):
     plain = NETWORKS["chain"][0]()
     for function in (
@@ -72,8 +94,9 @@ def test_a_model_without_quantizers_is_refused(tmp_path):
         lambda m: tq.load_quantizers(m, tmp_path / "none"),
         tq.report,
     ):
-        with pytest.raises(tq.QuantizerError, match="prepare it first"):
-            function(plain)
+        for other in (plain, len):
+            with pytest.raises(tq.QuantizerError, match="prepare it first"):
+                function(other)
     assert not list(tmp_path.iterdir())
 
 

@@ -60,13 +60,27 @@ def test_nothing_is_loaded_where_one_does_not_fit(tmp_path):
         assert torch.equal(value, before[key])
 
 
+def test_a_model_that_diverged_takes_the_parameters_of_one_that_did_not(tmp_path):
+    model, inputs = prepared()
+    wanted = call(model, inputs)
+    tq.save_quantizers(model, tmp_path / "good.safetensors")
+    for each in quantizers_of(model):
+        for name, value in each.values.items():
+            each.quantizer.write_variable(name, value * np.float32("nan"))
+    with pytest.raises(tq.QuantizerError, match="training diverged"):
+        tq.save_quantizers(model, tmp_path / "bad.safetensors")
+    tq.load_quantizers(model, tmp_path / "good.safetensors")
+    assert torch.equal(call(model, inputs), wanted)
+
+
 def test_a_model_without_quantizers_is_refused(tmp_path):
     with pytest.raises(tq.QuantizerError, match="prepare it first"):
         tq.save_quantizers(torch.nn.Linear(2, 2), tmp_path / "none")
     assert not list(tmp_path.iterdir())
     for function in (lambda m: tq.load_quantizers(m, tmp_path / "none"), tq.report):
-        with pytest.raises(tq.QuantizerError, match="prepare it first"):
-            function(torch.nn.Linear(2, 2))
+        for other in (torch.nn.Linear(2, 2), len):
+            with pytest.raises(tq.QuantizerError, match="prepare it first"):
+                function(other)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,6 +102,7 @@ def test_a_report_measures_what_the_model_computes(method):
 def test_a_report_without_data_lists_activations():
     report = tq.report(prepared()[0])
     assert [tensor.elements for tensor in report.tensors if tensor.target == "activation"] == [0] * 6
+    assert to_html(report).count("not measured") == 6
 
 
 def test_a_report_of_half_precision():

@@ -82,6 +82,10 @@ MISTAKES = {
     "no data": (lambda m: tq.verify(m, m, []), "at least one batch"),
     "other data": (lambda m: tq.verify(m, m, torch.ones(2, 2)), "batches that the model takes"),
     "no model": (lambda m: tq.verify(m, 3, torch.ones(1, 3, 8, 8)), "a module or a function, got 3"),
+    "nothing trained": (
+        lambda m: tq.verify(lambda x: x, m, torch.ones(1, 3, 8, 8)),
+        "trained must be a module, got <function",
+    ),
     "other outputs": (lambda m: tq.verify(m, lambda x: x, torch.ones(1, 3, 8, 8)), "of shape (1, 5), got (1, 3, 8, 8)"),
     "more outputs": (lambda m: tq.verify(m, lambda x: (x, x), torch.ones(1, 3, 8, 8)), "must be 1, got 2"),
 }

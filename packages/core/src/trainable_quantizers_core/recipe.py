@@ -122,7 +122,7 @@ class Recipe:
         reader = _for_suffix("from_file", path, _READERS)
         try:
             data = reader(path.read_bytes().decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             advice = f"the parser says: {error}"
             raise invalid("Recipe.from_file", "file", f"{path.suffix[1:].upper()} text", str(path), advice) from error
         return cls.from_dict(data, path.name)

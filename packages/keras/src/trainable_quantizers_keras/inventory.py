@@ -27,7 +27,7 @@ def quantizers_of(model: Any) -> list[PlacedQuantizer]:
     """The trainable quantizers that are enabled, in the order of the model's layers."""
     return [
         PlacedQuantizer(name, attribute, quantizer, holder)
-        for name, attribute, quantizer, holder in _inside(model, "")
+        for name, attribute, quantizer, holder in (_inside(model, "") if isinstance(model, keras.layers.Layer) else ())
         if isinstance(quantizer, KerasRangeQuantizer) and quantizer.enabled
     ]
 

@@ -40,6 +40,8 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
         >>> print(verify(model, convert(model), [x]))
         All 16 output values are identical.
     """
+    if not isinstance(trained, keras.Model):
+        raise invalid("verify", "trained", "a model", trained, "pass what prepare returned, trained")
     if not callable(deployed):
         raise invalid("verify", "deployed", "a model or a function", deployed, "pass what convert returned")
     comparison = Comparison()

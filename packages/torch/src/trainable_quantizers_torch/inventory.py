@@ -18,7 +18,7 @@ def quantizers_of(model: nn.Module) -> list[PlacedQuantizer]:
     """The trainable quantizers that are enabled, in the order of the model's modules."""
     found: list[PlacedQuantizer] = []
     wrapped: dict[str, str] = {}  # names of the modules in wrappers, and of the wrappers
-    for name, module in model.named_modules():
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         held = {}
         if isinstance(module, PytorchQuantizationWrapper):
             held = {str(key): quantizer for key, quantizer in module.weights_quantizers.items()}

@@ -40,6 +40,8 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
         >>> print(verify(model, convert(model), [x]))
         All 16 output values are identical.
     """
+    if not isinstance(trained, nn.Module):
+        raise invalid("verify", "trained", "a module", trained, "pass what prepare returned, trained")
     if not callable(deployed):
         raise invalid("verify", "deployed", "a module or a function", deployed, "pass what convert returned")
     comparison = Comparison()
