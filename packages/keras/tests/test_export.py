@@ -56,6 +56,23 @@ def test_eight_bits_in_tflite(name, method, tmp_path):
     assert np.int8 in kinds or np.uint8 in kinds
 
 
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    model, inputs = deployed()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text("mine")
+    with pytest.raises(tq.QuantizerError, match="a folder of other things is not replaced"):
+        tq.export(model, tmp_path / "results", inputs)
+    assert (tmp_path / "results" / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_gives_way_to_a_saved_model(tmp_path):
+    model, inputs = deployed()
+    (tmp_path / "model").write_text("before")
+    tq.export(model, tmp_path / "model", inputs)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "saved_model.pb").exists()
+
+
 def test_an_older_file_is_replaced(tmp_path):
     model, inputs = deployed()
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,15 +33,15 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
 
     Args:
         model: What ``convert`` returned.
-        path: Ends in ``.keras`` or ``.tflite``, or has no ending.
+        path: Ends in ``.keras`` or ``.tflite``, or has no ending. An older file or SavedModel is replaced.
         example_inputs: A batch as for ``prepare``; the file is run on it, and takes other sizes of the first axis.
 
     Returns:
         What differs between model and file on the example inputs.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, another ending, quantizers that the file would not
-            compute, or a model that cannot be written.
+        QuantizerError: the model holds trainable quantizers, another ending, a folder of other things at the path,
+            quantizers that the file would not compute, or a model that cannot be written.
 
     Example:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare
@@ -58,6 +57,9 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
     if path.suffix not in writers:
         rule = "that of a .keras or .tflite file, or a folder without ending"
         raise invalid("export", "path", rule, str(path), "choose the format by the ending")
+    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+        rule = "free, a file, or an older SavedModel"
+        raise invalid("export", "path", rule, str(path), "a folder of other things is not replaced: name a new one")
     if not isinstance(model, keras.Model):
         raise invalid("export", "model", "a converted model", model, "pass what convert returned")
     if quantized_inside(model):
@@ -83,8 +85,8 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
             advice = f"it says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise invalid("export", "model", "one that TensorFlow can write", model.name, advice) from error
         found = verify(model, run, [example_inputs])
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.exists() and (path.is_dir() or written.is_dir()):  # into the folder that is thrown away
+            os.replace(path, Path(folder) / "before")
         os.replace(written, path)
     return found
 
