@@ -86,7 +86,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
             raise invalid("export", "model", "one that TensorFlow can write", model.name, advice) from error
         found = verify(model, run, [example_inputs])
         if path.exists() and (path.is_dir() or written.is_dir()):  # into the folder that is thrown away
-            os.replace(path, Path(folder) / "before")
+            os.replace(path, Path(folder) / f"{path.name}.before")
         os.replace(written, path)
     return found
 
