@@ -31,6 +31,7 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
         QuantizerError: no trainable quantizers, or data that the model does not take.
 
     Example:
+        >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> x = np.random.randn(8, 4).astype("float32")
         >>> network = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2, name="head")])
