@@ -9,6 +9,7 @@ import pytest
 import torch
 import trainable_quantizers_torch as tt
 from torch import nn
+from trainable_quantizers_core.command_line import main
 
 import tensorflow as tf  # isort: skip  after torch
 import trainable_quantizers_keras as tk  # isort: skip
@@ -38,12 +39,26 @@ def models(tmp_path_factory):
     trained = tk.prepare(twin, RECIPE, x, verbose=False)
     trained.save(folder / "trained.keras")
     tk.convert(trained).save(folder / "deployed.keras")
+    torch.save(nn.Linear(5, 2), folder / "other.pt")
+    torch.save(model.state_dict(), folder / "state.pt")
+    torch.save(model, folder / "UPPER.PT")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "own.py").write_text("from torch import nn\nclass Own(nn.Linear): pass\n")
+    script = "import torch, own; torch.save(own.Own(4, 2), '../own.pt')"
+    subprocess.run([sys.executable, "-c", script], cwd=folder / "elsewhere", check=True)
+    for name in ("damaged.pt", "damaged.pt2", "damaged.keras", "damaged.npz"):
+        (folder / name).write_bytes(b"PK\x03\x04 damaged")
+    for name in ("empty.pt", "empty.npz"):
+        (folder / name).touch()
+    np.savez(folder / "none.npz")
+    np.savez(folder / "wide.npz", np.zeros((8, 5), "float32"))
+    np.save(folder / "array.npy", x)
     return folder
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, **variables):
     command = [sys.executable, "-m", "trainable_quantizers_core.command_line", *arguments]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "160"}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "160", **variables}
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
 
 
@@ -79,3 +94,60 @@ def test_report(model, models):
 def test_conformance(models):
     done = run(models, "conformance", "trainable_quantizers_torch", "--only", "LSQ", "--mode", "torch", "--quiet")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+VERIFIED = ["trained.pt", "deployed.pt", "--trust", "--data"]
+MISTAKES = {
+    **{
+        f"data in {name}": (["verify", *VERIFIED, name], "must be an .npz file of plain arrays")
+        for name in ("damaged.npz", "empty.npz", "none.npz", "array.npy")
+    },
+    "data of another shape": (["verify", *VERIFIED, "wide.npz"], "batches that the model takes"),
+    **{
+        f"a model in {name}": (["report", name, "--trust"], "one that PyTorch loads")
+        for name in ("damaged.pt", "damaged.pt2", "empty.pt")
+    },
+    "a damaged Keras model": (["report", "damaged.keras"], "one that Keras loads"),
+    "a class of somewhere else": (["report", "own.pt", "--trust"], "classes of your own must be on PYTHONPATH"),
+    "a state dictionary": (["report", "state.pt", "--trust"], "torch.save(model, path)"),
+    "a program is not trained": (["verify", "deployed.pt2", *VERIFIED[1:], "data.npz"], "pass what prepare returned"),
+    "no report of a program": (["report", "deployed.pt2"], "one that holds trainable quantizers"),
+    "another model": (["verify", "trained.pt", "other.pt", *VERIFIED[2:], "data.npz"], "takes the batches"),
+    "no file": (["report", "none.pt", "--trust"], "No such file"),
+    "no folder": (["report", "trained.pt", "--trust", "--html", "no/where.html"], "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_ends_with_2(name, models, monkeypatch, capsys):
+    """Never with 1, which says that two models differ."""
+    arguments, text = MISTAKES[name]
+    monkeypatch.chdir(models)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("trainable-quantizers: ")]
+    assert len(lines) == 1
+    assert printed.err.endswith(f"{lines[0]}\n")
+    assert text in lines[0]
+    assert not printed.out
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf", "much"])
+def test_a_tolerance_that_means_nothing_is_refused(tolerance, models):
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", *VERIFIED, "data.npz", "--tolerance", tolerance])
+    assert ended.value.code == 2
+
+
+def test_endings_are_read_in_any_case(models, monkeypatch, capsys):
+    monkeypatch.chdir(models)
+    assert main(["report", "UPPER.PT", "--trust"]) == 0
+    assert "Lowest SQNR" in capsys.readouterr().out
+
+
+def test_classes_on_the_path_are_found(models):
+    done = run(
+        models, "report", "own.pt", "--trust", PYTHONPATH=f"elsewhere{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    )
+    assert done.returncode == 2
+    assert "one that holds trainable quantizers, got 'Own'" in done.stderr

@@ -36,6 +36,7 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "wrong.toml").write_text("[weigths]\nnum_bits = 4\n")
     Recipe.preset("mixed_w4a8").to_file("recipe.toml")
     np.save("data.npy", np.zeros(3))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
 
 
 def test_inspect_shows_parameters(files, capsys):
@@ -65,6 +66,7 @@ MISTAKES = {
     "a damaged file": (["inspect", "broken.safetensors"], "it is damaged"),
     "an unknown key": (["inspect", "wrong.toml"], "did you mean 'weights'?"),
     "an unknown ending": (["verify", "a.onxx", "b.pt", "--data", "data.npz"], "must be a model file, got 'a.onxx'"),
+    "too deep": (["inspect", "deep.json"], "must be JSON text"),
     "no suite": (["inspect", "data.npy"], "that of a .toml or .json file"),
 }
 

@@ -86,6 +86,10 @@ MISTAKES = {
         lambda m: tq.verify(lambda x: x, m, torch.ones(1, 3, 8, 8)),
         "trained must be a module, got <function",
     ),
+    "other inputs": (
+        lambda m: tq.verify(m, lambda x: x @ x[:1, :2], torch.ones(1, 3, 8, 8)),
+        "takes the batches of the trained model",
+    ),
     "other outputs": (lambda m: tq.verify(m, lambda x: x, torch.ones(1, 3, 8, 8)), "of shape (1, 5), got (1, 3, 8, 8)"),
     "more outputs": (lambda m: tq.verify(m, lambda x: (x, x), torch.ones(1, 3, 8, 8)), "must be 1, got 2"),
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,6 +26,7 @@ _FRAMEWORKS = {
     ".pt2": "trainable_quantizers_torch",
 }
 _DIFFERENT, _MISTAKE = 1, 2
+_PROGRAM = "trainable-quantizers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,14 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (QuantizerError, ImportError, OSError) as error:
-        print(f"trainable-quantizers: {error}", file=sys.stderr)
+        line = " ".join(str(error).split())  # of several lines, as frameworks write them, one
+        print(f"{_PROGRAM}: {line.removeprefix(f'{_PROGRAM}: ')}", file=sys.stderr)
         return _MISTAKE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="trainable-quantizers", description="Look at quantized models and their files."
-    )
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description="Look at quantized models and their files.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     inspect = commands.add_parser("inspect", help="show a recipe (.toml, .json) or a parameter file (.safetensors)")
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="compare two models on data; exit with 1 if they differ")
     verify.add_argument("trained", type=Path, help="a .keras, .h5, .pt or .pth file")
     verify.add_argument("deployed", type=Path, help="a .keras, .h5, .pt, .pth or .pt2 file")
-    verify.add_argument("--tolerance", type=float, default=0.0, help="largest difference that passes (0)")
+    verify.add_argument("--tolerance", type=_tolerance, default=0.0, help="largest difference that passes (0)")
     verify.set_defaults(command=_verify)
 
     report = commands.add_parser("report", help="show what quantization does to a model")
@@ -74,8 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _tolerance(text: str) -> float:
+    """Not NaN, with which any two models would pass."""
+    value = float(text)
+    if not (0 <= value < math.inf):
+        raise ValueError
+    return value
+
+
 def _inspect(options: argparse.Namespace) -> int:
-    if options.file.suffix == ".safetensors":
+    if options.file.suffix.lower() == ".safetensors":
         _print_states(load_parameters(options.file))
         return 0
     recipe = Recipe.from_file(options.file)
@@ -155,9 +165,10 @@ def _report(options: argparse.Namespace) -> int:
 
 def _package(path: Path) -> Any:
     """The framework package for a model file."""
-    if path.suffix not in _FRAMEWORKS:
-        raise invalid("trainable-quantizers", "model", "a model file", str(path), nearest(path.suffix, _FRAMEWORKS))
-    name = _FRAMEWORKS[path.suffix]
+    suffix = path.suffix.lower()
+    if suffix not in _FRAMEWORKS:
+        raise invalid(_PROGRAM, "model", "a model file", str(path), nearest(suffix, _FRAMEWORKS))
+    name = _FRAMEWORKS[suffix]
     try:
         import_module(f"{name}.command_line")
         return import_module(name)
@@ -167,12 +178,15 @@ def _package(path: Path) -> Any:
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
+    rule, advice = "an .npz file of plain arrays", "write it with numpy.savez(path, inputs)"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in file.files]
-    except (ValueError, AttributeError) as error:
-        advice = "write it with numpy.savez(path, inputs)"
-        raise invalid("trainable-quantizers", "data", "an .npz file of plain arrays", str(path), advice) from error
+        file = np.load(path, allow_pickle=False)
+        arrays = [] if isinstance(file, np.ndarray) else [file[name] for name in file.files]
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise invalid(_PROGRAM, "data", rule, str(path), advice) from error
+    if not arrays:
+        raise invalid(_PROGRAM, "data", rule, str(path), advice)
+    return arrays
 
 
 def _conformance(options: argparse.Namespace) -> int:

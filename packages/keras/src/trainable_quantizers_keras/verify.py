@@ -51,11 +51,19 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
             for model, outputs in zip((trained, deployed), seen, strict=True):
                 stack.enter_context(_watched(model, outputs))
         for inputs, wanted in run_on(trained, data, "verify"):
-            given = deployed(inputs, training=False) if isinstance(deployed, keras.Model) else deployed(inputs)
+            given = _given(deployed, inputs)
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
     return comparison.result()
+
+
+def _given(deployed: Any, inputs: Any) -> Any:
+    try:
+        return deployed(inputs, training=False) if isinstance(deployed, keras.Model) else deployed(inputs)
+    except Exception as error:  # whatever it raises
+        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
+        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
 
 
 def _watched(model: Any, outputs: dict[str, list[Any]]) -> Any:

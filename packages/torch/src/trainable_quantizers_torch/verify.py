@@ -54,11 +54,19 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
             for model, outputs in zip((trained, deployed), seen, strict=True):
                 stack.enter_context(_kept_outputs(model, shared, outputs))
         for call, wanted in run_on(trained, data, "verify"):
-            given = call(deployed)
+            given = _given(deployed, call)
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
     return comparison.result()
+
+
+def _given(deployed: Any, call: Callable[[Any], Any]) -> Any:
+    try:
+        return call(deployed)
+    except Exception as error:  # whatever it raises
+        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
+        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
 
 
 def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], wanted: Any, given: Any) -> None:
