@@ -18,10 +18,11 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
         before: Hand over the first argument in the place of the result.
 
     Example:
+        >>> import numpy as np
         >>> from trainable_quantizers_keras.keras_version import keras
         >>> layer, seen = keras.layers.ReLU(), []
         >>> with watching([layer], lambda layer, result: seen.append(float(result[0]))):
-        ...     result = layer([-1.0, 2.0])
+        ...     result = layer(np.float32([-1.0, 2.0]))
         >>> seen
         [0.0]
     """

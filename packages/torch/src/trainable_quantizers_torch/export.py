@@ -58,10 +58,11 @@ def export(
         ImportError: what writes and runs ONNX is not installed; the message says how to.
 
     Example:
+        >>> from tempfile import TemporaryDirectory
         >>> from trainable_quantizers_torch import Recipe, convert, prepare
         >>> x = torch.randn(8, 4)
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe.preset("mixed_w4a8"), [x], verbose=False)
-        >>> with tempfile.TemporaryDirectory() as folder:
+        >>> with TemporaryDirectory() as folder:
         ...     print(export(convert(model), Path(folder) / "model.pt2", x))
         All 16 output values are identical.
     """
