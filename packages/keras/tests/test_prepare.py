@@ -8,6 +8,7 @@ import tensorflow as tf
 import trainable_quantizers_keras as tq
 from keras_networks import APPLICATIONS, IMAGES, NETWORKS, ROWS, Subclassed, outputs, residual
 from numpy.testing import assert_array_equal
+from trainable_quantizers_keras.inventory import quantizers_of
 
 keras = tf.keras
 L = keras.layers
@@ -131,6 +132,16 @@ def test_weights_of_layers_inside_layers_are_quantized():
     attention = next(layer for layer in model.layers if layer.name == "attention_0")
     assert len(attention.weights_quantizers) == 4
     assert rows(model)["attention_0"].reason == "default; what it computes inside stays in float"
+
+
+@pytest.mark.parametrize("name", ["recurrent", "vision transformer", "own layers"])
+def test_channels_of_weights_inside_are_on_their_last_axis(name):
+    _, model, _ = prepared(name)
+    inside = [each for each in quantizers_of(model) if "." in each.attribute]
+    assert inside
+    for each in inside:
+        weights = {key: weight for key, weight, _ in each.holder.get_weights_vars()}
+        assert each.values["threshold"].shape == (weights[each.attribute].shape[-1],)
 
 
 def test_quantizing_a_weight_inside_changes_what_the_layer_computes():
