@@ -18,6 +18,7 @@ from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.plan import Layer, LayerPlan, LayerRule
 from trainable_quantizers_core.recipe import Recipe
 from trainable_quantizers_core.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.schedule import QuantizationSchedule
 from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
 from trainable_quantizers_core.serialization import register_enum
 from trainable_quantizers_core.summary import Summary, SummaryRow
@@ -40,6 +41,7 @@ __all__ = [
     "LayerPlan",
     "LayerRule",
     "QuantizationMethod",
+    "QuantizationSchedule",
     "QuantizationTarget",
     "QuantizerError",
     "Recipe",

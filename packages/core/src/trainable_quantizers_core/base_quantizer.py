@@ -45,6 +45,8 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         QuantizerError: the class is not marked, its signature is not as above, or the configuration does not fit.
     """
 
+    schedule: Any = None
+    """What happens at which step of the training; None if nothing does."""
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> BaseTrainableQuantizer:
@@ -87,6 +89,9 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
     @abstractmethod
     def get_trainable_variables(self, group: VariableGroup) -> list[Any]:
         """The variables of ``group`` that an optimizer should move."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Take notice that the optimizer made ``steps`` more steps; a quantizer with a schedule moves on."""
 
     def convert2inferable(self) -> BaseInferableQuantizer:
         """The inferable quantizer of mct-quantizers that computes what this one computes now."""

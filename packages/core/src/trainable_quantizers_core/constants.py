@@ -10,6 +10,11 @@ MIN_RANGE = "min_range"
 MAX_RANGE = "max_range"
 """Name of the variable that holds the upper end of a uniform range."""
 
+STEP = "step"
+"""Name of the variable that counts the steps of a schedule."""
+HELD = "held"
+"""Ending of the name of the variable that another one is read from while it does not learn."""
+
 MIN_THRESHOLD = 2.0**-16
 """Smallest threshold, and smallest width of a uniform range, unless a configuration names another."""
 

@@ -8,6 +8,7 @@ from mct_quantizers import QuantizationTarget, mark_quantizer
 from trainable_quantizers_core.config import TrainableQuantizerActivationConfig, TrainableQuantizerWeightsConfig
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.schedule import QuantizationSchedule
 from trainable_quantizers_core.specification import LSQ, STE
 
 
@@ -28,6 +29,7 @@ class STESymmetricWeights(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial threshold.
         freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -37,8 +39,13 @@ class STESymmetricWeights(RangeQuantizer):
 
     gradient = STE
 
-    def __init__(self, quantization_config: TrainableQuantizerWeightsConfig, freeze_quant_params: bool = False) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+    def __init__(
+        self,
+        quantization_config: TrainableQuantizerWeightsConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
+    ) -> None:
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -58,6 +65,7 @@ class STEUniformWeights(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial range.
         freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -67,8 +75,13 @@ class STEUniformWeights(RangeQuantizer):
 
     gradient = STE
 
-    def __init__(self, quantization_config: TrainableQuantizerWeightsConfig, freeze_quant_params: bool = False) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+    def __init__(
+        self,
+        quantization_config: TrainableQuantizerWeightsConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
+    ) -> None:
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -88,6 +101,7 @@ class LSQSymmetricWeights(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial threshold.
         freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -97,8 +111,13 @@ class LSQSymmetricWeights(RangeQuantizer):
 
     gradient = LSQ
 
-    def __init__(self, quantization_config: TrainableQuantizerWeightsConfig, freeze_quant_params: bool = False) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+    def __init__(
+        self,
+        quantization_config: TrainableQuantizerWeightsConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
+    ) -> None:
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -119,6 +138,7 @@ class LSQUniformWeights(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial range.
         freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -128,8 +148,13 @@ class LSQUniformWeights(RangeQuantizer):
 
     gradient = LSQ
 
-    def __init__(self, quantization_config: TrainableQuantizerWeightsConfig, freeze_quant_params: bool = False) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+    def __init__(
+        self,
+        quantization_config: TrainableQuantizerWeightsConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
+    ) -> None:
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -149,6 +174,7 @@ class STESymmetricActivation(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial threshold.
         freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -159,9 +185,12 @@ class STESymmetricActivation(RangeQuantizer):
     gradient = STE
 
     def __init__(
-        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+        self,
+        quantization_config: TrainableQuantizerActivationConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
     ) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -181,6 +210,7 @@ class STEUniformActivation(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial range.
         freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -191,9 +221,12 @@ class STEUniformActivation(RangeQuantizer):
     gradient = STE
 
     def __init__(
-        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+        self,
+        quantization_config: TrainableQuantizerActivationConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
     ) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -213,6 +246,7 @@ class LSQSymmetricActivation(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial threshold.
         freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -224,9 +258,12 @@ class LSQSymmetricActivation(RangeQuantizer):
     gradient = LSQ
 
     def __init__(
-        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+        self,
+        quantization_config: TrainableQuantizerActivationConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
     ) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -247,6 +284,7 @@ class LSQUniformActivation(RangeQuantizer):
     Args:
         quantization_config: Bits, method and initial range.
         freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -258,6 +296,9 @@ class LSQUniformActivation(RangeQuantizer):
     gradient = LSQ
 
     def __init__(
-        self, quantization_config: TrainableQuantizerActivationConfig, freeze_quant_params: bool = False
+        self,
+        quantization_config: TrainableQuantizerActivationConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
     ) -> None:
-        super().__init__(quantization_config, freeze_quant_params)
+        super().__init__(quantization_config, freeze_quant_params, schedule)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from mct_quantizers import QuantizationMethod
+from mct_quantizers import QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.config import TrainableQuantizerActivationConfig, TrainableQuantizerWeightsConfig
 from trainable_quantizers_core.constants import MIN_THRESHOLD
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.grid import MAX_BITS, MIN_BITS
+from trainable_quantizers_core.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.schedule import QuantizationSchedule
 
 _METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
 _CHOICES: dict[str, dict[str, Enum]] = {
@@ -35,10 +38,28 @@ class _Scheme:
     calibration: CalibrationMethod = CalibrationMethod.MSE
     percentile: float = 99.99
     freeze: bool = False
+    schedule: QuantizationSchedule | None = None
+    target: ClassVar[QuantizationTarget]
 
     def __post_init__(self) -> None:
         for name, value in read_fields(type(self), vars(self)).items():
             object.__setattr__(self, name, value)
+
+    def quantizer(self, config: Any, base: Any) -> Any:
+        """The quantizer of a framework, of which ``base`` is the base class.
+
+        Raises:
+            QuantizerError: none is known for the method and the training method, or it lacks an option.
+        """
+        quantizer_class = get_trainable_quantizer_class(self.target, self.training_method, self.method, base)
+        given = {"freeze_quant_params": self.freeze or None, "schedule": self.schedule}
+        options = {name: value for name, value in given.items() if value is not None}
+        known = inspect.signature(quantizer_class).parameters
+        for name, value in options.items():
+            if name not in known:
+                advice = "leave it out of the recipe, or give the quantizer this argument"
+                raise invalid(quantizer_class.__name__, name, "left at its default", value, advice)
+        return quantizer_class(config, **options)
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ class WeightsScheme(_Scheme):
         calibration: How the initial parameters follow from the weights.
         percentile: Share of the values, in percent, that ``calibration="percentile"`` keeps in range.
         freeze: Whether the parameters stay as calibrated.
+        schedule: When training quantizes and the parameters learn; None does both from the first step.
         granularity: One set of parameters per tensor or per channel.
 
     Raises:
@@ -62,6 +84,7 @@ class WeightsScheme(_Scheme):
         True
     """
 
+    target = QuantizationTarget.Weights
     granularity: Granularity = Granularity.PER_CHANNEL
 
     def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
@@ -89,6 +112,8 @@ class ActivationsScheme(_Scheme):
         >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits
         8
     """
+
+    target = QuantizationTarget.Activation
 
     def config(self, params: Mapping[str, Any]) -> TrainableQuantizerActivationConfig:
         """The configuration of a quantizer that starts from ``params``.
@@ -138,10 +163,13 @@ def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         >>> plain_fields({"method": QuantizationMethod.SYMMETRIC, "num_bits": 4})
         {'method': 'symmetric', 'num_bits': 4}
     """
-    return {
-        key: value.name.lower() if key == "method" else value.value if isinstance(value, Enum) else value
-        for key, value in values.items()
-    }
+    return {key: _plain(key, value) for key, value in values.items() if value is not None}
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, QuantizationSchedule):
+        return {name: step for name, step in vars(value).items() if step is not None}
+    return value.name.lower() if key == "method" else value.value if isinstance(value, Enum) else value
 
 
 def _read(owner: str, key: str, value: Any, where: str) -> Any:
@@ -159,6 +187,14 @@ def _read(owner: str, key: str, value: Any, where: str) -> Any:
             advice = "these are the widths that the inferable quantizers deploy"
             raise invalid(owner, key, f"an integer in {MIN_BITS}..{MAX_BITS}", value, advice, where)
         return int(value)
+    if key == "schedule":
+        if value is None or isinstance(value, QuantizationSchedule):
+            return value
+        known = [field.name for field in fields(QuantizationSchedule)]
+        where = f"{where}, schedule" if where else " in schedule"
+        steps = dict(read_keys(QuantizationSchedule, value, known, where))
+        QuantizationSchedule.check(steps, where)
+        return QuantizationSchedule(**steps)
     if key == "percentile":
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not 50 < value <= 100:

@@ -15,6 +15,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.enums import TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.schedule import QuantizationSchedule
 
 _ENUMS: dict[str, type[Enum]] = {
     enum.__name__: enum for enum in (QuantizationMethod, QuantizationTarget, TrainingMethod, VariableGroup)
@@ -64,6 +65,8 @@ def encode(value: Any) -> Any:
         return {"$tuple": [encode(item) for item in value]}
     elif isinstance(value, Mapping) and all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: encode(item) for key, item in value.items()}
+    elif isinstance(value, QuantizationSchedule):
+        return {"$schedule": vars(value)}
     elif hasattr(value, "to_dict"):
         return {"$config": value.to_dict()}
     raise invalid(
@@ -102,6 +105,8 @@ def decode(value: Any) -> Any:
             advice = f"import the module that registers it ({nearest(value[tag], _ENUMS)})"
             raise invalid("decode", "enumeration", "registered", value[tag], advice)
         return _ENUMS[value[tag]][value["name"]]
+    if tag == "$schedule":
+        return QuantizationSchedule(**value[tag])
     if tag == "$config":
         from trainable_quantizers_core.config import config_from_dict
 

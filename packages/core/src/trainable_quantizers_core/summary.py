@@ -74,4 +74,5 @@ def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
     training = getattr(scheme.training_method, "value", scheme.training_method)
     granularity = getattr(scheme, "granularity", None)
     per = f", {granularity.value.replace('_', ' ')}" if granularity is not None else ""
-    return f"{scheme.num_bits}-bit {method}, {training}{per}{', frozen' if scheme.freeze else ''}"
+    when = f"{', frozen' if scheme.freeze else ''}{', scheduled' if scheme.schedule else ''}"
+    return f"{scheme.num_bits}-bit {method}, {training}{per}{when}"

@@ -11,6 +11,7 @@ from trainable_quantizers_core import (
     Granularity,
     LayerRule,
     QuantizationMethod,
+    QuantizationSchedule,
     QuantizationTarget,
     QuantizerError,
     Recipe,
@@ -48,6 +49,7 @@ from trainable_quantizers_keras.prepare import prepare, summary
 from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.report import report
+from trainable_quantizers_keras.schedules import QuantizationScheduleCallback, advance_schedules
 from trainable_quantizers_keras.verify import verify
 from trainable_quantizers_keras.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
@@ -80,6 +82,8 @@ __all__ = [
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",
     "QuantizationMethod",
+    "QuantizationSchedule",
+    "QuantizationScheduleCallback",
     "QuantizationTarget",
     "QuantizerError",
     "Recipe",
@@ -97,6 +101,7 @@ __all__ = [
     "Verification",
     "WeightsScheme",
     "__version__",
+    "advance_schedules",
     "convert",
     "exclude_quantizers_from_weight_decay",
     "export",

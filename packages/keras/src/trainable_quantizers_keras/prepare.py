@@ -8,17 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
-from mct_quantizers import QuantizationTarget
 from trainable_quantizers_core import (
-    ActivationsScheme,
     LayerPlan,
     Recipe,
     Summary,
     SummaryRow,
     TensorStatistics,
-    WeightsScheme,
     activation_parameters,
-    get_trainable_quantizer_class,
     weights_parameters,
 )
 from trainable_quantizers_core.errors import invalid
@@ -195,7 +191,7 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
             calibrated = weights_parameters(slots[slot].numpy(), plan.weights, axis)
             findings += calibrated.findings
             config = plan.weights.config(calibrated.params, axis)
-            quantizers[path] = _quantizer(QuantizationTarget.Weights, plan.weights, config)
+            quantizers[path] = plan.weights.quantizer(config, BaseKerasTrainableQuantizer)
         weights = scheme_in_words(plan.weights) if quantizers else ""
     if plan.activations is not None and seen is not None:
         if seen.left_in_float:
@@ -204,7 +200,7 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
             measured = activation_parameters(seen.statistics, plan.activations)
             findings += measured.findings
             for_output = plan.activations.config(measured.params)
-            quantizer = _quantizer(QuantizationTarget.Activation, plan.activations, for_output)
+            quantizer = plan.activations.quantizer(for_output, BaseKerasTrainableQuantizer)
             holder = KerasActivationQuantizationHolder(quantizer, name=_holder_name(one), dtype="float32")
             activations = scheme_in_words(plan.activations)
     reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
@@ -243,11 +239,3 @@ def _wrapping(quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, 
         return KerasQuantizedOutput(inner, holder, **_named(layer, layer.name))
 
     return replace
-
-
-def _quantizer(target: QuantizationTarget, scheme: WeightsScheme | ActivationsScheme, config: Any) -> Any:
-    quantizer_class = get_trainable_quantizer_class(
-        target, scheme.training_method, scheme.method, BaseKerasTrainableQuantizer
-    )
-    options = {"freeze_quant_params": True} if scheme.freeze else {}
-    return quantizer_class(config, **options)  # type: ignore[call-arg]

@@ -12,6 +12,7 @@ from trainable_quantizers_core import (
     Granularity,
     LayerRule,
     QuantizationMethod,
+    QuantizationSchedule,
     QuantizationTarget,
     QuantizerError,
     Recipe,
@@ -47,6 +48,7 @@ from trainable_quantizers_torch.optimizer import parameter_groups
 from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.report import report
+from trainable_quantizers_torch.schedules import advance_schedules, follow_optimizer
 from trainable_quantizers_torch.verify import verify
 from trainable_quantizers_torch.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
@@ -77,6 +79,7 @@ __all__ = [
     "PytorchTrainableActivationQuantizationHolder",
     "PytorchTrainableQuantizationWrapper",
     "QuantizationMethod",
+    "QuantizationSchedule",
     "QuantizationTarget",
     "QuantizerError",
     "Recipe",
@@ -94,8 +97,10 @@ __all__ = [
     "Verification",
     "WeightsScheme",
     "__version__",
+    "advance_schedules",
     "convert",
     "export",
+    "follow_optimizer",
     "get_trainable_quantizer_class",
     "load_quantizers",
     "mark_quantizer",

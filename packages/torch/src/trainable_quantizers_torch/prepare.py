@@ -7,18 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from mct_quantizers import QuantizationTarget
 from torch import fx, nn
 from trainable_quantizers_core import (
-    ActivationsScheme,
-    BaseTrainableQuantizer,
     LayerPlan,
     Recipe,
     Summary,
     SummaryRow,
-    WeightsScheme,
     activation_parameters,
-    get_trainable_quantizer_class,
     weights_parameters,
 )
 from trainable_quantizers_core.errors import invalid
@@ -158,7 +153,7 @@ def _settle(model: nn.Module, one: Found, plan: LayerPlan, observer: Observer | 
             calibrated = weights_parameters(array, plan.weights, one.axis)
             findings += calibrated.findings
             config = plan.weights.config(calibrated.params, one.axis)
-            quantizers[name] = _quantizer(QuantizationTarget.Weights, plan.weights, config)
+            quantizers[name] = plan.weights.quantizer(config, BasePytorchTrainableQuantizer)
         wrapper = PytorchTrainableQuantizationWrapper(one.module, quantizers)
         replace_everywhere(model, one.module, wrapper.train(one.module.training))
         weights = scheme_in_words(plan.weights)
@@ -170,19 +165,10 @@ def _settle(model: nn.Module, one: Found, plan: LayerPlan, observer: Observer | 
             scheme = plan.activations
             measured = activation_parameters(observer.statistics, scheme)
             findings += measured.findings
-            quantizer = _quantizer(QuantizationTarget.Activation, scheme, scheme.config(measured.params))
+            quantizer = scheme.quantizer(scheme.config(measured.params), BasePytorchTrainableQuantizer)
             holder = PytorchTrainableActivationQuantizationHolder(quantizer)
             device = next((tensor.device for tensor in model.parameters()), None)
             replace_everywhere(model, observer, holder.to(device).train(model.training))
             activations = scheme_in_words(scheme)
     reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
     return SummaryRow(one.layer.name, one.layer.types[-1], weights, activations, reason, tuple(findings))
-
-
-def _quantizer(target: QuantizationTarget, scheme: WeightsScheme | ActivationsScheme, config: Any) -> Any:
-    base = BasePytorchTrainableQuantizer
-    quantizer_class: type[BaseTrainableQuantizer] = get_trainable_quantizer_class(
-        target, scheme.training_method, scheme.method, base
-    )
-    options = {"freeze_quant_params": True} if scheme.freeze else {}
-    return quantizer_class(config, **options)

@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from trainable_quantizers_core import THRESHOLD
+from trainable_quantizers_core.constants import HELD, STEP
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.grid import range_step, range_zero_point
 from trainable_quantizers_core.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.schedule import LAST_STEP
 from trainable_quantizers_core.specification import elements_per_sample
 
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.fake_quantize import fake_quantize
+from trainable_quantizers_torch.operator import on_cpu
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
@@ -27,7 +30,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         self.bind(layer)
 
     def __call__(self, inputs: torch.Tensor, training: bool = True) -> torch.Tensor:
-        """The quantized ``inputs``, the same in training and in evaluation.
+        """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.
 
         Raises:
             QuantizerError: ``inputs`` is not a floating tensor.
@@ -39,7 +42,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             return inputs
         spec = self.specification
         min_range, max_range = self.effective_range()
-        return fake_quantize(
+        quantized = fake_quantize(
             inputs,
             min_range,
             max_range,
@@ -48,17 +51,39 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             self.gradient.from_rounding,
             spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0,
         )
+        return quantized if self.schedule is None or not training else self._blended(inputs, quantized)
 
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
         spec = self.specification
-        variables = [self.get_quantizer_variable(name) for name in spec.initial]
+        variables = [self._current(name) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
             return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+
+    @torch.no_grad()
+    def advance(self, steps: int = 1) -> None:
+        """Take notice that the optimizer made ``steps`` more steps."""
+        if self.schedule is None or not self.quantizer_parameters:
+            return
+        for name in self.specification.initial if self._holds else ():
+            value = self._current(name)
+            self.get_quantizer_variable(f"{name}_{HELD}").copy_(value)
+            self.get_quantizer_variable(name).copy_(value)
+        self.get_quantizer_variable(STEP).add_(steps).clamp_(max=LAST_STEP)
+
+    def _blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+        step = self.get_quantizer_variable(STEP)
+        share = self.schedule.share(TORCH_OPS, step)
+        if on_cpu(step) and share == 1:
+            return quantized
+        return torch.where(share < 1, inputs + share.to(inputs.dtype) * (quantized - inputs), quantized)
+
+    def _where(self, condition: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.where(condition, one, other)
 
     def _shared_by(self, inputs: torch.Tensor) -> int:
         if type(self).quantization_target is QuantizationTarget.Activation:
@@ -67,13 +92,13 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             inputs.numel() if self.channel_axis is None else inputs.numel() // max(inputs.shape[self.channel_axis], 1)
         )
 
-    def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray) -> torch.Tensor:
+    def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray, trainable: bool) -> torch.Tensor:
         device = next((parameter.device for parameter in layer.parameters()), None)
         tensor = torch.tensor(value, dtype=torch.float32, device=device)
-        if self.freeze_quant_params:  # a buffer: no requires_grad_(True) on the model can set it free
-            layer.register_buffer(name, tensor)
-        else:
+        if trainable:
             layer.register_parameter(name, torch.nn.Parameter(tensor))
+        else:  # a buffer: no requires_grad_(True) on the model can set it free
+            layer.register_buffer(name, tensor)
         return getattr(layer, name)
 
     def _read_variable(self, variable: torch.Tensor) -> np.ndarray:
