@@ -50,6 +50,7 @@ from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.report import report
 from trainable_quantizers_keras.schedules import QuantizationScheduleCallback, advance_schedules
+from trainable_quantizers_keras.telemetry import QuantizationTelemetryCallback, telemetry
 from trainable_quantizers_keras.verify import verify
 from trainable_quantizers_keras.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
@@ -85,6 +86,7 @@ __all__ = [
     "QuantizationSchedule",
     "QuantizationScheduleCallback",
     "QuantizationTarget",
+    "QuantizationTelemetryCallback",
     "QuantizerError",
     "Recipe",
     "STESymmetricActivationTrainableQuantizer",
@@ -114,5 +116,6 @@ __all__ = [
     "report",
     "save_quantizers",
     "summary",
+    "telemetry",
     "verify",
 ]

@@ -21,13 +21,8 @@ def run_on(
     Raises:
         QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
     """
-    if isinstance(data, (np.ndarray, tf.Tensor, Mapping)):
-        data = [data]
-    if not isinstance(data, Iterable):
-        advice = "pass a tf.data.Dataset or a list of batches: thresholds of activations are set from data"
-        raise invalid(owner, argument, "an iterable of batches", data, advice)
     count = 0
-    for batch in track(data, owner, verbose):
+    for batch in track(batches_of(data, owner, argument), owner, verbose):
         try:
             inputs = inputs_of(model, batch)
             result = model(inputs, training=False)
@@ -40,6 +35,20 @@ def run_on(
     if not count:
         advice = "an iterator that was used before is empty: pass a list or a Dataset"
         raise invalid(owner, argument, "at least one batch", data, advice)
+
+
+def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
+    """One batch, or an iterable of them, as the latter.
+
+    Raises:
+        QuantizerError: neither.
+    """
+    if isinstance(data, (np.ndarray, tf.Tensor, Mapping)):
+        return [data]
+    if not isinstance(data, Iterable):
+        advice = "pass a tf.data.Dataset or a list of batches: activations are measured on data"
+        raise invalid(owner, argument, "an iterable of batches", data, advice)
+    return data
 
 
 def inputs_of(model: Any, batch: Any) -> Any:

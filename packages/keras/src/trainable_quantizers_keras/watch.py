@@ -15,7 +15,7 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
     Args:
         layers: Which to watch; each is watched once.
         see: Called with the layer and its result.
-        before: Hand over the first argument in the place of the result.
+        before: Hand over the first argument, before the call, in the place of the result.
 
     Example:
         >>> import numpy as np
@@ -42,8 +42,11 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
 def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], None], before: bool) -> Callable[..., Any]:
     @functools.wraps(call)
     def watched(*args: Any, **kwargs: Any) -> Any:
+        if before:
+            see(layer, (*args, *kwargs.values())[0])
         result = call(*args, **kwargs)
-        see(layer, (*args, *kwargs.values())[0] if before else result)
+        if not before:
+            see(layer, result)
         return result
 
     return watched

@@ -49,6 +49,7 @@ from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.report import report
 from trainable_quantizers_torch.schedules import advance_schedules, follow_optimizer
+from trainable_quantizers_torch.telemetry import telemetry
 from trainable_quantizers_torch.verify import verify
 from trainable_quantizers_torch.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
@@ -110,5 +111,6 @@ __all__ = [
     "report",
     "save_quantizers",
     "summary",
+    "telemetry",
     "verify",
 ]

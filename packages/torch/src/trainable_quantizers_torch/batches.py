@@ -22,15 +22,10 @@ def run_on(
     Raises:
         QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
     """
-    if isinstance(data, (torch.Tensor, Mapping)):
-        data = [data]
-    if not isinstance(data, Iterable):
-        advice = "pass a DataLoader or a list of batches: thresholds of activations are set from data"
-        raise invalid(owner, argument, "an iterable of batches", data, advice)
     count = 0
     with modes_kept(model), torch.no_grad():
         model.eval()
-        for batch in track(data, owner, verbose):
+        for batch in track(batches_of(data, owner, argument), owner, verbose):
             positional, keywords = arguments_of(model, batch)
             try:
                 result = model(*positional, **keywords)
@@ -46,14 +41,27 @@ def run_on(
         raise invalid(owner, argument, "at least one batch", data, advice)
 
 
+def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
+    """One batch, or an iterable of them, as the latter.
+
+    Raises:
+        QuantizerError: neither.
+    """
+    if isinstance(data, (torch.Tensor, Mapping)):
+        return [data]
+    if not isinstance(data, Iterable):
+        advice = "pass a DataLoader or a list of batches: activations are measured on data"
+        raise invalid(owner, argument, "an iterable of batches", data, advice)
+    return data
+
+
 def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
     return lambda function: function(*positional, **keywords)
 
 
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward from a batch: of a tuple, as many as it requires."""
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    batch = _to(device, batch)
+    batch = moved(model, batch)
     if isinstance(batch, Mapping):
         return (), dict(batch)
     if not isinstance(batch, (tuple, list)):
@@ -62,6 +70,11 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[st
     parameters = inspect.signature(model.forward).parameters.values()
     required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
     return tuple(batch)[: max(1, required)], {}
+
+
+def moved(model: nn.Module, batch: Any) -> Any:
+    """The batch, its tensors on the device of the model."""
+    return _to(next((tensor.device for tensor in model.parameters()), torch.device("cpu")), batch)
 
 
 def _to(device: torch.device, value: Any) -> Any:

@@ -88,6 +88,7 @@ class TensorReport(_Part):
         edges: Ends of the bins, one more than there are bins.
         clipped: Share of the values that are clipped, 0..1.
         levels_used: Share of the levels that occur, 0..1.
+        range_used: Share of the effective range between the smallest and the largest value, 0..1; the mean of channels.
         sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
 
     Raises:
@@ -110,6 +111,7 @@ class TensorReport(_Part):
     edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
     clipped: float = 0.0
     levels_used: float = 0.0
+    range_used: float = 0.0
     sqnr: float = inf
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ def measure(tensor: TensorReport, x: np.ndarray, y: np.ndarray) -> TensorReport:
     SQNR in dB     10·log10(Σ x² / Σ (x-y)²); infinite where x = y, minus infinity where only x is all zero
     clipped        share of the values outside the closed effective range, of their channel if there are channels
     levels used    share of the 2^b levels that occur in y, in any channel
+    range used     (max x - min x)/(high - low) with x clipped to the effective range; the mean of channels
 
     NaN and infinite values are counted by themselves and left out of SQNR and histogram. An empty tensor
     loses nothing, clips nothing and uses no level.
@@ -60,6 +61,7 @@ def measure(tensor: TensorReport, x: np.ndarray, y: np.ndarray) -> TensorReport:
         edges=edges,
         clipped=float(clipped.sum() / max(x.size, 1)),
         levels_used=occurring.size / (tensor.grid.num_steps + 1),
+        range_used=_range_used(np.where(finite, x, np.nan), low, high, tensor.channel_axis),
         sqnr=_sqnr(x, y, finite & np.isfinite(y)),
     )
 
@@ -76,6 +78,17 @@ def _aligned_range(tensor: TensorReport, shape: tuple[int, ...]) -> tuple[np.nda
     aligned = [1] * len(shape)
     aligned[axis] = -1
     return low.reshape(aligned), high.reshape(aligned)
+
+
+def _range_used(x: np.ndarray, low: np.ndarray, high: np.ndarray, axis: int | None) -> float:
+    """NaN is left out of ``x``."""
+    clipped = np.clip(x, low, high)
+    rows = clipped.reshape(1, -1) if axis is None else np.moveaxis(clipped, axis, 0).reshape(clipped.shape[axis], -1)
+    some = ~np.isnan(rows).all(axis=1)
+    if not some.any():
+        return 0.0
+    span = np.nanmax(rows[some], axis=1) - np.nanmin(rows[some], axis=1)
+    return float(np.mean(span / np.broadcast_to(np.ravel(high - low), len(rows))[some]))
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
