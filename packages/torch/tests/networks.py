@@ -116,19 +116,24 @@ class Cells(nn.Module):
 
 
 class Recurrent(nn.Module):
+    """Layers and directions; a state that is used."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.lstm, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 2)
+        self.lstm = nn.LSTM(4, 8, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru, self.head = nn.GRU(16, 5, batch_first=True), nn.Linear(5, 2)
 
     def forward(self, x):
-        return self.head(self.lstm(x)[0][:, -1])
+        sequence, _ = self.lstm(x)
+        sequence, state = self.gru(sequence)
+        return self.head(sequence[:, -1] + state[0])
 
 
 class Attentive(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, **options) -> None:
         super().__init__()
         self.attention, self.norm, self.head = (
-            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.MultiheadAttention(8, 2, batch_first=True, **options),
             nn.LayerNorm(8),
             nn.Linear(8, 2),
         )

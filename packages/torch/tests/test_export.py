@@ -12,7 +12,7 @@ from networks import NETWORKS
 from torch import nn
 from trainable_quantizers_core.files import optional
 
-EXPORTED = ("residual", "inverted", "shared", "own layer", "attention", "vision transformer")
+EXPORTED = ("residual", "inverted", "shared", "own layer", "attention", "encoder", "recurrent", "vision transformer")
 
 
 def deployed(name="residual", bits=4, method="power_of_two", granularity="per_channel"):

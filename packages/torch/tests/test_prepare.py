@@ -9,7 +9,7 @@ from collections import UserDict
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, Residual, Shared, WithOwn, call
+from networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
 from torch import nn
 
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
@@ -169,8 +169,9 @@ def test_a_layer_that_calibration_never_reached_stays_in_float():
 
 
 def test_what_stays_in_float_is_said():
-    assert "flat list of its own" in rows(prepared("recurrent")[1])["lstm"].reason
-    assert "out_proj stays in float" in rows(prepared("attention")[1])["attention"].reason
+    zero = Attentive(add_zero_attn=True)
+    model = tq.prepare(zero, RECIPE, [NETWORKS["attention"][1]], verbose=False)
+    assert "add_zero_attn" in rows(model)["attention"].reason
     assert "cannot be traced" in rows(prepared("branching")[1])["(forward)"].reason
     assert "a rule with type = 'Own' quantizes its weight" in rows(prepared("own layer")[1])["own"].reason
     assert rows(prepared("like functions")[1])["exp"].reason == "a function that recipes have no word for"
@@ -186,8 +187,24 @@ def test_what_stays_in_float_is_said():
 def test_all_weights_of_a_layer_are_quantized():
     _, model, _ = prepared("cells")
     assert set(model.first.weights_quantizers) == {"weight_ih", "weight_hh"}
-    _, model, _ = prepared("encoder")
-    assert set(model.other.weights_quantizers) == {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
+    _, model, _ = prepared("recurrent")
+    names = {f"weight_{part}_l{layer}{way}" for part in ("ih", "hh") for layer in "01" for way in ("", "_reverse")}
+    assert set(model.lstm.weights_quantizers) == names
+    assert set(model.gru.weights_quantizers) == {"weight_ih_l0", "weight_hh_l0"}
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_size": 3}, {"num_layers": 2, "bias": False}], ids=str)
+def test_a_recurrent_layer_computes_with_its_quantized_weights(options):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.LSTM(4, 8, **options)), torch.randn(5, 2, 4)
+    model = tq.prepare(network, tq.Recipe({"num_bits": 2}), verbose=False)
+    wrapper = model.get_submodule("0")
+    plain = nn.LSTM(4, 8, **options)
+    plain.load_state_dict({**network[0].state_dict(), **wrapper.get_quantized_weights()})
+    assert torch.equal(model(x)[0], plain(x)[0])
+    assert torch.equal(wrapper.layer(x)[0], network(x)[0])  # nothing was left behind
+    model(x)[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_a_rule_that_names_a_layer_of_your_own_quantizes_it():

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from trainable_quantizers_core import Layer, Recipe
 from trainable_quantizers_core.placement import changes_values, is_left_to
 
+from trainable_quantizers_torch.attention import AttentionProjection
 from trainable_quantizers_torch.kinds import (
     GIVES_TUPLE,
     WHY_FLOAT,
@@ -209,9 +210,7 @@ def _in_modules(model: nn.Module, recipe: Recipe) -> Iterator[Found]:
 def _found(name: str, kind: str, type_name: str, module: nn.Module | None, recipe: Recipe) -> Found:
     weights, axis = ((), 0) if module is None else weights_of(module)
     why = WHY_FLOAT.get(kind, "") if module is not None and not weights else ""
-    if kind == "attention" and weights:
-        why = "the weight of out_proj stays in float: " + WHY_FLOAT["attention"]
-    if module is not None and is_own_layer(module):
+    if module is not None and kind == "other" and is_own_layer(module):
         own = module._parameters.get("weight")
         if own is not None and own.ndim > 1:
             if any(rule.type and fnmatchcase(type_name.lower(), rule.type.lower()) for rule in recipe.rules):
@@ -220,4 +219,5 @@ def _found(name: str, kind: str, type_name: str, module: nn.Module | None, recip
                 why = f"a layer of your own: a rule with type = {type_name!r} quantizes its weight"
     if module is not None and any(weight not in module._parameters for weight in weights):
         weights, why = (), "its weight is computed: torch.nn.utils.parametrize.remove_parametrizations stores it again"
-    return Found(Layer(name, (kind, type_name), weights), module, weights, axis, why)
+    kinds = (kind, "attention") if isinstance(module, AttentionProjection) else (kind,)
+    return Found(Layer(name, (*kinds, type_name), weights), module, weights, axis, why)

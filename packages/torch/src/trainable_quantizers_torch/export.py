@@ -85,13 +85,19 @@ def export(
     except (QuantizerError, ImportError):
         raise
     except Exception as error:  # whatever an exporter raises
-        shown = str(error).strip().partition("\n")[0]
-        advice = f"the exporter says: {type(error).__name__}: {shown}; dynamic_batch=False may help"
+        cause = _first(error)
+        shown = str(cause).strip().partition("\n")[0]
+        advice = f"the exporter says: {type(cause).__name__}: {shown}; dynamic_batch=False may help"
         rule = "one that can be exported with these inputs"
         raise invalid("export", "model", rule, in_words(example_inputs), advice) from error
     found = verify(model, run, [example_inputs])
     write_atomically(path, data)
     return found
+
+
+def _first(error: BaseException) -> BaseException:
+    """What the exporters wrapped in errors of their own."""
+    return error if error.__cause__ is None else _first(error.__cause__)
 
 
 Written = tuple[bytes, Callable[..., Any]]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
-from torch.func import functional_call
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_torch.stateless import call_with
 from trainable_quantizers_torch.trace import replace_everywhere
 
 OPSET = 20
@@ -79,7 +79,7 @@ class IntegerWeights(nn.Module):
             inputs = (levels, getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"))
             attributes = {} if axis is None else {"axis": axis}
             weights[name] = _operator("DequantizeLinear", inputs, levels.shape, torch.float32, attributes)
-        return functional_call(self.layer, weights, args, kwargs)
+        return call_with(self.layer, weights, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         """What it lacks is the layer's, for forwards that read ``self.fc.weight.dtype``."""

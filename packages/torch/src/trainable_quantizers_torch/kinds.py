@@ -15,7 +15,7 @@ _WEIGHTS: tuple[tuple[Any, str, str, int], ...] = (  # classes, kind, weights, a
     (TRANSPOSED, "conv_transpose", "weight", 1),
     (nn.Linear, "linear", "weight", 0),
     ((nn.Embedding, nn.EmbeddingBag), "embedding", "weight", 1),
-    (nn.MultiheadAttention, "attention", "in_proj_weight q_proj_weight k_proj_weight v_proj_weight", 0),
+    (nn.MultiheadAttention, "attention", "", 0),
     (nn.RNNCellBase, "recurrent", "weight_ih weight_hh", 0),
 )
 GIVES_TUPLE = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)  # whose first item is the output
@@ -27,7 +27,6 @@ _FILES = {  # by the file of torch.nn.modules that defines a class
     "pooling": "pool",
     "upsampling": "pool",
     "rnn": "recurrent",
-    "transformer": "attention",
 }
 _NAMES = {  # of functions, operators and methods
     "activation": "relu relu_ relu6 gelu silu hardswish hardsigmoid sigmoid tanh softmax leaky_relu elu selu celu mish "
@@ -49,15 +48,13 @@ _KEEPS = (  # functions, operators and methods whose results hold no new values,
     "pad clone detach to float half bfloat16 long int bool type_as dropout dropout1d dropout2d dropout3d alpha_dropout "
     "pixel_shuffle pixel_unshuffle channel_shuffle max_pool1d max_pool2d max_pool3d adaptive_max_pool1d "
     "adaptive_max_pool2d adaptive_max_pool3d max amax min amin maximum minimum neg abs clamp clip embedding one_hot "
-    "argmax argmin size dim numel getitem getattr setitem arange zeros ones full eq ne lt le gt ge floordiv mod"
+    "argmax argmin size dim numel getitem getattr setitem arange zeros ones full eq ne lt le gt ge floordiv mod "
+    "masked_scores mean_of_heads"
 )
 _KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 _KEEPING = frozenset(_KEEPS.split())
 
-WHY_FLOAT = {
-    "recurrent": "keeps its weights in a flat list of its own: use cells, or leave it in float",
-    "attention": "reads the weights of its parts directly when it evaluates: use layers of their own for them",
-}
+WHY_FLOAT = {"attention": "reads its weights itself, and with bias_k, bias_v or add_zero_attn it cannot be taken apart"}
 
 
 def kind_of_module(module: nn.Module) -> str:
@@ -81,9 +78,11 @@ def weights_of(module: nn.Module) -> tuple[tuple[str, ...], int]:
     """Names of the weights that can be quantized, and the axis of their channels.
 
     Example:
-        >>> weights_of(nn.GRUCell(2, 3)), weights_of(nn.Embedding(5, 2)), weights_of(nn.ReLU())
-        ((('weight_ih', 'weight_hh'), 0), (('weight',), 1), ((), 0))
+        >>> weights_of(nn.GRU(2, 3)), weights_of(nn.Embedding(5, 2)), weights_of(nn.ReLU())
+        ((('weight_ih_l0', 'weight_hh_l0'), 0), (('weight',), 1), ((), 0))
     """
+    if isinstance(module, nn.RNNBase):
+        return tuple(name for name in module._flat_weights_names if name.startswith("weight")), 0
     for classes, _, names, axis in _WEIGHTS:
         if isinstance(module, classes):
             return tuple(name for name in names.split() if getattr(module, name, None) is not None), axis

@@ -19,6 +19,7 @@ from trainable_quantizers_core import (
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.summary import scheme_in_words
 
+from trainable_quantizers_torch.attention import unfuse_attention
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.calibrate import Observer, calibrate
 from trainable_quantizers_torch.discover import Found, discover
@@ -69,7 +70,7 @@ def prepare(
     if next(_quantizing(model), None) is not None:
         advice = "pass the float model"
         raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
-    model = _copy(model)
+    model = unfuse_attention(_copy(model))
     graph, why_not = trace(model)
     model = model if graph is None else graph
     folded = fold(model) if fold_batch_norm else {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
+import torch
 from torch import fx, nn
 
 PASSED = (nn.Identity, nn.Dropout)  # what values go through as they are when it is deployed
@@ -21,7 +22,19 @@ class _Tracer(fx.Tracer):
     """Takes modules of torch.nn for layers, and those that hold parameters and no other module."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_own_layer(m) or super().is_leaf_module(m, module_qualified_name)
+        made_of_layers = type(m).__module__ == nn.TransformerEncoderLayer.__module__
+        return is_own_layer(m) or (not made_of_layers and super().is_leaf_module(m, module_qualified_name))
+
+
+@contextmanager
+def _without_short_cuts() -> Iterator[None]:
+    """Transformers of torch.nn call their layers, in evaluation too."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager
@@ -38,7 +51,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 def trace(model: nn.Module) -> tuple[fx.GraphModule | None, str]:
     """The graph, which shares the modules of ``model``; or None and why there is none."""
     try:
-        with modes_kept(model):
+        with modes_kept(model), _without_short_cuts():
             graphs = [_Tracer().trace(model.train(mode)) for mode in (True, False)]
     except Exception as error:  # whatever the user's forward raises when it is called with proxies
         reason = str(error).strip().splitlines()

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from mct_quantizers import BaseInferableQuantizer, PytorchQuantizationWrapper
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
-from torch.func import functional_call
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
+
+from trainable_quantizers_torch.stateless import call_with
 
 
 class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
@@ -96,7 +97,7 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         kwargs = {**self.op_call_kwargs, **kwargs}
         if self.is_str_attr:
             inputs = (list(args),) if self.is_inputs_as_list else args
-            return functional_call(self.layer, quantized, (*inputs, *self.op_call_args), kwargs)
+            return call_with(self.layer, quantized, (*inputs, *self.op_call_args), kwargs)
         tensors = list(args)
         for position in sorted(quantized):
             tensors.insert(position, quantized[position])
