@@ -252,6 +252,10 @@ MISTAKES = {
         "must be one that copy.deepcopy can copy",
     ),
     "no recipe": (lambda: tq.prepare(Residual(), {"weights": {}}, verbose=False), "load one with Recipe.from_file"),
+    "a bare layer": (
+        lambda: tq.prepare(nn.Linear(4, 2), RECIPE, [torch.ones(2, 4)], verbose=False),
+        "must be a network that holds layers, got 'Linear'; put the layer into torch.nn.Sequential",
+    ),
     "no model": (lambda: tq.prepare(Residual, RECIPE, verbose=False), "pass the network itself"),
     "prepared": (lambda: tq.prepare(prepared("residual")[1], RECIPE, verbose=False), "pass the float model"),
     "no such layer": (

@@ -25,6 +25,7 @@ from trainable_quantizers_torch.calibrate import Observer, calibrate
 from trainable_quantizers_torch.discover import Found, discover
 from trainable_quantizers_torch.fold import fold_batch_norm as fold
 from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.kinds import weights_of
 from trainable_quantizers_torch.trace import replace_everywhere, trace
 from trainable_quantizers_torch.wrapper import PytorchTrainableQuantizationWrapper
 
@@ -71,6 +72,9 @@ def prepare(
         advice = "pass the float model"
         raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
     model = unfuse_attention(_copy(model))
+    if weights_of(model)[0]:
+        advice = "put the layer into torch.nn.Sequential"
+        raise invalid("prepare", "model", "a network that holds layers", type(model).__name__, advice)
     graph, why_not = trace(model)
     model = model if graph is None else graph
     folded = fold(model) if fold_batch_norm else {}

@@ -10,7 +10,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quant
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import HELD, STEP
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.grid import range_step, range_zero_point
+from trainable_quantizers_core.grid import NUMBER_OPS, range_step, range_zero_point
 from trainable_quantizers_core.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.schedule import LAST_STEP
 from trainable_quantizers_core.specification import elements_per_sample
@@ -77,9 +77,9 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     def _blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
         step = self.get_quantizer_variable(STEP)
-        share = self.schedule.share(TORCH_OPS, step)
-        if on_cpu(step) and share == 1:
+        if on_cpu(step) and self.schedule.share(NUMBER_OPS, step.item()) == 1:
             return quantized
+        share = self.schedule.share(TORCH_OPS, step)
         return torch.where(share < 1, inputs + share.to(inputs.dtype) * (quantized - inputs), quantized)
 
     def _where(self, condition: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
