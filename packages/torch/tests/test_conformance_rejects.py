@@ -127,7 +127,7 @@ class HalvesRoundUp(SymmetricActivation):
 
 
 class FrozenTrained(SymmetricWeights):
-    def _create_variable(self, layer, name, value):
+    def _create_variable(self, layer, name, value, trainable):
         layer.register_parameter(name, torch.nn.Parameter(torch.tensor(value)))
         return getattr(layer, name)
 
