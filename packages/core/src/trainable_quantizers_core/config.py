@@ -16,7 +16,7 @@ from mct_quantizers.common.get_all_subclasses import get_all_subclasses
 
 from trainable_quantizers_core.constants import MIN_THRESHOLD, SMALLEST_MIN_THRESHOLD
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.serialization import decode, encode
+from trainable_quantizers_core.serialization import decode, encode, register_class
 
 Config = TypeVar("Config", bound="TrainableQuantizerConfig")
 
@@ -124,6 +124,9 @@ def config_from_dict(data: Mapping[str, Any]) -> TrainableQuantizerConfig:
         if key not in values and spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise invalid(cls.__name__, key, "present", list(values), "add the missing key")
     return cls(**{key: decode(value) for key, value in values.items()})
+
+
+register_class("$config", TrainableQuantizerConfig, config_from_dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.grid import ArrayOps
+from trainable_quantizers_core.serialization import register_class
 
 LAST_STEP = 2**24
 """Steps are counted in a float32, up to here exactly; the count stays there."""
@@ -66,6 +67,10 @@ class QuantizationSchedule:
             advice = "for parameters that never learn there is freeze"
             raise invalid(cls.__name__, "learn_until", f"after learn_from ({learn_from})", learn_until, advice, where)
 
+    def to_dict(self) -> dict[str, int]:
+        """The arguments that say something, in terms of what TOML and JSON hold."""
+        return {name: int(step) for name, step in vars(self).items() if step is not None}
+
     @property
     def full_from(self) -> int:
         """First step that quantizes in full."""
@@ -85,3 +90,6 @@ class QuantizationSchedule:
         """Whether the parameters move at a step: a boolean, or a tensor of them."""
         learns = step >= self.learn_from
         return learns if self.learn_until is None else learns & (step < self.learn_until)
+
+
+register_class("$schedule", QuantizationSchedule, lambda fields: QuantizationSchedule(**fields))

@@ -168,7 +168,7 @@ def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(key: str, value: Any) -> Any:
     if isinstance(value, QuantizationSchedule):
-        return {name: step for name, step in vars(value).items() if step is not None}
+        return value.to_dict()
     return value.name.lower() if key == "method" else value.value if isinstance(value, Enum) else value
 
 

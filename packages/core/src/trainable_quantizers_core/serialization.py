@@ -6,7 +6,7 @@ A value that JSON cannot hold becomes an object of one key that starts with ``$`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -15,11 +15,22 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.enums import TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.schedule import QuantizationSchedule
 
 _ENUMS: dict[str, type[Enum]] = {
     enum.__name__: enum for enum in (QuantizationMethod, QuantizationTarget, TrainingMethod, VariableGroup)
 }
+_CLASSES: dict[str, tuple[type, Callable[[Any], Any]]] = {}
+
+
+def register_class(tag: str, cls: type, restore: Callable[[Any], Any]) -> None:
+    """Make instances of a class, and of those derived from it, part of what configurations and options can hold.
+
+    Args:
+        tag: Their key in JSON, with a leading ``$``.
+        cls: Has ``to_dict``.
+        restore: Makes an instance of what that gave.
+    """
+    _CLASSES[tag] = cls, restore
 
 
 def register_enum(enum: type[Enum]) -> type[Enum]:
@@ -65,10 +76,9 @@ def encode(value: Any) -> Any:
         return {"$tuple": [encode(item) for item in value]}
     elif isinstance(value, Mapping) and all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: encode(item) for key, item in value.items()}
-    elif isinstance(value, QuantizationSchedule):
-        return {"$schedule": vars(value)}
-    elif hasattr(value, "to_dict"):
-        return {"$config": value.to_dict()}
+    for tag, (cls, _) in _CLASSES.items():
+        if isinstance(value, cls):
+            return {tag: value.to_dict()}
     raise invalid(
         "encode",
         "value",
@@ -105,10 +115,6 @@ def decode(value: Any) -> Any:
             advice = f"import the module that registers it ({nearest(value[tag], _ENUMS)})"
             raise invalid("decode", "enumeration", "registered", value[tag], advice)
         return _ENUMS[value[tag]][value["name"]]
-    if tag == "$schedule":
-        return QuantizationSchedule(**value[tag])
-    if tag == "$config":
-        from trainable_quantizers_core.config import config_from_dict
-
-        return config_from_dict(value[tag])
+    if tag in _CLASSES:
+        return _CLASSES[tag][1](value[tag])
     raise invalid("decode", "tag", "one that encode writes", tag, "was the file written by a newer version?")
