@@ -5,10 +5,8 @@ from __future__ import annotations
 from mct_quantizers import QuantizationMethod as Method
 from mct_quantizers import QuantizationTarget, mark_quantizer
 
-from trainable_quantizers_core.config import TrainableQuantizerActivationConfig, TrainableQuantizerWeightsConfig
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.range_quantizer import RangeQuantizer
-from trainable_quantizers_core.schedule import QuantizationSchedule
 from trainable_quantizers_core.specification import LSQ, STE
 
 
@@ -39,14 +37,6 @@ class STESymmetricWeights(RangeQuantizer):
 
     gradient = STE
 
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerWeightsConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
-
 
 @mark_quantizer(
     quantization_target=QuantizationTarget.Weights,
@@ -75,14 +65,6 @@ class STEUniformWeights(RangeQuantizer):
 
     gradient = STE
 
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerWeightsConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
-
 
 @mark_quantizer(
     quantization_target=QuantizationTarget.Weights,
@@ -110,14 +92,6 @@ class LSQSymmetricWeights(RangeQuantizer):
     """
 
     gradient = LSQ
-
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerWeightsConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -148,14 +122,6 @@ class LSQUniformWeights(RangeQuantizer):
 
     gradient = LSQ
 
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerWeightsConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
-
 
 @mark_quantizer(
     quantization_target=QuantizationTarget.Activation,
@@ -184,14 +150,6 @@ class STESymmetricActivation(RangeQuantizer):
 
     gradient = STE
 
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerActivationConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
-
 
 @mark_quantizer(
     quantization_target=QuantizationTarget.Activation,
@@ -219,14 +177,6 @@ class STEUniformActivation(RangeQuantizer):
     """
 
     gradient = STE
-
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerActivationConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
 
 
 @mark_quantizer(
@@ -257,14 +207,6 @@ class LSQSymmetricActivation(RangeQuantizer):
 
     gradient = LSQ
 
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerActivationConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
-
 
 @mark_quantizer(
     quantization_target=QuantizationTarget.Activation,
@@ -294,11 +236,3 @@ class LSQUniformActivation(RangeQuantizer):
     """
 
     gradient = LSQ
-
-    def __init__(
-        self,
-        quantization_config: TrainableQuantizerActivationConfig,
-        freeze_quant_params: bool = False,
-        schedule: QuantizationSchedule | None = None,
-    ) -> None:
-        super().__init__(quantization_config, freeze_quant_params, schedule)
