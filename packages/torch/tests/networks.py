@@ -142,6 +142,22 @@ class Attentive(nn.Module):
         return self.head(self.norm(x + self.attention(x, x, x, need_weights=False)[0]))
 
 
+class Optional(nn.Module):
+    """Arguments that need not be given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x, mask=None, scale=1.0, *, twice=False):
+        x = self.first(x)
+        if mask is not None:
+            x = x * mask
+        if twice:
+            x = x + x
+        return self.last(torch.relu(x)) * scale
+
+
 class Branching(nn.Module):
     """Control flow that depends on data."""
 
@@ -200,6 +216,8 @@ NETWORKS = {
     "attention": (Attentive, (torch.randn(3, 5, 8),)),
     "encoder": (Encoder, (torch.randint(0, 10, (2, 5)),)),
     "reads attributes": (ReadsAttributes, (torch.randn(3, 3, 8, 8),)),
+    "optional": (Optional, (torch.randn(3, 4),)),
+    "optional given": (Optional, {"x": torch.randn(3, 4), "mask": torch.rand(3, 4)}),
     "branching": (Branching, (torch.randn(3, 8),)),
     "vision transformer": (vision_transformer, {"pixel_values": torch.randn(2, 3, 16, 16)}),
 }

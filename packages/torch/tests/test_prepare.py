@@ -153,6 +153,25 @@ def test_without_a_graph_layers_stay_what_they_are():
     assert tq.convert(model.eval()).head.out_features == 4
 
 
+def test_arguments_that_no_batch_gives_keep_their_defaults():
+    network, model, (x,) = prepared("optional")
+    assert "mul" in rows(model)  # by the scale
+    assert "mul_1" not in rows(model)
+    assert torch.allclose(model.eval()(x), network(x), atol=0.5)
+    network, model, inputs = prepared("optional given")
+    assert "mul_1" in rows(model)
+    assert torch.allclose(model.eval()(*inputs.values()), network(**inputs), atol=0.5)
+
+
+def test_an_iterator_of_batches_is_used_whole():
+    network = nn.Sequential(nn.Linear(4, 2))
+    batches = (torch.full((1, 4), float(index)) for index in range(3))
+    recipe = tq.Recipe(None, tq.ActivationsScheme("uniform", calibration="min_max"))
+    model = tq.prepare(network, recipe, batches, verbose=False)
+    found = {name: value.item() for name, value in model.named_parameters() if name.endswith("max_range")}
+    assert found["activation_quantizers.input_1.activation_holder_quantizer_out_max_range"] == 2.0
+
+
 def test_a_layer_that_calibration_never_reached_stays_in_float():
     class Sleeping(nn.Module):
         def __init__(self):

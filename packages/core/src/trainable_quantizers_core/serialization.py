@@ -19,7 +19,7 @@ from trainable_quantizers_core.errors import invalid, nearest
 _ENUMS: dict[str, type[Enum]] = {
     enum.__name__: enum for enum in (QuantizationMethod, QuantizationTarget, TrainingMethod, VariableGroup)
 }
-_CLASSES: dict[str, tuple[type, Callable[[Any], Any]]] = {}
+_CLASSES: dict[str, tuple[Any, Callable[[Any], Any]]] = {}
 
 
 def register_class(tag: str, cls: type, restore: Callable[[Any], Any]) -> None:

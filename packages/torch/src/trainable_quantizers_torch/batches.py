@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -55,6 +56,22 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
     return data
 
 
+def names_of_arguments(model: nn.Module, data: Any) -> tuple[list[str], Any]:
+    """Names of the arguments that a batch gives to the model: what its forward requires, and what dictionaries name.
+
+    Returned with the data, of which the first batch was looked at; an iterator that it was taken from is whole again.
+    """
+    batch: Any = None
+    if isinstance(data, Mapping):
+        batch = data
+    elif isinstance(data, Iterable) and not isinstance(data, torch.Tensor):
+        batches = iter(data)
+        batch = next(batches, None)
+        data = itertools.chain([] if batch is None else [batch], batches) if batches is data else data
+    named = list(batch) if isinstance(batch, Mapping) else []
+    return [*(name for name in _required(model) if name not in named), *named], data
+
+
 def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
     return lambda function: function(*positional, **keywords)
 
@@ -66,10 +83,14 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[st
         return (), dict(batch)
     if not isinstance(batch, (tuple, list)):
         return (batch,), {}
+    return tuple(batch)[: max(1, len(_required(model)))], {}
+
+
+def _required(model: nn.Module) -> list[str]:
+    """Names of the positional arguments without a default."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model.forward).parameters.values()
-    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
-    return tuple(batch)[: max(1, required)], {}
+    parameters = inspect.signature(model.forward).parameters.items()
+    return [name for name, p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
 
 
 def moved(model: nn.Module, batch: Any) -> Any:

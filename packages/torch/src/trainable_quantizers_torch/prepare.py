@@ -21,6 +21,7 @@ from trainable_quantizers_core.summary import scheme_in_words
 
 from trainable_quantizers_torch.attention import unfuse_attention
 from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.batches import names_of_arguments
 from trainable_quantizers_torch.calibrate import Observer, calibrate
 from trainable_quantizers_torch.discover import Found, discover
 from trainable_quantizers_torch.fold import fold_batch_norm as fold
@@ -75,7 +76,8 @@ def prepare(
     if weights_of(model)[0]:
         advice = "put the layer into torch.nn.Sequential"
         raise invalid("prepare", "model", "a network that holds layers", type(model).__name__, advice)
-    graph, why_not = trace(model)
+    given, calibration_data = names_of_arguments(model, calibration_data)
+    graph, why_not = trace(model, given)
     model = model if graph is None else graph
     folded = fold(model) if fold_batch_norm else {}
     rows = _quantize(model, recipe, calibration_data, verbose)

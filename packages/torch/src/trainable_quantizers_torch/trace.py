@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -19,7 +20,24 @@ def is_own_layer(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Takes modules of torch.nn for layers, and those that hold parameters and no other module."""
+    """Takes modules of torch.nn for layers, and those that hold parameters and no other module.
+
+    Args:
+        given: Names of the arguments that a call will give; all others keep their defaults, so that
+            ``if mask is None`` is decided as it will be. None is for PyTorch, which traces what it unpickles.
+    """
+
+    def __init__(self, given: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.given = given
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """The function that is traced, and what it is called with."""
+        if self.given is None:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        names = self.given
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        return lambda root, *values: root_fn(root, **dict(zip(names, values, strict=True))), [self.root, *proxies]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         made_of_layers = type(m).__module__ == nn.TransformerEncoderLayer.__module__
@@ -48,11 +66,14 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def trace(model: nn.Module) -> tuple[fx.GraphModule | None, str]:
-    """The graph, which shares the modules of ``model``; or None and why there is none."""
+def trace(model: nn.Module, given: Sequence[str]) -> tuple[fx.GraphModule | None, str]:
+    """The graph, which shares the modules of ``model``; or None and why there is none.
+
+    It is a function of the arguments that are ``given``.
+    """
     try:
         with modes_kept(model), _without_short_cuts():
-            graphs = [_Tracer().trace(model.train(mode)) for mode in (True, False)]
+            graphs = [_Tracer(given).trace(model.train(mode)) for mode in (True, False)]
     except Exception as error:  # whatever the user's forward raises when it is called with proxies
         reason = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
