@@ -84,6 +84,70 @@ def test_a_module_that_is_used_twice_is_replaced_once_and_frozen_weights_stay_fr
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_queries_without_a_key_give_zeros_and_no_gradient_that_is_none():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(SIZE, HEADS, batch_first=True)
+    x = torch.randn(BATCH, LENGTH, SIZE)
+    causal = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+    padding = torch.zeros(BATCH, LENGTH)
+    padding[1, :2] = -torch.inf
+    masks = {"attn_mask": causal, "key_padding_mask": padding, "need_weights": False}
+    output, _ = UnfusedMultiheadAttention(attention)(x, x, x, **masks)
+    torch.testing.assert_close(output, attention(x, x, x, **masks)[0], rtol=1e-4, atol=1e-6)
+    output.square().sum().backward()
+    unfused = UnfusedMultiheadAttention(attention)
+    unfused(x, x, x, **masks)[0].square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in unfused.parameters())
+
+
+def test_weights_that_modules_share_stay_shared():
+    network = nn.ModuleList([nn.MultiheadAttention(SIZE, HEADS) for _ in range(2)])
+    network[1].in_proj_weight, network[1].out_proj.weight = network[0].in_proj_weight, network[0].out_proj.weight
+    one, other = unfuse_attention(network)
+    assert one.k_proj.weight is other.k_proj.weight
+    assert one.out_proj.weight is other.out_proj.weight
+    assert one.k_proj.bias is not other.k_proj.bias
+
+
+def test_what_forwards_read_of_it_is_there():
+    fused = nn.MultiheadAttention(SIZE, HEADS, dropout=0.1, kdim=4)
+    unfused = UnfusedMultiheadAttention(fused)
+    for name in ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "batch_first", "dropout"):
+        assert getattr(unfused, name) == getattr(fused, name)
+
+
+class OwnAttention(nn.MultiheadAttention):
+    """A class of one's own, which may do anything."""
+
+
+def test_a_class_of_ones_own_stays_in_float_and_the_rest_of_the_graph_is_quantized():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = OwnAttention(SIZE, HEADS, batch_first=True), nn.Linear(SIZE, 2)
+
+        def forward(self, x):
+            return self.head(self.attention(x, x, x)[0] + x)
+
+    model = tq.prepare(Network(), tq.Recipe({}, {}), [torch.randn(3, 5, SIZE)], verbose=False)
+    table = {row.layer: row for row in tq.summary(model).rows}
+    assert "a class of its own" in table["attention"].reason
+    assert table["attention.output"].activations
+    assert table["add"].activations
+
+
+def test_a_mask_that_is_given_is_not_quantized():
+    torch.manual_seed(0)
+    layer = nn.TransformerDecoderLayer(SIZE, HEADS, 16, batch_first=True).eval()
+    x, mask = torch.randn(3, LENGTH, SIZE), nn.Transformer.generate_square_subsequent_mask(LENGTH)
+    model = tq.prepare(layer, tq.Recipe({}, {}), [{"memory": x, "tgt": x, "tgt_mask": mask}], verbose=False).eval()
+    rows = {row.layer: row for row in tq.summary(model).rows}
+    assert "it holds infinities, as masks do" in rows["tgt_mask"].reason
+    future = x.clone()
+    future[:, -1] += 5
+    assert torch.equal(model(x, x, mask)[:, 0], model(future, x, mask)[:, 0])
+
+
 class Transformer(nn.Module):
     def __init__(self, **options):
         super().__init__()

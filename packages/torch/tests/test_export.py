@@ -86,6 +86,32 @@ def test_the_file_takes_other_batches(tmp_path):
     assert (np.abs(found - wanted) > 1e-5).mean() <= 0.05
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_one_example_is_enough_for_files_that_take_more(suffix, tmp_path):
+    model, (images,) = deployed(bits=8)
+    found = tq.export(model, tmp_path / f"model.{suffix}", images[:1])
+    assert found.elements == 5
+    if suffix == "pt2":
+        assert torch.export.load(tmp_path / "model.pt2").module()(images).shape == (4, 5)
+
+
+def test_a_file_that_takes_no_other_sizes_is_refused_unless_it_is_asked_for(tmp_path):
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(x).reshape(3, 4)
+
+    x = torch.randn(3, 4)
+    model = tq.convert(tq.prepare(Fixed(), tq.Recipe({}, {}), [x], verbose=False).eval())
+    with pytest.raises(tq.QuantizerError, match="dynamic_batch=False"):
+        tq.export(model, tmp_path / "model.pt2", x)
+    assert not list(tmp_path.iterdir())
+    assert tq.export(model, tmp_path / "model.pt2", x, dynamic_batch=False).identical
+
+
 @pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
 def test_operators_of_mct_quantizers(method, tmp_path):
     model, inputs = deployed(bits=4, method=method)

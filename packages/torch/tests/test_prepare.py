@@ -163,6 +163,102 @@ def test_arguments_that_no_batch_gives_keep_their_defaults():
     assert torch.allclose(model.eval()(*inputs.values()), network(**inputs), atol=0.5)
 
 
+def test_arguments_keep_their_order_whatever_that_of_a_dictionary():
+    class Difference(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            return self.scale(x) - y
+
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+    model = tq.prepare(Difference(), RECIPE, [{"y": y, "x": x}], verbose=False).eval()
+    assert torch.equal(model(x, y), model(y=y, x=x))
+
+
+class Averaging(nn.Module):
+    """Keeps a mean in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        y = self.layer(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+        return y - self.mean
+
+
+class Remembering(nn.Module):
+    """Goes on where it was."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.state = nn.GRU(4, 3, batch_first=True), None
+
+    def forward(self, x):
+        y, state = self.gru(x, self.state)
+        self.state = state.detach()
+        return y
+
+
+def test_a_forward_that_keeps_results_is_not_traced_and_goes_on_keeping_them():
+    model = tq.prepare(Averaging(), RECIPE, [torch.randn(5, 4)], verbose=False)
+    assert "keeps a result in mean" in str(tq.summary(model))
+    model(torch.randn(5, 4))
+    assert model.mean.abs().sum() > 0
+    x = torch.randn(2, 3, 4)
+    model = tq.prepare(Remembering(), RECIPE, [x], verbose=False)
+    model(x)
+    assert model.state.shape == (1, 2, 3)
+    assert torch.equal(tq.convert(model.eval())(x), model(x))
+
+
+def test_tensors_that_a_forward_makes_of_constants_are_part_of_the_graph():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(x) + torch.arange(4.0)
+
+    network, x = Positions(), torch.randn(3, 4)
+    model = tq.prepare(network, tq.Recipe({}, {}), [x], verbose=False)
+    assert rows(model)["add"].activations
+    assert torch.allclose(model.eval()(x), network(x), atol=0.1)
+    assert torch.equal(tq.convert(pickle.loads(pickle.dumps(model)))(x), model(x))
+
+
+@pytest.mark.parametrize("wrap", ["compiled", "averaged", "parallel"])
+def test_what_wraps_a_model_takes_its_batches(wrap):
+    _, model, inputs = prepared("shared")
+    wrapped = {
+        "compiled": lambda: torch.compile(model, backend="eager"),
+        "averaged": lambda: torch.optim.swa_utils.AveragedModel(model),
+        "parallel": lambda: nn.DataParallel(model),
+    }[wrap]()
+    assert tq.verify(wrapped, tq.convert(model), [inputs]).identical
+
+
+def test_packed_sequences():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, sequences):
+            self.gru.flatten_parameters()
+            return self.head(self.gru(sequences)[1][0].to(self.head.bias.dtype))
+
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(3, 5, 4), torch.tensor([5, 3, 2]), batch_first=True)
+    model = tq.prepare(Packed(), RECIPE, [packed], verbose=False).eval()
+    assert tq.verify(model, tq.convert(model), [packed]).identical
+
+
 def test_an_iterator_of_batches_is_used_whole():
     network = nn.Sequential(nn.Linear(4, 2))
     batches = (torch.full((1, 4), float(index)) for index in range(3))

@@ -173,6 +173,27 @@ def test_a_step_that_a_gradient_scaler_leaves_out_does_not_count():
     assert set(counts(model).values()) == {2.0}
 
 
+def test_a_step_that_a_fused_optimizer_leaves_out_does_not_count():
+    model = prepared({"start": 5})
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    tq.follow_optimizer(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000)
+    for factor in (1e4, 1e4, 1e-30):
+        optimizer.zero_grad()
+        scaler.scale(model(IMAGES).square().sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert set(counts(model).values()) == {1}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_steps_are_counted_whatever_the_type_of_the_model(dtype):
+    model = prepared({"start": 500}).to(dtype)
+    for _ in range(2):
+        tq.advance_schedules(model, 301)
+    assert set(counts(model).values()) == {602}
+
+
 def test_with_accelerate():
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = prepared({"start": 2})

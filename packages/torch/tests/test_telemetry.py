@@ -10,6 +10,7 @@ from networks import NETWORKS, Residual, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from trainable_quantizers_torch.inventory import quantizers_of
 
@@ -74,6 +75,26 @@ def test_of_several_batches_the_ratio_is_the_mean():
     one, other, both = (tq.telemetry(model, data, loss) for data in (batches[:1], batches[1:], batches))
     for key in (key for key in both if key.endswith("gradient_ratio")):
         assert both[key] == pytest.approx((one[key] + other[key]) / 2, rel=1e-6)
+
+
+def test_an_iterator_of_batches_is_enough():
+    model, _ = prepared()
+    wanted = tq.telemetry(model, [(IMAGES, LABELS)], loss)
+    assert tq.telemetry(model, iter([(IMAGES, LABELS)]), loss) == wanted
+
+
+def test_parts_that_are_computed_again_in_the_backward():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+        def forward(self, x):
+            return checkpoint(self.body, x if x.sum() > 0 else -x, use_reentrant=False)
+
+    model = tq.prepare(Checkpointed(), tq.Recipe({}, {}), [torch.randn(3, 4)], verbose=False)
+    found = tq.telemetry(model, [torch.randn(3, 4)], lambda model, batch: model(batch).square().sum())
+    assert "body.1.output/gradient_ratio" in found
 
 
 def test_frozen_parameters_and_frozen_weights_have_no_ratio():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNBOUNDED = "it holds infinities, as masks do: quantized they would be numbers like others"
+"""Why such a tensor stays in float."""
+
 _JOINS = ("norm", "add", "mul", "matmul", "concat", "pool")
 _LEFT_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_JOINS, ("activation",)),

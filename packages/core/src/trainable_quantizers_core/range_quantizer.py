@@ -76,7 +76,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
             self._rank = len(shape)
             self.channel_axis = None if axis is None else axis % len(shape)
         kept = {f"{variable}_{HELD}": value for variable, value in values.items()} if self._holds else {}
-        counted = {} if self.schedule is None else {STEP: np.zeros((), np.float32)}
+        counted = {} if self.schedule is None else {STEP: np.zeros((), np.int64)}
         for variable, value in {**values, **kept, **counted}.items():
             trainable = variable in values and not self.freeze_quant_params
             created = self._create_variable(layer, f"{name}_{variable}", value, trainable)

@@ -12,7 +12,7 @@ from trainable_quantizers_core.grid import ArrayOps
 from trainable_quantizers_core.serialization import register_class
 
 LAST_STEP = 2**24
-"""Steps are counted in a float32, up to here exactly; the count stays there."""
+"""Keras counts steps in a float32, exactly up to here; the count stays there in both frameworks."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _BLOCK = 2**17  # values that are taken in together: what is made of them stays 
 _LOWEST_EXPONENT = -148  # that of the smallest float32 as frexp gives it; the largest has 128
 _EXPONENTS = 277
 _MANTISSA_BITS = 24
+_STANDS_FOR_INFINITY = 1e30
 _GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -54,6 +55,7 @@ class TensorStatistics:
     Attributes:
         count: Finite values.
         non_finite: Values that are NaN or infinite.
+        infinite: Values that are infinite.
         zeros: Values that are zero.
         minimum: Smallest finite value; infinity before the first.
         maximum: Largest finite value; minus infinity before the first.
@@ -70,6 +72,7 @@ class TensorStatistics:
     def __init__(self) -> None:
         self.count = 0
         self.non_finite = 0
+        self.infinite = 0
         self.zeros = 0
         self.minimum = math.inf
         self.maximum = -math.inf
@@ -101,6 +104,7 @@ class TensorStatistics:
     def _add(self, values: np.ndarray) -> None:
         finite = values[np.isfinite(values)]
         self.non_finite += values.size - finite.size
+        self.infinite += int(np.isinf(values).sum())
         if not finite.size:
             return
         self.count += finite.size
@@ -133,11 +137,17 @@ class TensorStatistics:
         self._widen(widened._exponent)
         self.count += other.count
         self.non_finite += other.non_finite
+        self.infinite += other.infinite
         self.zeros += other.zeros
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
         self._histogram += widened._histogram
         self._mantissas += other._mantissas
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether there are infinities, or magnitudes from 1e30 on that stand for them, as in attention masks."""
+        return self.infinite > 0 or self.max_magnitude >= _STANDS_FOR_INFINITY
 
     @property
     def max_magnitude(self) -> float:

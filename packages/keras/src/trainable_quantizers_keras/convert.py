@@ -8,7 +8,10 @@ from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.copies import copied
-from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.holder import (
+    KerasActivationQuantizationHolder,
+    KerasMaskedActivationQuantizationHolder,
+)
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.wrapper import KerasTrainableQuantizationWrapper
@@ -57,7 +60,10 @@ def _converted(layer: Any, in_graph: bool) -> Any:
         if not getattr(quantizer, "enabled", True):
             return keras.layers.Activation("linear", name=layer.name)
         inferable = quantizer.convert2inferable()
-        return KerasActivationQuantizationHolder(inferable, name=layer.name, dtype="float32")  # it takes nothing else
+        kind = KerasActivationQuantizationHolder
+        if isinstance(layer, KerasMaskedActivationQuantizationHolder):
+            kind = KerasMaskedActivationQuantizationHolder
+        return kind(inferable, name=layer.name, dtype="float32")  # it takes nothing else
     inside = quantized_inside(layer)
     if inside:
         advice = "take it out of that layer: models alone may hold quantized layers"

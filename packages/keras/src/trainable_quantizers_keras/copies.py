@@ -121,6 +121,9 @@ def _set_weights(layer: Any, fresh: Any) -> None:
     if [tuple(w.shape) for w in fresh.weights] != [tuple(w.shape) for w in layer.weights]:
         raise _not_rebuilt(layer, f"its weights are {_shapes(layer)}, those of the copy {_shapes(fresh)}")
     fresh.set_weights(layer.get_weights())
+    for part in fresh._flatten_layers() if KERAS_3 else ():
+        if hasattr(part, "finalize_state"):  # what Normalization computes with follows from its weights
+            part.finalize_state()
 
 
 def _shapes(layer: Any) -> list[tuple[int, ...]]:
@@ -182,6 +185,7 @@ def _put_copies(model: Any, fresh: Any, copy: Callable[[Any], Any]) -> None:
         weight.assign(value)
     for path, part in parts.items():
         put(fresh, path, copy(part))
+    fresh.built = model.built  # all inside is
 
 
 def put(layer: Any, path: str, part: Any) -> None:

@@ -18,6 +18,10 @@ from trainable_quantizers_keras.kinds import has_weight, keeps_values, kind_of, 
 _PASSED = ("Dropout", "Identity", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "ActivityRegularization")
 
 
+Place = tuple[int, int, int]
+"""Identity of the graph and of the layer, and how many calls of the layer the graph makes before."""
+
+
 @dataclass
 class Found:
     """A call of a layer, with what quantizing it takes.
@@ -25,21 +29,16 @@ class Found:
     Args:
         layer: As the recipe sees it.
         source: The layer of the model.
-        index: How many calls of it come before.
+        place: What tells its output from others.
         weights: Paths of its weights that are quantized, and the axes of their channels.
         why: Why something of it stays in float.
     """
 
     layer: Layer
     source: Any
-    index: int
+    place: Place
     weights: dict[str, int]
     why: str = ""
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """What tells its output from others."""
-        return id(self.source), self.index
 
 
 def discover(model: Any, recipe: Recipe) -> list[Found]:
@@ -58,7 +57,7 @@ def _in_graph(model: Any, recipe: Recipe, first: dict[int, str], prefix: str) ->
                 inside = _in_graph if is_graph(call.layer) else _in_parts
                 yield from inside(call.layer, recipe, first, f"{name}/")
             continue
-        found = _found(name, call.layer, call.index, recipe, first)
+        found = _found(name, call.layer, call.place, recipe, first)
         follower = _only_user(call)
         if follower is not None and is_left_to(kind_of(call.layer), kind_of(follower)):
             found.why = _joined(found.why, f"output: left to {follower.name}")
@@ -75,7 +74,32 @@ def _in_parts(model: Any, recipe: Recipe, first: dict[int, str], prefix: str) ->
             first[id(part)] = name
             yield from (_in_graph if is_graph(part) else _in_parts)(part, recipe, first, f"{name}/")
         else:
-            yield _found(name, part, 0, recipe, first)
+            yield _found(name, part, place_of_part(part), recipe, first)
+
+
+def place_of_part(layer: Any) -> Place:
+    """That of a layer outside graphs, however often it is called."""
+    return 0, id(layer), 0
+
+
+def executions(model: Any) -> dict[int, list[Place]]:
+    """By identity of the layer, the places of its calls in one run of the model, in their order."""
+    found: dict[int, list[Place]] = {}
+    for layer, place in _executions(model):
+        found.setdefault(id(layer), []).append(place)
+    return found
+
+
+def _executions(model: Any) -> Iterator[tuple[Any, Place]]:
+    if is_graph(model):
+        called = [(call.layer, call.place) for call in calls_of(model)]
+    else:
+        called = [(part, place_of_part(part)) for part in parts_of(model).values()]
+    for layer, place in called:
+        if _is_model(layer):
+            yield from _executions(layer)
+        else:
+            yield layer, place
 
 
 def _is_model(layer: Any) -> bool:
@@ -90,7 +114,7 @@ def _only_user(call: Call) -> Any:
     return _only_user(user) if type(user.layer).__name__ in _PASSED else user.layer
 
 
-def _found(name: str, layer: Any, index: int, recipe: Recipe, first: dict[int, str]) -> Found:
+def _found(name: str, layer: Any, place: Place, recipe: Recipe, first: dict[int, str]) -> Found:
     kind, word = ("input" if isinstance(layer, keras.layers.InputLayer) else kind_of(layer)), word_of(layer)
     parts = parts_of(layer)
     own = kind == "other" and not keeps_values(layer) and bool(getattr(layer, "weights", ()))
@@ -109,7 +133,7 @@ def _found(name: str, layer: Any, index: int, recipe: Recipe, first: dict[int, s
         weights, why = {}, f"the same layer as {first[id(layer)]}"
     first.setdefault(id(layer), name)
     activation = changes_values(kind, word) or own
-    return Found(Layer(name, (kind, word), tuple(weights), activation), layer, index, weights, why)
+    return Found(Layer(name, (kind, word), tuple(weights), activation), layer, place, weights, why)
 
 
 def _weights_inside(layer: Any, path: str) -> Iterator[tuple[str, int]]:

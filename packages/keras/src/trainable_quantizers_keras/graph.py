@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 
@@ -21,6 +22,7 @@ class Call:
     """A call of a layer.
 
     Args:
+        graph: Identity of the model that makes it.
         layer: The layer, or the operation.
         index: How many calls of the same layer come before it.
         inputs: Calls whose results it takes.
@@ -28,11 +30,17 @@ class Call:
         node: What Keras keeps of it; None in a Sequential.
     """
 
+    graph: int
     layer: Any
     index: int
     inputs: tuple[Call, ...]
     users: list[Any]
     node: Any = None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What tells its result from others, each time that the model is asked for its calls."""
+        return self.graph, id(self.layer), self.index
 
 
 def is_graph(model: Any) -> bool:
@@ -73,9 +81,9 @@ def rebuild(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call], 
 
 def _chain(model: Any) -> list[Call]:
     (source,) = input_layers(model)
-    calls = [Call(source, 0, (), [])]  # a model that its first batch built has one too
+    calls = [Call(id(model), source, 0, (), [])]  # a model that its first batch built has one too
     for layer in model.layers:
-        call = Call(layer, 0, (calls[-1],), [])
+        call = Call(id(model), layer, 0, (calls[-1],), [])
         calls[-1].users.append(call)
         calls.append(call)
     calls[-1].users.append(OUTPUT)
@@ -98,7 +106,7 @@ def _calls(model: Any) -> list[Call]:
         for node in model._nodes_by_depth[depth]:
             layer = node.operation if KERAS_3 else node.layer
             read = {id(producers[id(t)]): producers[id(t)] for t in _tensors(node) if id(t) in producers}
-            call = Call(layer, counts[id(layer)], tuple(read.values()), [], node)
+            call = Call(id(model), layer, counts[id(layer)], tuple(read.values()), [], node)
             counts[id(layer)] += 1
             for before in call.inputs:
                 before.users.append(call)
@@ -126,6 +134,9 @@ def _rebuild(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call],
         return values.get(id(tensor), tensor)
 
     for call in calls_of(model):
+        if type(call.layer).__name__ == "AddLoss":
+            advice = "let a layer add it in its call, self.add_loss(...), or a train_step of your own"
+            raise invalid(model.name, "loss", "part of a layer", "model.add_loss(tensor)", advice)
         if call.node.is_input:
             (tensor,) = tf.nest.flatten(call.node.outputs)
             kind = _kind_of_input(call.layer)
@@ -149,11 +160,24 @@ def _rebuild(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call],
 
 def _call(layer: Any, old: Any, args: Any, kwargs: Any) -> Any:
     """Call a layer as an old one was called; a wrapper by names, since Keras 2 saves no more than those."""
+    if _takes_any(old) or not _takes_any(layer):
+        return layer(*args, **kwargs)
+    parameters = inspect.signature(old.call).parameters
+    given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+    count = 1
+    if KERAS_3:  # which takes tensors in one argument of a wrapper, and other things in another
+        count = max(index for index, name in enumerate(parameters, 1) if index == 1 or _holds_tensors(given.get(name)))
+    first = [given.pop(name, parameters[name].default) for name in list(parameters)[:count]]
+    return layer(*first, **given)
+
+
+def _takes_any(layer: Any) -> bool:
     kinds = {parameter.kind for parameter in inspect.signature(layer.call).parameters.values()}
-    if layer is not old and inspect.Parameter.VAR_POSITIONAL in kinds:
-        names = list(inspect.signature(old.call).parameters)
-        args, kwargs = args[:1], {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
-    return layer(*args, **kwargs)
+    return inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def _holds_tensors(argument: Any) -> bool:
+    return any(isinstance(leaf, tf.Tensor) or hasattr(leaf, "_keras_history") for leaf in tf.nest.flatten(argument))
 
 
 def _kind_of_input(layer: Any) -> dict[str, Any]:

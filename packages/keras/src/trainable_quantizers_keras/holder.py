@@ -83,5 +83,15 @@ if KERAS_3:
             inferable = quantizer.convert2inferable() if hasattr(quantizer, "convert2inferable") else quantizer
             return KerasActivationQuantizationHolder(inferable, name=self.name)
 
+    KerasMaskedActivationQuantizationHolder = KerasActivationQuantizationHolder
+
 else:
     KerasActivationQuantizationHolder = mct_quantizers.KerasActivationQuantizationHolder  # type: ignore[misc]
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasMaskedActivationQuantizationHolder(KerasActivationQuantizationHolder):  # type: ignore
+        """The holder of mct-quantizers, and the mask of a sequence goes on to what follows."""
+
+        def __init__(self, activation_holder_quantizer: BaseInferableQuantizer, **kwargs: Any) -> None:
+            super().__init__(activation_holder_quantizer, **kwargs)
+            self.supports_masking = True

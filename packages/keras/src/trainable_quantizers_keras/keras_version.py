@@ -32,6 +32,11 @@ def add_float32_weight(layer: Any, name: str, value: np.ndarray, trainable: bool
     )
 
 
+def stored(variable: Any) -> Any:
+    """The variable of TensorFlow behind one of Keras; anything else as it is."""
+    return getattr(variable, "_value" if KERAS_3 else "_variable", variable)
+
+
 def full_precision(variable: Any) -> tf.Tensor:
     """The value of a variable as it is stored, also inside the autocast scope of a mixed-precision layer."""
-    return tf.convert_to_tensor(getattr(variable, "_value" if KERAS_3 else "_variable", variable))
+    return tf.convert_to_tensor(stored(variable))

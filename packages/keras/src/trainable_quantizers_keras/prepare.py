@@ -18,16 +18,20 @@ from trainable_quantizers_core import (
     weights_parameters,
 )
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.placement import UNBOUNDED
 from trainable_quantizers_core.summary import scheme_in_words
 
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.batches import in_order, run_on
 from trainable_quantizers_keras.convert import quantized_inside
 from trainable_quantizers_keras.copies import copied, input_shape_of
-from trainable_quantizers_keras.discover import Found, discover
+from trainable_quantizers_keras.discover import Found, Place, discover, executions, place_of_part
 from trainable_quantizers_keras.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph import input_layers, is_graph
-from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.holder import (
+    KerasActivationQuantizationHolder,
+    KerasMaskedActivationQuantizationHolder,
+)
 from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.quantized_layer import located, slot_of
@@ -75,7 +79,7 @@ def prepare(
     if fold_batch_norm:
         model, folded = fold(model)
     rows, quantizers, holders = _quantizers(model, recipe, calibration_data, verbose)
-    prepared = copied(model, _wrapping(quantizers, holders), lambda call: holders.get((id(call.layer), call.index)))
+    prepared = copied(model, _wrapping(quantizers, holders), lambda call: holders.get(call.place))
     if fold_batch_norm:
         rows = [replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in rows]
     rows += [SummaryRow(norm, "BatchNormalization", reason=f"folded into {layer}") for norm, layer in folded.items()]
@@ -118,9 +122,6 @@ def _check(model: Any, recipe: Any) -> None:
         raise invalid("prepare", "model", "built", model.name, advice)
 
 
-Place = tuple[int, int]
-
-
 def _quantizers(
     model: Any, recipe: Recipe, data: Any, verbose: bool
 ) -> tuple[list[SummaryRow], dict[int, dict[str, Any]], dict[Place, Any]]:
@@ -147,6 +148,7 @@ class _Seen:
     def __init__(self) -> None:
         self.statistics = TensorStatistics()
         self.left_in_float = "calibration never reached it"
+        self.masked = False
 
     def update(self, value: Any) -> None:
         if not isinstance(value, tf.Tensor) or not value.dtype.is_floating:
@@ -155,19 +157,22 @@ class _Seen:
             self.left_in_float = "it runs inside a tf.function"
         else:
             self.statistics.update(tf.cast(value, tf.float32).numpy())
-            self.left_in_float = ""
+            self.masked |= getattr(value, "_keras_mask", None) is not None
+            self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""
 
 
 def _calibrate(model: Any, found: Sequence[Found], data: Any, verbose: bool) -> dict[Place, _Seen]:
-    """Statistics of the output of each call over all batches; calls beyond those of its graph begin again."""
+    """Statistics of the output of each call over all batches; calls beyond those of a run begin again."""
     seen = {one.place: _Seen() for one in found}
-    calls = Counter(id(one.source) for one in found)
+    places = executions(model)
     count: Counter[int] = Counter()
 
     def see(layer: Any, result: Any) -> None:
-        place = id(layer), count[id(layer)] % calls[id(layer)]
+        run = places[id(layer)]
+        place = run[count[id(layer)] % len(run)]
         count[id(layer)] += 1
-        seen[place].update(result)
+        if place in seen:  # what goes into an inner model is quantized before
+            seen[place].update(result)
 
     inputs = input_layers(model) if is_graph(model) else []  # a Sequential may have others once it ran
     layers = [one.source for one in found if not isinstance(one.source, keras.layers.InputLayer)]
@@ -201,7 +206,8 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
             findings += measured.findings
             for_output = plan.activations.config(measured.params)
             quantizer = plan.activations.quantizer(for_output, BaseKerasTrainableQuantizer)
-            holder = KerasActivationQuantizationHolder(quantizer, name=_holder_name(one), dtype="float32")
+            kind = KerasMaskedActivationQuantizationHolder if seen.masked else KerasActivationQuantizationHolder
+            holder = kind(quantizer, name=_holder_name(one), dtype="float32")
             activations = scheme_in_words(plan.activations)
     reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
     row = SummaryRow(one.layer.name, one.layer.types[-1], weights, activations, reason, tuple(findings))
@@ -209,7 +215,8 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
 
 
 def _holder_name(one: Found) -> str:
-    return one.source.name + HOLDER_SUFFIX + (f"_{one.index}" if one.index else "")
+    _, _, index = one.place
+    return one.source.name + HOLDER_SUFFIX + (f"_{index}" if index else "")
 
 
 def _named(layer: Any, name: str) -> dict[str, Any]:
@@ -231,7 +238,7 @@ def _wrapping(quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, 
             return replacement
         if replacement is not layer:
             replacement.build(input_shape_of(layer))  # a graph does it by its calls
-        holder = holders.get((id(layer), 0))
+        holder = holders.get(place_of_part(layer))
         if holder is None:
             return replacement
         holder.build(None)

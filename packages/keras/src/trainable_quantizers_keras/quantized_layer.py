@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 
 from trainable_quantizers_keras.copies import build_by_call, part_at, parts_of, remember_shape
-from trainable_quantizers_keras.keras_version import full_precision, keras
+from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
 
 
 class QuantizedLayer:
@@ -75,7 +76,13 @@ class QuantizedLayer:
         """
         return self._call_quantized(kwargs.get("training"), inputs, *args, **kwargs)
 
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """That of the layer; Keras 2 asks layers alone that know masks."""
+        return self.layer.compute_mask(inputs, mask) if KERAS_3 or self.layer.supports_masking else None
+
     def _call_quantized(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if "mask" in kwargs and "mask" not in inspect.signature(self.layer.call).parameters:
+            kwargs.pop("mask")  # Keras 2 gives it to whatever takes keywords
         quantized = {
             key: tf.cast(value, self.layer.compute_dtype)
             for key, value in self.get_quantized_weights(False if mode is None else mode).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.inventory import trainable_quantizers
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import keras, stored
 
 
 def advance_schedules(model: Any, steps: Any = 1) -> None:
@@ -65,13 +66,25 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notice where the optimizer is."""
-        self._seen = int(self.model.optimizer.iterations)
+        self._seen = self._begin = self._iterations()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Advance by what the optimizer did."""
-        now = int(self.model.optimizer.iterations)
+        now = self._iterations()
         self._advance(tf.constant(now - self._seen, tf.int64))
         self._seen = now
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Say if nothing moved."""
+        if self._seen == self._begin:
+            text = "the optimizer of compile made no step in this epoch, so the schedules of quantizers did not move"
+            advice = (
+                "call advance_schedules(self) in a train_step with optimizers of its own, and leave this callback out"
+            )
+            warnings.warn(f"{type(self).__name__}: {text}; {advice}.", stacklevel=2)
+
+    def _iterations(self) -> int:
+        return int(tf.convert_to_tensor(stored(self.model.optimizer.iterations)))
 
 
 def _scheduled(owner: str, model: Any) -> list[BaseKerasTrainableQuantizer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from trainable_quantizers_core.telemetry import gradient_ratio, scalars
 
 from trainable_quantizers_keras.batches import batches_of
 from trainable_quantizers_keras.inventory import quantizers_of
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import keras, stored
 from trainable_quantizers_keras.report import report
 from trainable_quantizers_keras.watch import watching
 
@@ -56,6 +56,8 @@ def telemetry(
     """
     if writer is not None:
         _check_writer(writer)
+    data = batches_of(data, "telemetry")
+    data = list(data) if isinstance(data, Iterator) else data  # it is gone through twice
     found = scalars(report(model, data))
     if loss is not None:
         found.update(_gradient_ratios(model, data, loss))
@@ -124,7 +126,7 @@ def _check_writer(writer: Any) -> None:
 def _gradient_ratios(model: Any, data: Any, loss: Callable[[Any, Any], Any]) -> dict[str, float]:
     placed = quantizers_of(model)
     ratios: dict[str, list[float]] = {}
-    for batch in batches_of(data, "telemetry"):
+    for batch in data:
         for name, ratio in _of_batch(model, placed, batch, loss).items():
             ratios.setdefault(name, []).append(ratio)
     return {name: float(np.mean(found)) for name, found in ratios.items()}
@@ -138,6 +140,9 @@ def _of_batch(
     with tf.GradientTape() as tape:
 
         def see(holder: Any, x: tf.Tensor) -> None:
+            if not hasattr(x, "numpy"):
+                advice = "pass one without tf.function, which calls the model itself and not its predict"
+                raise invalid("telemetry", "loss", "a function that runs eagerly", loss, advice)
             tape.watch(x)
             inputs.setdefault(id(holder), []).append(x)
 
@@ -148,9 +153,12 @@ def _of_batch(
         raise invalid("telemetry", "loss", "a function that gives a scalar", value, advice)
     wanted = {}
     for each in placed:
-        parameters = [each.quantizer.get_quantizer_variable(name) for name in each.quantizer.specification.initial]
+        names = each.quantizer.specification.initial
+        parameters = [stored(each.quantizer.get_quantizer_variable(name)) for name in names]
         if each.target == "weights":
-            quantized = [weight for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute]
+            quantized = [
+                stored(weight) for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute
+            ]
         else:
             quantized = inputs.get(id(each.holder), [])
         if quantized and not each.quantizer.freeze_quant_params:

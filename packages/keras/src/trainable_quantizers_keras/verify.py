@@ -70,7 +70,8 @@ def _watched(model: Any, outputs: dict[str, list[Any]]) -> Any:
     names = {id(layer): name for name, layer in _layers(model, "").items()}
 
     def see(layer: Any, result: Any) -> None:
-        outputs.setdefault(names[id(layer)], []).extend(tf.nest.flatten(result))
+        eager = [tensor for tensor in tf.nest.flatten(result) if hasattr(tensor, "numpy")]  # not what builds a model
+        outputs.setdefault(names[id(layer)], []).extend(eager)
 
     return watching(_layers(model, "").values(), see)
 

@@ -81,10 +81,6 @@ if KERAS_3:
             """That of the layer."""
             return self.layer.compute_output_shape(input_shape)
 
-        def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-            """That of the layer."""
-            return self.layer.compute_mask(inputs, mask)
-
         def get_config(self) -> dict[str, Any]:
             """The layer, the quantizers and the constants."""
             quantizers = {str(key): keras.utils.serialize_keras_object(q) for key, q in self.weights_quantizers.items()}
@@ -117,7 +113,7 @@ else:
 
     @keras.utils.register_keras_serializable(package=PACKAGE)
     class KerasInferableQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore
-        """The wrapper for what that of mct-quantizers does not do: weights of layers inside, mixed precision."""
+        """The wrapper for what that of mct-quantizers does not do: masks, weights of layers inside, mixed precision."""
 
 
 _Bases: tuple[type, ...] = (KerasQuantizationWrapper,) if KERAS_3 else (QuantizedLayer, KerasQuantizationWrapper)
@@ -167,7 +163,8 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         }
         layer = copied(self.layer)
         if not self.weight_values:
-            beyond = any("." in key for key in inferable) or layer.compute_dtype != "float32"
+            masks = not KERAS_3 and layer.supports_masking
+            beyond = masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
             kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {key: self._weight(key).numpy() for key in inferable}

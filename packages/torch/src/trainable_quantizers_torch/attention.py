@@ -14,6 +14,15 @@ class AttentionProjection(nn.Linear):
     """A linear layer of an attention, which recipes find as ``attention`` too."""
 
 
+class MaskedSoftmax(nn.Softmax):
+    """A softmax that gives zeros, and zero gradient, where all scores are masked, as the fused attention does."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The attention weights."""
+        masked = (input == -math.inf).all(self.dim, keepdim=True)
+        return super().forward(input.masked_fill(masked, 0.0)).masked_fill(masked, 0.0)
+
+
 class UnfusedMultiheadAttention(nn.Module):
     """What ``nn.MultiheadAttention`` computes, by four linear layers, two products and a softmax of their own.
 
@@ -22,6 +31,7 @@ class UnfusedMultiheadAttention(nn.Module):
 
     Args:
         fused: Gives its weights; ``replaces`` says which can be.
+        parts: Of packed weights, for modules that share them.
 
     Example:
         >>> fused = nn.MultiheadAttention(8, 2, batch_first=True)
@@ -32,17 +42,17 @@ class UnfusedMultiheadAttention(nn.Module):
 
     in_proj_bias = None  # what nn.TransformerEncoderLayer looks at before it takes a short cut past the layers
 
-    def __init__(self, fused: nn.MultiheadAttention) -> None:
+    def __init__(self, fused: nn.MultiheadAttention, parts: _Parts | None = None) -> None:
         super().__init__()
-        self.num_heads, self.batch_first = fused.num_heads, fused.batch_first
-        if fused.in_proj_weight is None:
-            weights = [fused.q_proj_weight, fused.k_proj_weight, fused.v_proj_weight]
-        else:
-            weights = list(fused.in_proj_weight.chunk(3))
-        biases = [None] * 3 if fused.in_proj_bias is None else fused.in_proj_bias.chunk(3)
+        for name in ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "batch_first", "dropout"):
+            setattr(self, name, getattr(fused, name))
+        parts = _Parts() if parts is None else parts
+        weights = [fused.q_proj_weight, fused.k_proj_weight, fused.v_proj_weight]
+        weights = weights if fused.in_proj_weight is None else parts.of(fused.in_proj_weight)
+        biases = [None] * 3 if fused.in_proj_bias is None else parts.of(fused.in_proj_bias)
         self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
         self.out_proj = _linear(fused.out_proj.weight, fused.out_proj.bias)
-        self.softmax, self.dropout = nn.Softmax(-1), nn.Dropout(fused.dropout)
+        self.softmax, self.drop = MaskedSoftmax(-1), nn.Dropout(fused.dropout)
         self.train(fused.training)
 
     @staticmethod
@@ -66,8 +76,8 @@ class UnfusedMultiheadAttention(nn.Module):
         """(output, attention weights or None), as ``nn.MultiheadAttention``; ``is_causal`` is a hint there."""
         q, k, v = (self._heads(x) for x in (self.q_proj(query), self.k_proj(key), self.v_proj(value)))
         scores = masked_scores(torch.matmul(q, k.transpose(-2, -1)), q, attn_mask, key_padding_mask)
-        weights = self.softmax(scores)
-        output = torch.matmul(self.dropout(weights), v)
+        weights = self.drop(self.softmax(scores))
+        output = torch.matmul(weights, v)
         output = output.transpose(-3, -2) if self.batch_first else output.movedim(-2, 0)
         output = self.out_proj(output.flatten(-2))
         if not need_weights:
@@ -103,21 +113,33 @@ def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+class _Parts:
+    """The three parts of packed parameters, the same ones whenever a parameter is met again."""
+
+    def __init__(self) -> None:
+        self._made: dict[nn.Parameter, list[nn.Parameter]] = {}
+
+    def of(self, packed: nn.Parameter) -> list[nn.Parameter]:
+        if packed not in self._made:
+            parts = packed.detach().clone().chunk(3)
+            self._made[packed] = [nn.Parameter(part.clone(), packed.requires_grad) for part in parts]
+        return self._made[packed]
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     linear = AttentionProjection(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None:
-            setattr(linear, name, nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad))
+    linear.weight, linear.bias = weight, bias
     return linear
 
 
 def unfuse_attention(model: nn.Module) -> nn.Module:
     """``model``, in place, without fused attention where that can be replaced, nor short cuts past its layers."""
+    parts = _Parts()
     for module in list(model.modules()):
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
         if UnfusedMultiheadAttention.replaces(module):
-            unfused = UnfusedMultiheadAttention(module)
+            unfused = UnfusedMultiheadAttention(module, parts)
             replace_everywhere(model, module, unfused)
             model = unfused if model is module else model
     return model

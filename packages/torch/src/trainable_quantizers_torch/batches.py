@@ -68,8 +68,9 @@ def names_of_arguments(model: nn.Module, data: Any) -> tuple[list[str], Any]:
         batches = iter(data)
         batch = next(batches, None)
         data = itertools.chain([] if batch is None else [batch], batches) if batches is data else data
-    named = list(batch) if isinstance(batch, Mapping) else []
-    return [*(name for name in _required(model) if name not in named), *named], data
+    wanted = {*_required(model), *(batch if isinstance(batch, Mapping) else ())}
+    in_order = [name for name in inspect.signature(model.forward).parameters if name in wanted]
+    return [*in_order, *(name for name in wanted if name not in in_order)], data
 
 
 def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
@@ -81,13 +82,16 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[st
     batch = moved(model, batch)
     if isinstance(batch, Mapping):
         return (), dict(batch)
-    if not isinstance(batch, (tuple, list)):
+    if type(batch) not in (tuple, list):  # a PackedSequence is one argument
         return (batch,), {}
     return tuple(batch)[: max(1, len(_required(model)))], {}
 
 
 def _required(model: nn.Module) -> list[str]:
-    """Names of the positional arguments without a default."""
+    """Names of the positional arguments without a default; of what wraps a model, those of the model."""
+    wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))  # compiled, averaged, parallel
+    if isinstance(wrapped, nn.Module):
+        return _required(wrapped)
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.items()
     return [name for name, p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
@@ -99,7 +103,7 @@ def moved(model: nn.Module, batch: Any) -> Any:
 
 
 def _to(device: torch.device, value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, (torch.Tensor, nn.utils.rnn.PackedSequence)):
         return value.to(device)
     if isinstance(value, Mapping):
         return {key: _to(device, item) for key, item in value.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from trainable_quantizers_core import TensorStatistics
+from trainable_quantizers_core.placement import UNBOUNDED
 
 from trainable_quantizers_torch.batches import run_on
 
@@ -23,7 +24,7 @@ class Observer(nn.Module):
         """``x`` itself."""
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             self.statistics.update(x.detach().float().cpu().numpy())
-            self.left_in_float = ""
+            self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""
         else:
             self.left_in_float = "not a floating tensor"
         return x

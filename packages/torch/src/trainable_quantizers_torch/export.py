@@ -77,7 +77,7 @@ def export(
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("export", "model", "converted", type(model).__name__, "pass convert(model)")
     written = copy.deepcopy(model).eval()
-    positional, keywords = arguments_of(model, example_inputs)
+    positional, keywords = arguments_of(model, _several(example_inputs) if dynamic_batch else example_inputs)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporters, about themselves
@@ -91,8 +91,35 @@ def export(
         rule = "one that can be exported with these inputs"
         raise invalid("export", "model", rule, in_words(example_inputs), advice) from error
     found = verify(model, run, [example_inputs])
+    if dynamic_batch:
+        _check_other_size(model, run, example_inputs)
     write_atomically(path, data)
     return found
+
+
+def _lengths(batch: Any) -> set[int]:
+    return {leaf.shape[0] for leaf in _pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim}
+
+
+def _twice(batch: Any) -> Any:
+    """The batch, and once more the batch, along the first axis."""
+    return _pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, batch)
+
+
+def _several(batch: Any) -> Any:
+    """The batch; one of a single example twice, for exporters take a size of 1 for a constant."""
+    return _twice(batch) if _lengths(batch) == {1} else batch
+
+
+def _check_other_size(model: nn.Module, run: Callable[..., Any], batch: Any) -> None:
+    if len(_lengths(batch)) != 1 or any(torch.is_tensor(leaf) and not leaf.ndim for leaf in _pytree.tree_leaves(batch)):
+        return  # there is no axis that all inputs count examples by
+    try:
+        verify(model, run, [_twice(batch)])
+    except QuantizerError as error:
+        advice = f"pass dynamic_batch=False, or other operators; {error}"
+        rule = "one whose file takes other sizes of the first axis"
+        raise invalid("export", "model", rule, type(model).__name__, advice) from error
 
 
 def _first(error: BaseException) -> BaseException:

@@ -54,7 +54,9 @@ _KEEPS = (  # functions, operators and methods whose results hold no new values,
 _KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 _KEEPING = frozenset(_KEEPS.split())
 
-WHY_FLOAT = {"attention": "reads its weights itself, and with bias_k, bias_v or add_zero_attn it cannot be taken apart"}
+WHY_FLOAT = {
+    "attention": "reads its weights itself; not taken apart with bias_k, bias_v, add_zero_attn or a class of its own"
+}
 
 
 def kind_of_module(module: nn.Module) -> str:
@@ -70,8 +72,11 @@ def kind_of_module(module: nn.Module) -> str:
             return "depthwise_conv" if depthwise else kind
     if type(module).__name__.endswith("Activation"):  # as transformers calls its own
         return "activation"
-    package, _, file = type(module).__module__.rpartition(".")
-    return _FILES.get(file, "other") if package == "torch.nn.modules" else "other"
+    for base in type(module).__mro__:
+        package, _, file = base.__module__.rpartition(".")
+        if package == "torch.nn.modules":
+            return _FILES.get(file, "other")
+    return "other"
 
 
 def weights_of(module: nn.Module) -> tuple[tuple[str, ...], int]:

@@ -65,8 +65,8 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
 
     @torch.no_grad()
-    def advance(self, steps: int = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps."""
+    def advance(self, steps: int | torch.Tensor = 1) -> None:
+        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
         if self.schedule is None or not self.quantizer_parameters:
             return
         for name in self.specification.initial if self._holds else ():
@@ -94,7 +94,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray, trainable: bool) -> torch.Tensor:
         device = next((parameter.device for parameter in layer.parameters()), None)
-        tensor = torch.tensor(value, dtype=torch.float32, device=device)
+        tensor = torch.tensor(value, device=device)
         if trainable:
             layer.register_parameter(name, torch.nn.Parameter(tensor))
         else:  # a buffer: no requires_grad_(True) on the model can set it free

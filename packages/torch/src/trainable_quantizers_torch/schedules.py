@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -11,7 +13,7 @@ from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuanti
 from trainable_quantizers_torch.convert import quantizers_in
 
 
-def advance_schedules(model: nn.Module, steps: int = 1) -> None:
+def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
     """Tell the quantizers of a model that its optimizer made ``steps`` more steps; call it after each.
 
     The count is part of the model's state: a training that resumes from a state dict goes on where it was.
@@ -25,7 +27,7 @@ def advance_schedules(model: nn.Module, steps: int = 1) -> None:
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False)
         >>> advance_schedules(model)
         >>> model.get_buffer("0.weight_step")
-        tensor(1.)
+        tensor(1)
     """
     for quantizer in _scheduled("advance_schedules", model):
         quantizer.advance(steps)
@@ -50,7 +52,7 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remo
         >>> model(torch.ones(1, 4)).sum().backward()
         >>> optimizer.step()
         >>> model.get_buffer("0.weight_step")
-        tensor(1.)
+        tensor(1)
     """
     _scheduled("follow_optimizer", model)
     wrapped = getattr(optimizer, "optimizer", None)
@@ -59,7 +61,12 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remo
     if not isinstance(optimizer, torch.optim.Optimizer):
         advice = "with any other, call advance_schedules(model) after each step"
         raise invalid("follow_optimizer", "optimizer", "a torch.optim.Optimizer", optimizer, advice)
-    return optimizer.register_step_post_hook(lambda *_: advance_schedules(model))
+
+    def advance(stepped: torch.optim.Optimizer, *_: Any) -> None:
+        left_out = getattr(stepped, "found_inf", None)  # a gradient scaler lets a fused optimizer decide by itself
+        advance_schedules(model, 1 if left_out is None else 1 - left_out.long().reshape(()))
+
+    return optimizer.register_step_post_hook(advance)
 
 
 def _scheduled(owner: str, model: nn.Module) -> list[BasePytorchTrainableQuantizer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -55,6 +55,8 @@ def telemetry(
     if writer is not None and not callable(getattr(writer, "add_scalar", None)):
         advice = "pass torch.utils.tensorboard.SummaryWriter(folder), or leave it out and log what this returns"
         raise invalid("telemetry", "writer", "one with add_scalar", writer, advice)
+    data = batches_of(data, "telemetry")
+    data = list(data) if isinstance(data, Iterator) else data  # it is gone through twice
     found = scalars(report(model, data))
     if loss is not None:
         found.update(_gradient_ratios(model, data, loss))
@@ -82,7 +84,7 @@ def _gradient_ratios(model: nn.Module, data: Any, loss: Callable[[nn.Module, Any
         for each in placed:
             if each.target == "activation":
                 stack.callback(each.holder.register_forward_pre_hook(keep(each)).remove)
-        for batch in batches_of(data, "telemetry"):
+        for batch in data:
             inputs.clear()
             with torch.enable_grad():
                 value = loss(model, moved(model, batch))
@@ -103,7 +105,7 @@ def _of_batch(
         if each.target == "weights":
             quantized = [weight for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute]
         else:
-            quantized = inputs.get(id(each), [])
+            quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
         if quantized and all(tensor.requires_grad for tensor in (*parameters, *quantized)):
             wanted[f"{each.layer}.{each.attribute}/gradient_ratio"] = parameters, quantized
     tensors = [tensor for parts in wanted.values() for part in parts for tensor in part]

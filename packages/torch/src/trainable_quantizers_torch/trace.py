@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,6 +18,12 @@ def is_own_layer(module: nn.Module) -> bool:
     """Whether it is a layer that the user wrote: parameters, and no other modules."""
     own = next(module.parameters(recurse=False), None) is not None
     return own and not module._modules and not type(module).__module__.startswith("torch.nn")
+
+
+def _is_derived_layer(module: nn.Module) -> bool:
+    """Whether its class is derived from a layer of torch.nn, and it holds no other modules."""
+    bases = [base for base in type(module).__mro__ if base.__module__.startswith("torch.nn") and base is not nn.Module]
+    return bool(bases) and not module._modules
 
 
 class _Tracer(fx.Tracer):
@@ -40,8 +47,10 @@ class _Tracer(fx.Tracer):
         return lambda root, *values: root_fn(root, **dict(zip(names, values, strict=True))), [self.root, *proxies]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        made_of_layers = type(m).__module__ == nn.TransformerEncoderLayer.__module__
-        return is_own_layer(m) or (not made_of_layers and super().is_leaf_module(m, module_qualified_name))
+        if type(m).__module__ == nn.TransformerEncoderLayer.__module__:  # made of layers
+            return False
+        leaf = is_own_layer(m) or _is_derived_layer(m) or isinstance(m, nn.MultiheadAttention)
+        return leaf or super().is_leaf_module(m, module_qualified_name)
 
 
 @contextmanager
@@ -69,15 +78,25 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 def trace(model: nn.Module, given: Sequence[str]) -> tuple[fx.GraphModule | None, str]:
     """The graph, which shares the modules of ``model``; or None and why there is none.
 
-    It is a function of the arguments that are ``given``.
+    It is a function of the arguments that are ``given``. What is traced are copies, which keep what a forward does to
+    its module.
     """
+    copies = [copy.deepcopy(model).train(mode) for mode in (True, False)]
     try:
-        with modes_kept(model), _without_short_cuts():
-            graphs = [_Tracer(given).trace(model.train(mode)) for mode in (True, False)]
+        with _without_short_cuts():
+            graphs = [_Tracer(given).trace(each) for each in copies]
     except Exception as error:  # whatever the user's forward raises when it is called with proxies
         reason = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+    for name, module in copies[0].named_modules():
+        for attribute, value in {**vars(module), **module._buffers, **module._parameters}.items():
+            if isinstance(value, fx.Proxy):
+                place = f"{name}.{attribute}" if name else attribute
+                return None, f"its forward keeps a result in {place}, which a graph of operations does not"
     training, evaluation = graphs
+    for node in training.nodes:  # tensors that the forward makes of constants
+        if node.op == "get_attr" and not hasattr(model, node.target.partition(".")[0]):
+            setattr(model, node.target, getattr(copies[0], node.target))
     if str(training) != str(evaluation):
         if not _same_but_dropout(training, evaluation):
             return None, "its forward does different things in training and in evaluation"

@@ -137,8 +137,6 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
                 sorted(set(weights) - set(inferable)),
                 "a plain wrapper quantizes every constant it holds: leave the others to the function's own arguments",
             )
-        attributes = vars(self.layer) if self.is_str_attr else {}
-        public = {name: value for name, value in attributes.items() if not name.startswith("_")}
         plain = PytorchQuantizationWrapper(
             self.layer,
             inferable,
@@ -147,8 +145,9 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             self.op_call_kwargs,
             self.is_inputs_as_list,
         )
-        for name, value in public.items():  # forwards that read model.fc.in_features go on doing so
-            vars(plain).setdefault(name, value)
+        for name in dir(self.layer) if self.is_str_attr else ():
+            if not name.startswith("_") and not hasattr(plain, name):
+                vars(plain)[name] = getattr(self.layer, name)  # forwards read model.fc.in_features or model.fc.bias
         return become(self, plain.requires_grad_(False).train(self.training))
 
 
