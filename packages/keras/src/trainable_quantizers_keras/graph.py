@@ -164,20 +164,13 @@ def _call(layer: Any, old: Any, args: Any, kwargs: Any) -> Any:
         return layer(*args, **kwargs)
     parameters = inspect.signature(old.call).parameters
     given = {**dict(zip(parameters, args, strict=False)), **kwargs}
-    count = 1
-    if KERAS_3:  # which takes tensors in one argument of a wrapper, and other things in another
-        count = max(index for index, name in enumerate(parameters, 1) if index == 1 or _holds_tensors(given.get(name)))
-    first = [given.pop(name, parameters[name].default) for name in list(parameters)[:count]]
-    return layer(*first, **given)
+    first = given.pop(next(iter(parameters)))
+    return layer(first, **given)
 
 
 def _takes_any(layer: Any) -> bool:
     kinds = {parameter.kind for parameter in inspect.signature(layer.call).parameters.values()}
     return inspect.Parameter.VAR_POSITIONAL in kinds
-
-
-def _holds_tensors(argument: Any) -> bool:
-    return any(isinstance(leaf, tf.Tensor) or hasattr(leaf, "_keras_history") for leaf in tf.nest.flatten(argument))
 
 
 def _kind_of_input(layer: Any) -> dict[str, Any]:

@@ -136,18 +136,21 @@ def _of_batch(
     model: Any, placed: list[PlacedQuantizer], batch: Any, loss: Callable[[Any, Any], Any]
 ) -> dict[str, float]:
     inputs: dict[int, list[tf.Tensor]] = {}
+    symbolic: list[bool] = []
     holders = [each.holder for each in placed if each.target == "activation"]
     with tf.GradientTape() as tape:
 
         def see(holder: Any, x: tf.Tensor) -> None:
-            if not hasattr(x, "numpy"):
-                advice = "pass one without tf.function, which calls the model itself and not its predict"
-                raise invalid("telemetry", "loss", "a function that runs eagerly", loss, advice)
-            tape.watch(x)
+            symbolic.append(not hasattr(x, "numpy"))
+            if not symbolic[-1]:
+                tape.watch(x)
             inputs.setdefault(id(holder), []).append(x)
 
         with watching(holders, see, before=True):
             value = loss(model, batch)
+    if any(symbolic):
+        advice = "pass one without tf.function, which calls the model itself and not its predict"
+        raise invalid("telemetry", "loss", "a function that runs eagerly", loss, advice)
     if not isinstance(value, tf.Tensor) or value.shape.rank:
         advice = "write loss=lambda model, batch: tf.reduce_mean(losses.mse(batch[1], model(batch[0])))"
         raise invalid("telemetry", "loss", "a function that gives a scalar", value, advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,8 @@ if KERAS_3:
             self.op_call_kwargs = dict(op_call_kwargs or {})
             self.is_inputs_as_list = is_inputs_as_list
             self.supports_masking = layer.supports_masking
+            if not self.weight_values:  # Keras looks at the arguments of a call, and at their masks, by these names
+                self._call_signature = inspect.signature(layer.call)
 
         def build(self, input_shape: Any) -> None:
             """Build the layer, then create the quantizers' variables."""
