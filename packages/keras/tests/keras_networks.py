@@ -151,6 +151,47 @@ def subclassed():
     return model
 
 
+def adapted():
+    """A layer whose statistics come from data."""
+    norm = L.Normalization(name="adapted")
+    norm.adapt(ROWS * 30 + 50)
+    rows = keras.Input((24,))
+    return keras.Model(rows, L.Dense(2)(norm(rows)))
+
+
+def masked():
+    """Steps that are left out, by tokens and by values."""
+    tokens, sequence = keras.Input((5,), dtype="int32"), keras.Input((5, 8))
+    words = L.LSTM(4, name="of_words")(L.Embedding(10, 4, mask_zero=True)(tokens))
+    values = L.LSTM(4, name="of_values")(L.Dense(6)(L.Masking()(sequence)))
+    return keras.Model([tokens, sequence], L.Dense(2)(L.Concatenate()([words, values])))
+
+
+def attention_with_options():
+    """Arguments by name, options, a mask that is given, scores that come back."""
+    sequence, mask = keras.Input((5, 8)), keras.Input((5, 5), dtype="bool")
+    x = L.MultiHeadAttention(2, 4, name="causal")(query=sequence, value=sequence, use_causal_mask=True)
+    x = L.MultiHeadAttention(2, 4, name="given")(x, x, attention_mask=mask, use_causal_mask=True)
+    x, scores = L.MultiHeadAttention(2, 4, name="scored")(x, x, return_attention_scores=True)
+    return keras.Model([sequence, mask], [L.Dense(3)(x), scores])
+
+
+def with_states():
+    """Recurrent layers that begin where others ended."""
+    sequence = keras.Input((5, 8))
+    x, hidden, cell = L.LSTM(4, return_state=True, return_sequences=True)(sequence)
+    x = L.LSTM(4, return_sequences=True)(x, initial_state=[hidden, cell])
+    return keras.Model(sequence, L.Bidirectional(L.GRU(3))(x))
+
+
+def shared_across_models():
+    """A layer of a model that the model around it calls too."""
+    dense = L.Dense(24, name="shared")
+    inner_rows, rows = keras.Input((24,)), keras.Input((24,))
+    inner = keras.Model(inner_rows, L.ReLU()(dense(inner_rows)), name="inner")
+    return keras.Model(rows, dense(inner(rows)))
+
+
 def mobile_net():
     return keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
 
@@ -169,6 +210,16 @@ NETWORKS = {
     "vision transformer": (vision_transformer, IMAGES),
     "own layers": (own_layers, ROWS),
     "subclassed": (subclassed, ROWS),
+}
+STEPS = SEQUENCES.copy()
+STEPS[:, 3:] = 0
+CAUSAL = np.tril(np.ones((6, 5, 5), bool))
+SPECIAL = {
+    "adapted": (adapted, ROWS * 30 + 50),
+    "masked": (masked, [TOKENS, STEPS]),
+    "attention with options": (attention_with_options, [SEQUENCES, CAUSAL]),
+    "with states": (with_states, SEQUENCES),
+    "shared across models": (shared_across_models, ROWS),
 }
 APPLICATIONS = {"MobileNetV2": (mobile_net, LARGE_IMAGES), "ResNet50": (res_net, LARGE_IMAGES)}
 

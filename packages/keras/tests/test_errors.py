@@ -19,6 +19,17 @@ def quantizer():
     return tq.LSQSymmetricWeightsTrainableQuantizer(weights_config())
 
 
+if not KERAS_3:  # Keras 3 has no such thing
+
+    def test_losses_that_hang_on_a_graph_are_refused():
+        rows = keras.Input((4,))
+        hidden = L.Dense(4)(rows)
+        model = keras.Model(rows, L.Dense(2)(hidden))
+        model.add_loss(tf.reduce_mean(hidden**2))
+        with pytest.raises(tq.QuantizerError, match=r"loss must be part of a layer, got 'model.add_loss\(tensor\)'"):
+            tq.prepare(model, tq.Recipe({}), verbose=False)
+
+
 class Subclassed(keras.Model):
     def __init__(self, dense):
         super().__init__()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from keras_networks import APPLICATIONS, IMAGES, NETWORKS, ROWS, Subclassed, outputs, residual
+from keras_networks import APPLICATIONS, IMAGES, NETWORKS, ROWS, SPECIAL, Subclassed, outputs, residual, subclassed
 from numpy.testing import assert_array_equal
 from trainable_quantizers_keras.inventory import quantizers_of
 
@@ -14,11 +14,15 @@ keras = tf.keras
 L = keras.layers
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
 WRAPPER = tq.KerasTrainableQuantizationWrapper
+UNSAVED = {
+    "subclassed": "Keras itself rebuilds it without its quantizers",
+    "shared across models": "Keras itself does not load a file of such a model, not of the float one either",
+}
 
 
 def prepared(name, recipe=RECIPE, **options):
     keras.utils.set_random_seed(0)
-    build, inputs = {**NETWORKS, **APPLICATIONS}[name]
+    build, inputs = {**NETWORKS, **SPECIAL, **APPLICATIONS}[name]
     network = build()
     return network, tq.prepare(network, recipe, as_batch(inputs), verbose=False, **options), inputs
 
@@ -52,7 +56,7 @@ def check_same(model, other, inputs):
         assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *SPECIAL])
 def test_prepare_train_convert_save_reload(name, tmp_path):
     network, model, inputs = prepared(name)
     before = network.get_weights()
@@ -65,10 +69,34 @@ def test_prepare_train_convert_save_reload(name, tmp_path):
     again = prepared(name)[1]
     again.load_weights(tmp_path / "model.weights.h5")
     check_same(model, again, inputs)
-    if name != "subclassed":  # Keras itself rebuilds such a model without its quantizers
+    if name not in UNSAVED:
         for each in (model, deployed):
             each.save(tmp_path / "model.keras")
             check_same(each, tq.keras_load_quantized_model(tmp_path / "model.keras"), inputs)
+        model.save(tmp_path / "model.keras")
+        check_same(deployed, tq.convert(tq.keras_load_quantized_model(tmp_path / "model.keras")), inputs)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *SPECIAL])
+def test_with_many_bits_a_prepared_model_computes_what_the_float_model_does(name):
+    scheme = {"num_bits": 16, "calibration": "min_max", "method": "symmetric"}
+    network, model, inputs = prepared(name, tq.Recipe(scheme, scheme))
+    for found, wanted in zip(outputs(model, inputs), outputs(network, inputs), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=3e-3 * max(np.abs(wanted).max(), 0.1))
+
+
+def test_a_subclassed_model_resumes_from_its_weights_and_converts_at_once(tmp_path):
+    network = subclassed()
+    model = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+    model.compile("sgd", "mse")
+    model.fit(ROWS, np.zeros((6, 3)), verbose=0)
+    deployed = tq.convert(model)
+    assert tq.verify(model, deployed, [ROWS]).identical
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+    again.load_weights(tmp_path / "model.weights.h5")
+    check_same(again, tq.convert(again), ROWS)
+    check_same(again, model, ROWS)
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)

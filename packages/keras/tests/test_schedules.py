@@ -175,6 +175,24 @@ def test_a_loop_of_your_own(graph):
     assert np.isfinite(losses).all()
 
 
+def test_under_a_distribution_strategy():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = compiled(prepared({"start": 2, "ramp": 1}))
+    fit(model, 3)
+    assert counts(model) == {3.0}
+
+
+def test_an_optimizer_that_never_steps_is_noticed():
+    @tf.autograph.experimental.do_not_convert
+    def train_step(data):
+        return {"loss": tf.constant(0.0)}
+
+    model = compiled(prepared({"start": 2}))
+    model.train_step = train_step
+    with pytest.warns(UserWarning, match=r"made no step .* call advance_schedules\(self\)"):
+        fit(model, 1)
+
+
 def test_graph_and_eager_training_agree():
     results = []
     for eagerly in (True, False):

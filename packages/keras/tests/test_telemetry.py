@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from keras_networks import IMAGES, NETWORKS, residual
+from keras_networks import IMAGES, NETWORKS, ROWS, residual
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainable_quantizers_keras.inventory import quantizers_of
 
@@ -71,6 +71,21 @@ def test_the_ratio_of_an_input_is_that_of_its_own_gradient():
     assert 0 < tq.telemetry(model, [(IMAGES, LABELS)], loss)["image.output/gradient_ratio"] < np.inf
 
 
+def test_an_iterator_of_batches_is_enough():
+    model, _ = prepared()
+    wanted = tq.telemetry(model, [(IMAGES, LABELS)], loss)
+    assert tq.telemetry(model, iter([(IMAGES, LABELS)]), loss) == wanted
+
+
+def test_what_the_loss_does_not_use_has_a_ratio_of_zero():
+    rows = keras.Input((24,))
+    network = keras.Model(rows, [keras.layers.Dense(2, name="used")(rows), keras.layers.Dense(3, name="unused")(rows)])
+    model = tq.prepare(network, tq.Recipe({"num_bits": 4}), verbose=False)
+    found = tq.telemetry(model, [ROWS], lambda model, batch: tf.reduce_mean(model(batch)[0] ** 2))
+    assert found["used.kernel/gradient_ratio"] > 0
+    assert found["unused.kernel/gradient_ratio"] == 0
+
+
 def test_frozen_parameters_have_no_ratio():
     model, _ = prepared(freeze=True)
     assert not any("kernel/gradient_ratio" in key for key in tq.telemetry(model, [(IMAGES, LABELS)], loss))
@@ -97,6 +112,10 @@ MISTAKES = {
     "no scalar": (
         lambda: tq.telemetry(prepared()[0], [IMAGES], lambda model, batch: model(batch)),
         "loss must be a function that gives a scalar",
+    ),
+    "compiled": (
+        lambda: tq.telemetry(prepared()[0], [IMAGES], tf.function(lambda model, batch: tf.reduce_sum(model(batch)))),
+        "loss must be a function that runs eagerly",
     ),
     "data": (lambda: tq.QuantizationTelemetryCallback(3), "data must be an iterable of batches, got 3"),
 }

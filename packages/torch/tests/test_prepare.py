@@ -56,6 +56,15 @@ def test_prepare_train_convert_save_reload(name):
     assert all(p.grad is not None for p in model.parameters()), "a parameter takes no part"
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_many_bits_a_prepared_model_computes_what_the_float_model_does(name):
+    scheme = {"num_bits": 16, "calibration": "min_max", "method": "symmetric"}
+    network, model, inputs = prepared(name, tq.Recipe(scheme, scheme))
+    with torch.no_grad():
+        found, wanted = call(model.eval(), inputs), call(network.eval(), inputs)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=3e-3 * max(wanted.abs().max().item(), 0.1))
+
+
 def test_thresholds_come_from_data():
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
     with torch.no_grad():

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.graph import is_graph, rebuild
@@ -144,12 +145,31 @@ def build_by_call(layer: Any, input_shape: Any) -> None:
     if inputs:
         layer(**inputs)
     else:
-        layer(keras.Input(batch_shape=input_shape))
+        shapes = shapes_of(input_shape)
+        several = isinstance(shapes, list)  # a sequence and initial states
+        layer([keras.Input(batch_shape=shape) for shape in shapes] if several else keras.Input(batch_shape=shapes))
+
+
+def shapes_of(shape: Any) -> Any:
+    """A shape as a tuple, several as a list of tuples: files keep lists, which Keras 2 takes for several.
+
+    Example:
+        >>> shapes_of([None, 4]), shapes_of([[None, 4], (None, 2)])
+        ((None, 4), [(None, 4), (None, 2)])
+    """
+    if isinstance(shape, tf.TensorShape):
+        return tuple(shape)
+    if not isinstance(shape, (list, tuple)):
+        return shape
+    one = all(size is None or isinstance(size, int) for size in shape)
+    return tuple(shape) if one else [shapes_of(each) for each in shape]
 
 
 def build_like(layer: Any, fresh: Any) -> None:
     """Build ``fresh`` for the inputs that ``layer`` was built for."""
     config = layer.get_build_config()
+    if config and "input_shape" in config:
+        config = {**config, "input_shape": shapes_of(config["input_shape"])}
     if config and not (fresh.built and len(fresh.weights) == len(layer.weights)):
         try:
             fresh.build_from_config(config)

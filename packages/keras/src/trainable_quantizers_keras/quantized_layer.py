@@ -12,7 +12,7 @@ from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 
-from trainable_quantizers_keras.copies import build_by_call, part_at, parts_of, remember_shape
+from trainable_quantizers_keras.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
 
 
@@ -32,6 +32,7 @@ class QuantizedLayer:
 
     def build(self, input_shape: Any) -> None:
         """Build the layer; one that builds those inside it when it is called, by a call."""
+        input_shape = shapes_of(input_shape)
         inside = [key.rpartition(".")[0] for key in self.weights_quantizers if "." in str(key)]
         if not all(part_at(self.layer, path).built for path in inside):
             build_by_call(self.layer, input_shape)
