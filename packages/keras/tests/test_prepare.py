@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from keras_networks import APPLICATIONS, IMAGES, NETWORKS, ROWS, SPECIAL, Subclassed, outputs, residual, subclassed
+from keras_networks import (
+    APPLICATIONS,
+    IMAGES,
+    NETWORKS,
+    ROWS,
+    SPECIAL,
+    STEPS,
+    Subclassed,
+    outputs,
+    residual,
+    subclassed,
+)
 from numpy.testing import assert_array_equal
 from trainable_quantizers_keras.inventory import quantizers_of
 
@@ -108,6 +119,30 @@ def test_well_known_networks(name, tmp_path):
     deployed.save(tmp_path / "deployed.keras")
     check_same(deployed, tq.keras_load_quantized_model(tmp_path / "deployed.keras"), images)
     assert not any("no word" in row.reason for row in tq.summary(model).rows)
+
+
+@keras.utils.register_keras_serializable("tests")
+class MaskedInPython(keras.Model):
+    """Hands a mask on from layer to layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.masking, self.dense, self.lstm = L.Masking(), L.Dense(6), L.LSTM(4)
+
+    def call(self, x):
+        return self.lstm(self.dense(self.masking(x)))
+
+    def get_config(self):
+        return {}
+
+
+def test_masks_reach_the_layers_of_a_subclassed_model():
+    network = MaskedInPython()
+    network(STEPS)
+    scheme = {"num_bits": 16, "calibration": "min_max", "method": "symmetric"}
+    model = tq.prepare(network, tq.Recipe(scheme, scheme), [STEPS], verbose=False)
+    np.testing.assert_allclose(model(STEPS), network(STEPS), atol=1e-3)
+    check_same(model, tq.convert(model), STEPS)
 
 
 def test_a_prepared_model_is_fit_as_any_other():

@@ -54,7 +54,7 @@ def _converted(layer: Any, in_graph: bool) -> Any:
             raise invalid("convert", "model", "built", layer.name, "call it on a batch first")
         return layer
     if isinstance(layer, KerasTrainableQuantizationWrapper):
-        return layer.convert_to_inferable_quantizers()
+        return layer.convert_to_inferable_quantizers(in_graph)
     if _is_trainable(layer):
         quantizer = layer.activation_holder_quantizer
         if not getattr(quantizer, "enabled", True):

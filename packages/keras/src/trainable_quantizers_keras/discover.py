@@ -32,6 +32,7 @@ class Found:
         place: What tells its output from others.
         weights: Paths of its weights that are quantized, and the axes of their channels.
         why: Why something of it stays in float.
+        masked: Whether its output carries a mask.
     """
 
     layer: Layer
@@ -39,6 +40,7 @@ class Found:
     place: Place
     weights: dict[str, int]
     why: str = ""
+    masked: bool = False
 
 
 def discover(model: Any, recipe: Recipe) -> list[Found]:
@@ -58,6 +60,7 @@ def _in_graph(model: Any, recipe: Recipe, first: dict[int, str], prefix: str) ->
                 yield from inside(call.layer, recipe, first, f"{name}/")
             continue
         found = _found(name, call.layer, call.place, recipe, first)
+        found.masked = call.masked
         follower = _only_user(call)
         if follower is not None and is_left_to(kind_of(call.layer), kind_of(follower)):
             found.why = _joined(found.why, f"output: left to {follower.name}")

@@ -42,6 +42,17 @@ class Call:
         """What tells its result from others, each time that the model is asked for its calls."""
         return self.graph, id(self.layer), self.index
 
+    @property
+    def masked(self) -> bool:
+        """Whether its result carries the mask of a sequence, in Keras 2."""
+        return masked(self.layer._inbound_nodes if self.node is None else [self.node])
+
+
+def masked(nodes: Any) -> bool:
+    """Whether a result of calls carries the mask of a sequence; Keras 3 hands masks on by itself."""
+    tensors = [] if KERAS_3 else [tensor for node in nodes for tensor in tf.nest.flatten(node.outputs)]
+    return any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
+
 
 def is_graph(model: Any) -> bool:
     """Whether it is a Sequential or functional model: one whose layers can be called one by one.

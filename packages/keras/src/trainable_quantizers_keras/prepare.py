@@ -148,7 +148,6 @@ class _Seen:
     def __init__(self) -> None:
         self.statistics = TensorStatistics()
         self.left_in_float = "calibration never reached it"
-        self.masked = False
 
     def update(self, value: Any) -> None:
         if not isinstance(value, tf.Tensor) or not value.dtype.is_floating:
@@ -157,7 +156,6 @@ class _Seen:
             self.left_in_float = "it runs inside a tf.function"
         else:
             self.statistics.update(tf.cast(value, tf.float32).numpy())
-            self.masked |= getattr(value, "_keras_mask", None) is not None
             self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""
 
 
@@ -206,7 +204,7 @@ def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow
             findings += measured.findings
             for_output = plan.activations.config(measured.params)
             quantizer = plan.activations.quantizer(for_output, BaseKerasTrainableQuantizer)
-            kind = KerasMaskedActivationQuantizationHolder if seen.masked else KerasActivationQuantizationHolder
+            kind = KerasMaskedActivationQuantizationHolder if one.masked else KerasActivationQuantizationHolder
             holder = kind(quantizer, name=_holder_name(one), dtype="float32")
             activations = scheme_in_words(plan.activations)
     reason = "; ".join(filter(None, reasons)) or "nothing to quantize"

@@ -82,8 +82,7 @@ class QuantizedLayer:
         return self.layer.compute_mask(inputs, mask) if KERAS_3 or self.layer.supports_masking else None
 
     def _call_quantized(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if "mask" in kwargs and "mask" not in inspect.signature(self.layer.call).parameters:
-            kwargs.pop("mask")  # Keras 2 gives it to whatever takes keywords
+        kwargs = without_foreign_mask(self.layer, kwargs)
         quantized = {
             key: tf.cast(value, self.layer.compute_dtype)
             for key, value in self.get_quantized_weights(False if mode is None else mode).items()
@@ -96,6 +95,12 @@ class QuantizedLayer:
             tensors.insert(position, quantized[position])
         arguments = [tensors] if self.is_inputs_as_list else tensors
         return self.layer(*arguments, *self.op_call_args, *args, **self.op_call_kwargs, **kwargs)
+
+
+def without_foreign_mask(layer: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a call of a wrapper that are for its layer: Keras 2 gives a mask to whatever takes keywords."""
+    takes_mask = "mask" in inspect.signature(layer.call).parameters
+    return {name: value for name, value in kwargs.items() if name != "mask" or takes_mask}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
+from trainable_quantizers_keras.quantized_layer import without_foreign_mask
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -28,6 +29,7 @@ class KerasQuantizedOutput(keras.layers.Wrapper):
     def __init__(self, layer: Any, holder: Any, **kwargs: Any) -> None:
         super().__init__(layer, **kwargs)
         self.holder = holder
+        self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing: both are built when they are called."""
@@ -35,7 +37,11 @@ class KerasQuantizedOutput(keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The quantized output of the layer."""
-        return self.holder(self.layer(inputs, *args, **kwargs))
+        return self.holder(self.layer(inputs, *args, **without_foreign_mask(self.layer, kwargs)))
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """That of the layer."""
+        return self.layer.compute_mask(inputs, mask)
 
     def get_config(self) -> dict[str, Any]:
         """The layer and the holder."""

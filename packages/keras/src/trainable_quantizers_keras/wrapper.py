@@ -12,6 +12,7 @@ from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.copies import copied
+from trainable_quantizers_keras.graph import masked
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.quantized_layer import QuantizedLayer
 from trainable_quantizers_keras.serialization import NamedWeights, deserialize_quantizer
@@ -148,10 +149,13 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         _check(type(self).__name__, layer, weights_quantizers, constants)
         super().__init__(layer, weights_quantizers, *args, **kwargs)
 
-    def convert_to_inferable_quantizers(self) -> Any:
+    def convert_to_inferable_quantizers(self, in_graph: bool = True) -> Any:
         """A new ``KerasQuantizationWrapper`` of inferable quantizers with the same outputs, not trainable.
 
         A weight whose quantizer is disabled stays in float.
+
+        Args:
+            in_graph: Whether its calls are known; where they are not, Keras 2 may hand it a mask.
 
         Raises:
             QuantizerError: the wrapper is not built.
@@ -166,7 +170,8 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         }
         layer = copied(self.layer)
         if not self.weight_values:
-            masks = not KERAS_3 and layer.supports_masking
+            gets_masks = masked(self._inbound_nodes) or (layer.supports_masking and not in_graph)
+            masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or gets_masks)
             beyond = masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
             kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
