@@ -201,6 +201,20 @@ class Averaging(nn.Module):
         return y - self.mean
 
 
+class Listing(nn.Module):
+    """Keeps what it evaluates in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = nn.Linear(4, 4), []
+
+    def forward(self, x):
+        y = self.layer(x)
+        if not self.training:
+            self.seen.append(y)
+        return y
+
+
 class Remembering(nn.Module):
     """Goes on where it was."""
 
@@ -219,6 +233,9 @@ def test_a_forward_that_keeps_results_is_not_traced_and_goes_on_keeping_them():
     assert "keeps a result in mean" in str(tq.summary(model))
     model(torch.randn(5, 4))
     assert model.mean.abs().sum() > 0
+    model = tq.prepare(Listing(), tq.Recipe({}), verbose=False).eval()
+    model(torch.randn(5, 4))
+    assert len(model.seen) == 1
     x = torch.randn(2, 3, 4)
     model = tq.prepare(Remembering(), RECIPE, [x], verbose=False)
     model(x)

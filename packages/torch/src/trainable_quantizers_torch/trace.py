@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 PASSED = (nn.Identity, nn.Dropout)  # what values go through as they are when it is deployed
 
@@ -88,11 +89,8 @@ def trace(model: nn.Module, given: Sequence[str]) -> tuple[fx.GraphModule | None
     except Exception as error:  # whatever the user's forward raises when it is called with proxies
         reason = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    for name, module in copies[0].named_modules():
-        for attribute, value in {**vars(module), **module._buffers, **module._parameters}.items():
-            if isinstance(value, fx.Proxy):
-                place = f"{name}.{attribute}" if name else attribute
-                return None, f"its forward keeps a result in {place}, which a graph of operations does not"
+    for place in filter(None, map(_kept_result, copies)):
+        return None, f"its forward keeps a result in {place}, which a graph of operations does not"
     training, evaluation = graphs
     for node in training.nodes:  # tensors that the forward makes of constants
         if node.op == "get_attr" and not hasattr(model, node.target.partition(".")[0]):
@@ -105,6 +103,15 @@ def trace(model: nn.Module, given: Sequence[str]) -> tuple[fx.GraphModule | None
     for name, module in traced.named_modules():  # what only holds others is new, and in training
         module.training = model.get_submodule(name).training
     return traced, ""
+
+
+def _kept_result(traced: nn.Module) -> str:
+    """Where a module that was traced holds what its forward computed; empty if nowhere."""
+    for name, module in traced.named_modules():
+        for attribute, value in {**vars(module), **module._buffers, **module._parameters}.items():
+            if not attribute.startswith("_") and any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves(value)):
+                return f"{name}.{attribute}" if name else attribute
+    return ""
 
 
 def _is_dropout(node: fx.Node) -> bool:
