@@ -100,6 +100,12 @@ def test_queries_without_a_key_give_zeros_and_no_gradient_that_is_none():
     assert all(parameter.grad.isfinite().all() for parameter in unfused.parameters())
 
 
+def test_a_causal_hint_without_a_mask_is_refused():
+    x = torch.randn(BATCH, LENGTH, SIZE)
+    with pytest.raises(tq.QuantizerError, match="attn_mask must be given with is_causal, got None"):
+        UnfusedMultiheadAttention(nn.MultiheadAttention(SIZE, HEADS))(x, x, x, is_causal=True)
+
+
 def test_weights_that_modules_share_stay_shared():
     network = nn.ModuleList([nn.MultiheadAttention(SIZE, HEADS) for _ in range(2)])
     network[1].in_proj_weight, network[1].out_proj.weight = network[0].in_proj_weight, network[0].out_proj.weight

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import fx, nn
+from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.trace import replace_everywhere
 
@@ -73,7 +74,14 @@ class UnfusedMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(output, attention weights or None), as ``nn.MultiheadAttention``; ``is_causal`` is a hint there."""
+        """(output, attention weights or None), as ``nn.MultiheadAttention``; ``is_causal`` is a hint there.
+
+        Raises:
+            QuantizerError: ``is_causal`` without a mask.
+        """
+        if is_causal and attn_mask is None:
+            advice = "give nn.Transformer.generate_square_subsequent_mask(length)"
+            raise invalid("MultiheadAttention", "attn_mask", "given with is_causal", attn_mask, advice)
         q, k, v = (self._heads(x) for x in (self.q_proj(query), self.k_proj(key), self.v_proj(value)))
         scores = masked_scores(torch.matmul(q, k.transpose(-2, -1)), q, attn_mask, key_padding_mask)
         weights = self.drop(self.softmax(scores))
