@@ -345,9 +345,12 @@ def test_a_recurrent_layer_computes_with_its_quantized_weights(options):
     plain = nn.LSTM(4, 8, **options)
     plain.load_state_dict({**network[0].state_dict(), **wrapper.get_quantized_weights()})
     assert torch.equal(model(x)[0], plain(x)[0])
-    assert torch.equal(wrapper.layer(x)[0], network(x)[0])  # nothing was left behind
     model(x)[0].sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+    held = [getattr(wrapper.layer, name) for name in wrapper.layer._flat_weights_names]
+    assert all(kept is weight for kept, weight in zip(wrapper.layer._flat_weights, held, strict=True))
+    assert torch.equal(copy.deepcopy(model)(x)[0], model(x)[0])
+    assert torch.equal(wrapper.layer(x)[0], network(x)[0])  # nothing was left behind
 
 
 def test_a_rule_that_names_a_layer_of_your_own_quantizes_it():
