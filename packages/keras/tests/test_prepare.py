@@ -71,7 +71,7 @@ def check_same(model, other, inputs):
 def test_prepare_train_convert_save_reload(name, tmp_path):
     network, model, inputs = prepared(name)
     before = network.get_weights()
-    train(model, inputs, 3)
+    train(model, inputs, 20)
     for value, old in zip(network.get_weights(), before, strict=True):
         assert_array_equal(value, old, "the float model changed")
     deployed = tq.convert(model)
@@ -116,8 +116,9 @@ def test_well_known_networks(name, tmp_path):
     train(model, images, 20)
     deployed = tq.convert(model)
     check_same(model, deployed, images)
-    deployed.save(tmp_path / "deployed.keras")
-    check_same(deployed, tq.keras_load_quantized_model(tmp_path / "deployed.keras"), images)
+    assert tq.export(deployed, tmp_path / "deployed.keras", images).identical
+    found = tq.export(deployed, tmp_path / "deployed", images)
+    assert found.largest <= 0.1, str(found)  # of shares; a graph fuses, and ties turn last bits into steps
     assert not any("no word" in row.reason for row in tq.summary(model).rows)
 
 

@@ -89,7 +89,7 @@ else:
     KerasActivationQuantizationHolder = mct_quantizers.KerasActivationQuantizationHolder  # type: ignore[misc]
 
     @keras.utils.register_keras_serializable(package=PACKAGE)
-    class KerasMaskedActivationQuantizationHolder(KerasActivationQuantizationHolder):  # type: ignore
+    class KerasMaskedActivationQuantizationHolder(KerasActivationQuantizationHolder):  # type: ignore[no-redef, misc]
         """The holder of mct-quantizers, and the mask of a sequence goes on to what follows."""
 
         def __init__(self, activation_holder_quantizer: BaseInferableQuantizer, **kwargs: Any) -> None:

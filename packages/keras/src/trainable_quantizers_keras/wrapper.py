@@ -116,7 +116,7 @@ else:
     KerasQuantizationWrapper = mct_quantizers.KerasQuantizationWrapper  # type: ignore[misc]
 
     @keras.utils.register_keras_serializable(package=PACKAGE)
-    class KerasInferableQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore
+    class KerasInferableQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore[no-redef, misc]
         """The wrapper for what that of mct-quantizers does not do: masks, weights of layers inside, mixed precision."""
 
 
