@@ -94,7 +94,7 @@ def test_frozen_parameters_have_no_ratio():
 def test_fit_with_the_callback_writes_what_tensorboard_reads(tmp_path):
     model, _ = prepared()
     model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
-    callback = tq.QuantizationTelemetryCallback([(IMAGES, LABELS)], loss, tmp_path)
+    callback = tq.QuantizationTelemetryCallback(iter([(IMAGES, LABELS)]), loss, tmp_path)
     model.fit(IMAGES, LABELS, epochs=3, verbose=0, callbacks=[callback])
     written = callback.history
     assert len(written) == 3

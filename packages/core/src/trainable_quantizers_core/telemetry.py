@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,25 @@ def gradient_ratio(
     moves = _norm(their_gradients) * _norm([x])
     against = _norm(parameters) * _norm([its_gradient])
     return 0.0 if moves == 0 else moves / against if against else inf
+
+
+def repeatable(batches: Iterable[Any]) -> Iterable[Any]:
+    """Batches that can be gone through more than once: those of an iterator as a list."""
+    return list(batches) if isinstance(batches, Iterator) else batches
+
+
+def means(of_batches: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Of each figure, the mean over the batches that have it.
+
+    Example:
+        >>> means([{"a": 1.0}, {"a": 3.0, "b": 5.0}])
+        {'a': 2.0, 'b': 5.0}
+    """
+    found: dict[str, list[float]] = {}
+    for figures in of_batches:
+        for name, value in figures.items():
+            found.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _norm(arrays: Sequence[np.ndarray]) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
-from trainable_quantizers_core.telemetry import gradient_ratio, scalars
+from trainable_quantizers_core.telemetry import gradient_ratio, means, repeatable, scalars
 
 from trainable_quantizers_keras.batches import batches_of
 from trainable_quantizers_keras.inventory import quantizers_of
@@ -56,11 +56,11 @@ def telemetry(
     """
     if writer is not None:
         _check_writer(writer)
-    data = batches_of(data, "telemetry")
-    data = list(data) if isinstance(data, Iterator) else data  # it is gone through twice
+    data = repeatable(batches_of(data, "telemetry"))
     found = scalars(report(model, data))
     if loss is not None:
-        found.update(_gradient_ratios(model, data, loss))
+        placed = quantizers_of(model)
+        found.update(means(_gradient_ratios(model, placed, batch, loss) for batch in data))
     if writer is not None:
         with writer.as_default(step=0 if step is None else step):
             for name, value in found.items():
@@ -103,7 +103,7 @@ class QuantizationTelemetryCallback(keras.callbacks.Callback):
         log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        self.data = batches_of(data, type(self).__name__)
+        self.data = repeatable(batches_of(data, type(self).__name__))
         self.loss = loss
         self.history: list[dict[str, float]] = []
         self._writer = None if log_dir is None else tf.summary.create_file_writer(os.fspath(log_dir))
@@ -123,16 +123,7 @@ def _check_writer(writer: Any) -> None:
         raise ImportError('tf.summary needs TensorBoard: pip install "trainable-quantizers-keras[tensorboard]".')
 
 
-def _gradient_ratios(model: Any, data: Any, loss: Callable[[Any, Any], Any]) -> dict[str, float]:
-    placed = quantizers_of(model)
-    ratios: dict[str, list[float]] = {}
-    for batch in data:
-        for name, ratio in _of_batch(model, placed, batch, loss).items():
-            ratios.setdefault(name, []).append(ratio)
-    return {name: float(np.mean(found)) for name, found in ratios.items()}
-
-
-def _of_batch(
+def _gradient_ratios(
     model: Any, placed: list[PlacedQuantizer], batch: Any, loss: Callable[[Any, Any], Any]
 ) -> dict[str, float]:
     inputs: dict[int, list[tf.Tensor]] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
-from trainable_quantizers_core.telemetry import gradient_ratio, scalars
+from trainable_quantizers_core.telemetry import gradient_ratio, means, repeatable, scalars
 
 from trainable_quantizers_torch.batches import batches_of, moved
 from trainable_quantizers_torch.inventory import quantizers_of
@@ -55,18 +55,20 @@ def telemetry(
     if writer is not None and not callable(getattr(writer, "add_scalar", None)):
         advice = "pass torch.utils.tensorboard.SummaryWriter(folder), or leave it out and log what this returns"
         raise invalid("telemetry", "writer", "one with add_scalar", writer, advice)
-    data = batches_of(data, "telemetry")
-    data = list(data) if isinstance(data, Iterator) else data  # it is gone through twice
+    data = repeatable(batches_of(data, "telemetry"))
     found = scalars(report(model, data))
     if loss is not None:
-        found.update(_gradient_ratios(model, data, loss))
+        found.update(means(_gradient_ratios(model, data, loss)))
     if writer is not None:
         for name, value in found.items():
             writer.add_scalar(name, value, step)
     return found
 
 
-def _gradient_ratios(model: nn.Module, data: Any, loss: Callable[[nn.Module, Any], torch.Tensor]) -> dict[str, float]:
+def _gradient_ratios(
+    model: nn.Module, data: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
+) -> Iterator[dict[str, float]]:
+    """Of each batch."""
     placed = quantizers_of(model)
     inputs: dict[int, list[torch.Tensor]] = {}
 
@@ -78,7 +80,6 @@ def _gradient_ratios(model: nn.Module, data: Any, loss: Callable[[nn.Module, Any
 
         return hook
 
-    ratios: dict[str, list[float]] = {}
     with modes_kept(model), ExitStack() as stack:
         model.eval()
         for each in placed:
@@ -91,9 +92,7 @@ def _gradient_ratios(model: nn.Module, data: Any, loss: Callable[[nn.Module, Any
             if not isinstance(value, torch.Tensor) or value.ndim or not value.requires_grad:
                 advice = "write loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
                 raise invalid("telemetry", "loss", "a function that gives a scalar with a gradient", value, advice)
-            for name, ratio in _of_batch(placed, inputs, value).items():
-                ratios.setdefault(name, []).append(ratio)
-    return {name: float(np.mean(found)) for name, found in ratios.items()}
+            yield _of_batch(placed, inputs, value)
 
 
 def _of_batch(
