@@ -13,31 +13,58 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE, TORCH, KERAS = (f"packages/{name}/src/trainable_quantizers_{name}" for name in ("core", "torch", "keras"))
+SOURCES = [f"packages/{name}/src/trainable_quantizers_{name}" for name in ("core", "torch", "keras")]
+CORE, TORCH, KERAS = (f"{source}/quantizer" for source in SOURCES)
+_, TORCH_KERNELS, KERAS_KERNELS = (f"{source}/kernels" for source in SOURCES)
 MUTANTS = [  # package whose suite must notice, file, the line as it is, the line broken
-    ("torch", f"{TORCH}/blocks.py", "torch.maximum(xs, lo, out=one)", "torch.maximum(xs, lo + 0.1, out=one)"),
-    ("torch", f"{TORCH}/blocks.py", "grad_low - shift, grad_high + shift", "grad_low + shift, grad_high + shift"),
-    ("torch", f"{TORCH}/blocks.py", "torch.lt(xs, lo", "torch.le(xs, lo"),
-    ("torch", f"{TORCH}/blocks.py", "< 2.0**63", "< 2.0**200"),
-    ("torch", f"{TORCH}/jit.py", "(x[i] >= low) & (x[i] <= high)", "(x[i] > low) & (x[i] <= high)"),
-    ("torch", f"{TORCH}/jit.py", "above + moved / num_steps", "above - moved / num_steps"),
-    ("torch", f"{TORCH}/jit.py", "c = row % low.size", "c = 0"),
+    ("torch", f"{TORCH_KERNELS}/blocks.py", "torch.maximum(xs, lo, out=one)", "torch.maximum(xs, lo + 0.1, out=one)"),
+    (
+        "torch",
+        f"{TORCH_KERNELS}/blocks.py",
+        "grad_low - shift, grad_high + shift",
+        "grad_low + shift, grad_high + shift",
+    ),
+    ("torch", f"{TORCH_KERNELS}/blocks.py", "torch.lt(xs, lo", "torch.le(xs, lo"),
+    ("torch", f"{TORCH_KERNELS}/blocks.py", "< 2.0**63", "< 2.0**200"),
+    ("torch", f"{TORCH_KERNELS}/jit.py", "(x[i] >= low) & (x[i] <= high)", "(x[i] > low) & (x[i] <= high)"),
+    ("torch", f"{TORCH_KERNELS}/jit.py", "above + moved / num_steps", "above - moved / num_steps"),
+    ("torch", f"{TORCH_KERNELS}/jit.py", "c = row % low.size", "c = 0"),
     ("torch", f"{CORE}/grid.py", "(x >= low) & (x <= high)", "(x > low) & (x <= high)"),
     ("torch", f"{CORE}/grid.py", "above + moved", "above - moved"),
     ("torch", f"{TORCH}/range_quantizer.py", "inputs.numel() if", "inputs.shape[0] if"),
     ("torch", f"{TORCH}/range_quantizer.py", "from_step=True", "from_step=False"),
-    ("torch", f"{TORCH}/range_quantizer.py", "            self._set_uniform_grid(inferable)", "            pass"),
+    (
+        "torch",
+        f"{TORCH}/range_quantizer.py",
+        "            self._set_uniform_grid(inferable)",
+        "            pass",
+    ),
     ("torch", f"{TORCH}/range_quantizer.py", "if self.freeze_quant_params:", "if False:"),
-    ("torch", f"{TORCH}/base_quantizer.py", "self._owner = layer", "self._owner = layer.requires_grad_(False)"),
-    ("keras", f"{KERAS}/fake_quantize.py", "forward() - x, passed", "x - forward(), passed"),
-    ("keras", f"{KERAS}/fake_quantize.py", "grad_max * gradient_scale", "grad_max"),
-    ("keras", f"{KERAS}/fake_quantize.py", "order[channel_axis], order[last] = last, channel_axis", "pass"),
+    (
+        "torch",
+        f"{TORCH}/base_quantizer.py",
+        "self._owner = layer",
+        "self._owner = layer.requires_grad_(False)",
+    ),
+    ("keras", f"{KERAS_KERNELS}/fake_quantize.py", "forward() - x, passed", "x - forward(), passed"),
+    ("keras", f"{KERAS_KERNELS}/fake_quantize.py", "grad_max * gradient_scale", "grad_max"),
+    ("keras", f"{KERAS_KERNELS}/fake_quantize.py", "order[channel_axis], order[last] = last, channel_axis", "pass"),
     ("keras", f"{KERAS}/effective.py", "tensor / tf.maximum(divisor, -tf.abs(tensor))", "tensor / divisor"),
-    ("keras", f"{KERAS}/range_quantizer.py", "is QuantizationMethod.POWER_OF_TWO", "is QuantizationMethod.UNIFORM"),
+    (
+        "keras",
+        f"{KERAS}/range_quantizer.py",
+        "is QuantizationMethod.POWER_OF_TWO",
+        "is QuantizationMethod.UNIFORM",
+    ),
     ("keras", f"{KERAS}/range_quantizer.py", "trainable=not self.freeze_quant_params", "trainable=True"),
     ("torch", f"{CORE}/grid.py", "+ mantissa) & ~mantissa", "+ mantissa + 1) & ~mantissa"),
     ("torch", f"{CORE}/grid.py", "(gradient < 0)", "(gradient > 0)"),
-    ("keras", f"{CORE}/grid.py", "zero_point = ops.round(-min_range / step)", "zero_point = -min_range // step"),
+    (
+        "keras",
+        f"{CORE}/grid.py",
+        "zero_point = ops.round(-min_range / step)",
+        "zero_point = -min_range // step",
+    ),
     ("keras", f"{CORE}/grid.py", "max_range > narrowest", "max_range > -narrowest"),
     ("torch", f"{CORE}/specification.py", "max(shared_by, 1) * self.grid.highest", "max(shared_by, 1)"),
     ("keras", f"{CORE}/base_quantizer.py", "return {**config, _config", "return {_config"),
@@ -48,13 +75,13 @@ def survives(package: str, file: str, line: str, broken: str) -> bool:
     """Whether the suite of ``package`` still passes with ``line`` of ``file`` broken."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for source in (CORE, TORCH, KERAS):
+        for source in SOURCES:
             shutil.copytree(ROOT / source, copy / source)
         text = (copy / file).read_text()
         if text.count(line) != 1:
             raise SystemExit(f"{file} must hold {line!r} once, not {text.count(line)} times; update this list.")
         (copy / file).write_text(text.replace(line, broken))
-        paths = [str(copy / source / "..") for source in (CORE, TORCH, KERAS)]
+        paths = [str(copy / source / "..") for source in SOURCES]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, "-m", "trainable_quantizers_core.conformance", f"trainable_quantizers_{package}"]
         modes = ("torch", "torch in blocks", "torch by numba") if package == "torch" else ("keras3", "tf.function")

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 import trainable_quantizers_keras as tq
 from timing import Result, compare
-from trainable_quantizers_core.grid import Grid
-from trainable_quantizers_keras.fake_quantize import fake_quantize
+from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
 
 Case = Callable[[tf.Tensor], tf.Tensor]
 

@@ -9,9 +9,9 @@ import torch
 import trainable_quantizers_torch as tq
 from timing import Result, compare
 from torch import nn
-from trainable_quantizers_core.grid import Grid
-from trainable_quantizers_torch.fake_quantize import fake_quantize
-from trainable_quantizers_torch.limits import limited, limits
+from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
+from trainable_quantizers_torch.kernels.limits import limited, limits
 
 Case = Callable[[torch.Tensor], torch.Tensor]
 WITHOUT = "without numba"

@@ -10,7 +10,7 @@ import torch
 import trainable_quantizers_torch as tq
 from timing import Result, compare
 from torch import nn
-from trainable_quantizers_torch.limits import limited
+from trainable_quantizers_torch.kernels.limits import limited
 
 
 def separable(channels: int, out: int, stride: int) -> list[nn.Module]:

@@ -23,7 +23,7 @@ from trainable_quantizers_core import (
     activation_parameters,
     weights_parameters,
 )
-from trainable_quantizers_core.specification import RangeSpecification
+from trainable_quantizers_core.quantizer.specification import RangeSpecification
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 ARRAYS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, min_side=0), elements=FLOATS)
@@ -249,8 +249,8 @@ def test_a_channel_is_calibrated_as_if_it_were_alone(method, calibration, axis):
 def test_blocks_of_channels_change_nothing(monkeypatch):
     weight = np.random.default_rng(0).normal(size=(50, 40))
     whole = weights_parameters(weight, WeightsScheme("uniform", 4), 1).params
-    monkeypatch.setattr(sys.modules["trainable_quantizers_core.calibration"], "_BLOCK", 120)
-    monkeypatch.setattr(sys.modules["trainable_quantizers_core.range_search"], "_PIECE", 7)
+    monkeypatch.setattr(sys.modules["trainable_quantizers_core.calibration.initial_parameters"], "_BLOCK", 120)
+    monkeypatch.setattr(sys.modules["trainable_quantizers_core.calibration.range_search"], "_PIECE", 7)
     parts = weights_parameters(weight, WeightsScheme("uniform", 4), 1).params
     for key in whole:
         np.testing.assert_array_equal(parts[key], whole[key])

@@ -9,7 +9,7 @@ import pytest
 from mct_quantizers import QuantizationMethod
 from trainable_quantizers_core import Recipe
 from trainable_quantizers_core.command_line import main
-from trainable_quantizers_core.parameter_file import QuantizerState, save_parameters
+from trainable_quantizers_core.training.parameter_file import QuantizerState, save_parameters
 
 CONV = QuantizerState(
     layer="block.conv",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainable_quantizers_core.grid import (
+from trainable_quantizers_core.quantizer.grid import (
     NUMPY_OPS,
     Grid,
     effective_threshold,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from mct_quantizers import QuantizationMethod
 from trainable_quantizers_core import QuantizerError
-from trainable_quantizers_core.matching import match
-from trainable_quantizers_core.parameter_file import QuantizerState
+from trainable_quantizers_core.training.matching import match
+from trainable_quantizers_core.training.parameter_file import QuantizerState
 
 
 def state(name, **changes):

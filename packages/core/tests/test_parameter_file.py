@@ -7,7 +7,7 @@ import pytest
 from mct_quantizers import QuantizationMethod
 from safetensors.numpy import load_file, save_file
 from trainable_quantizers_core import QuantizerError
-from trainable_quantizers_core.parameter_file import QuantizerState, load_parameters, save_parameters
+from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
 
 POT, SYMMETRIC, UNIFORM = (QuantizationMethod[n] for n in ("POWER_OF_TWO", "SYMMETRIC", "UNIFORM"))
 

@@ -4,7 +4,7 @@ from enum import Enum
 import numpy as np
 import pytest
 from trainable_quantizers_core import QuantizationMethod, QuantizerError, TrainingMethod, register_enum
-from trainable_quantizers_core.serialization import decode, encode
+from trainable_quantizers_core.quantizer.serialization import decode, encode
 
 
 @register_enum

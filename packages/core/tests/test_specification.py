@@ -11,7 +11,7 @@ from trainable_quantizers_core import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
 )
-from trainable_quantizers_core.specification import RangeSpecification
+from trainable_quantizers_core.quantizer.specification import RangeSpecification
 
 METHOD = QuantizationMethod
 

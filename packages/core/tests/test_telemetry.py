@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainable_quantizers_core import QuantizationMethod
 from trainable_quantizers_core.report import ModelReport, TensorReport, measure
-from trainable_quantizers_core.telemetry import gradient_ratio, scalars
+from trainable_quantizers_core.training.telemetry import gradient_ratio, scalars
 
 
 def tensor(method=QuantizationMethod.SYMMETRIC, parameters=None, axis=None):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from trainable_quantizers_core import QuantizerError
-from trainable_quantizers_core.verification import Comparison, TensorDifference
+from trainable_quantizers_core.deploy.verification import Comparison, TensorDifference
 
 
 def compared(*batches):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
-from trainable_quantizers_torch.attention import UnfusedMultiheadAttention, unfuse_attention
+from trainable_quantizers_torch.graph.attention import UnfusedMultiheadAttention, unfuse_attention
 
 BATCH, LENGTH, KEYS, SIZE, HEADS = 3, 5, 7, 8, 2
 

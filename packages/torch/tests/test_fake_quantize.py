@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from trainable_quantizers_core.grid import Grid
-from trainable_quantizers_torch.fake_quantize import fake_quantize
-from trainable_quantizers_torch.limits import limited
+from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
+from trainable_quantizers_torch.kernels.limits import limited
 
 # 3 bits signed, step 0.5: levels -4..3, range [-2, 1.5]. Halves round to even.
 TABLE = [  # x, y, dL/dx, e = (y - x)/step where inside

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 from torch_builders import network
-from trainable_quantizers_core.grid import Grid
-from trainable_quantizers_torch.fake_quantize import fake_quantize
-from trainable_quantizers_torch.limits import limited
+from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
+from trainable_quantizers_torch.kernels.limits import limited
 
 OPERATORS = torch.ops.trainable_quantizers
 THRESHOLD = torch.tensor([0.7, 1.0, 3.0])
@@ -92,8 +92,8 @@ def test_recomputing_in_the_backward_gives_the_same_gradients():
 def test_threads_of_a_parent_are_not_waited_for_after_a_fork():
     code = (
         "import os, torch\n"
-        "from trainable_quantizers_torch.fake_quantize import fake_quantize\n"
-        "from trainable_quantizers_core.grid import Grid\n"
+        "from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize\n"
+        "from trainable_quantizers_core.quantizer.grid import Grid\n"
         "torch.set_num_threads(2)\n"
         "x, ends = torch.randn(2**18), [torch.tensor(-2.0), torch.tensor(1.5)]\n"
         "y = fake_quantize(x, *ends, Grid(3, True))\n"

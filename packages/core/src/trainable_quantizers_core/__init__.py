@@ -3,27 +3,31 @@
 from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer
 
 from trainable_quantizers_core._version import __version__
-from trainable_quantizers_core.annealing import BaseLinearAnnealingScheduler
-from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
-from trainable_quantizers_core.calibration import Calibrated, activation_parameters, weights_parameters
-from trainable_quantizers_core.config import (
+from trainable_quantizers_core.calibration.initial_parameters import (
+    Calibrated,
+    activation_parameters,
+    weights_parameters,
+)
+from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
+from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
+from trainable_quantizers_core.deploy.verification import TensorDifference, Verification
+from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod, VariableGroup
+from trainable_quantizers_core.errors import QuantizerError
+from trainable_quantizers_core.graph.summary import Summary, SummaryRow
+from trainable_quantizers_core.quantizer.annealing import BaseLinearAnnealingScheduler
+from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
     TrainableQuantizerConfig,
     TrainableQuantizerWeightsConfig,
 )
-from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
-from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod, VariableGroup
-from trainable_quantizers_core.errors import QuantizerError
-from trainable_quantizers_core.plan import Layer, LayerPlan, LayerRule
-from trainable_quantizers_core.recipe import Recipe
-from trainable_quantizers_core.registry import get_trainable_quantizer_class
-from trainable_quantizers_core.schedule import QuantizationSchedule
-from trainable_quantizers_core.schemes import ActivationsScheme, WeightsScheme
-from trainable_quantizers_core.serialization import register_enum
-from trainable_quantizers_core.summary import Summary, SummaryRow
-from trainable_quantizers_core.tensor_statistics import TensorStatistics
-from trainable_quantizers_core.verification import TensorDifference, Verification
+from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
+from trainable_quantizers_core.quantizer.serialization import register_enum
+from trainable_quantizers_core.recipe.plan import Layer, LayerPlan, LayerRule
+from trainable_quantizers_core.recipe.recipe import Recipe
+from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
 __all__ = [
     "MIN_THRESHOLD",

@@ -14,9 +14,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
-from trainable_quantizers_core.matching import match
-from trainable_quantizers_core.parameter_file import QuantizerState, load_parameters
-from trainable_quantizers_core.recipe import Recipe
+from trainable_quantizers_core.recipe.recipe import Recipe
+from trainable_quantizers_core.training.matching import match
+from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters
 
 _FRAMEWORKS = {
     ".keras": "trainable_quantizers_keras",

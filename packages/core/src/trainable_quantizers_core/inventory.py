@@ -12,12 +12,12 @@ from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, THRESHOLD
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.grid import NUMPY_OPS, effective_threshold, effective_uniform_range
-from trainable_quantizers_core.matching import match
-from trainable_quantizers_core.parameter_file import QuantizerState, load_parameters, save_parameters
-from trainable_quantizers_core.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, effective_threshold, effective_uniform_range
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.report.data import TensorReport
 from trainable_quantizers_core.report.measure import measure
+from trainable_quantizers_core.training.matching import match
+from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
 
 
 @dataclass(frozen=True, eq=False)

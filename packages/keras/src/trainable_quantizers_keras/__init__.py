@@ -28,37 +28,37 @@ from trainable_quantizers_core import (
     mark_quantizer,
     register_enum,
 )
-from trainable_quantizers_core.specification import GradientRule
+from trainable_quantizers_core.quantizer.specification import GradientRule
 
 from trainable_quantizers_keras._version import __version__
-from trainable_quantizers_keras.activation_quantizers import (
+from trainable_quantizers_keras.deploy.convert import convert
+from trainable_quantizers_keras.deploy.export import export
+from trainable_quantizers_keras.deploy.verify import verify
+from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
+from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.layers.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper, KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.prepare import prepare, summary
+from trainable_quantizers_keras.quantizer.activation_quantizers import (
     LSQSymmetricActivationTrainableQuantizer,
     LSQUniformActivationTrainableQuantizer,
     STESymmetricActivationTrainableQuantizer,
     STEUniformActivationTrainableQuantizer,
 )
-from trainable_quantizers_keras.annealing import KerasLinearAnnealingScheduler
-from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
-from trainable_quantizers_keras.convert import convert
-from trainable_quantizers_keras.export import export
-from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
-from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
-from trainable_quantizers_keras.load_model import keras_load_quantized_model
-from trainable_quantizers_keras.optimizer import exclude_quantizers_from_weight_decay
-from trainable_quantizers_keras.prepare import prepare, summary
-from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
-from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
-from trainable_quantizers_keras.report import report
-from trainable_quantizers_keras.schedules import QuantizationScheduleCallback, advance_schedules
-from trainable_quantizers_keras.telemetry import QuantizationTelemetryCallback, telemetry
-from trainable_quantizers_keras.verify import verify
-from trainable_quantizers_keras.weights_quantizers import (
+from trainable_quantizers_keras.quantizer.annealing import KerasLinearAnnealingScheduler
+from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
+from trainable_quantizers_keras.quantizer.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
     STESymmetricWeightsTrainableQuantizer,
     STEUniformWeightsTrainableQuantizer,
 )
-from trainable_quantizers_keras.wrapper import KerasQuantizationWrapper, KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.report import report
+from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
+from trainable_quantizers_keras.training.schedules import QuantizationScheduleCallback, advance_schedules
+from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
 
 __all__ = [
     "MIN_THRESHOLD",

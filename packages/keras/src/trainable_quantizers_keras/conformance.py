@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.conformance.adapter import Run
 
-from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 
 class KerasAdapter:

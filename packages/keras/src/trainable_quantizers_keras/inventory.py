@@ -10,14 +10,14 @@ import mct_quantizers
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 
-from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
-from trainable_quantizers_keras.copies import parts_of
-from trainable_quantizers_keras.graph import is_graph
-from trainable_quantizers_keras.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.graph.calls import is_graph
+from trainable_quantizers_keras.graph.copies import parts_of
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
-from trainable_quantizers_keras.range_quantizer import KerasRangeQuantizer
-from trainable_quantizers_keras.wrapper import KerasQuantizationWrapper
+from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper
+from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 
 HOLDER_SUFFIX = "_quantized"
 _WRAPPERS = (KerasQuantizationWrapper, mct_quantizers.KerasQuantizationWrapper)

@@ -18,26 +18,26 @@ from trainable_quantizers_core import (
     weights_parameters,
 )
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.placement import UNBOUNDED
-from trainable_quantizers_core.summary import scheme_in_words
+from trainable_quantizers_core.graph.placement import UNBOUNDED
+from trainable_quantizers_core.graph.summary import scheme_in_words
 
-from trainable_quantizers_keras.base_quantizer import BaseKerasTrainableQuantizer
-from trainable_quantizers_keras.batches import in_order, run_on
-from trainable_quantizers_keras.convert import quantized_inside
-from trainable_quantizers_keras.copies import copied, input_shape_of
-from trainable_quantizers_keras.discover import Found, Place, discover, executions, place_of_part
-from trainable_quantizers_keras.fold import fold_batch_norm as fold
-from trainable_quantizers_keras.graph import input_layers, is_graph
-from trainable_quantizers_keras.holder import (
+from trainable_quantizers_keras.calibration.batches import in_order, run_on
+from trainable_quantizers_keras.deploy.convert import quantized_inside
+from trainable_quantizers_keras.graph.calls import input_layers, is_graph
+from trainable_quantizers_keras.graph.copies import copied, input_shape_of
+from trainable_quantizers_keras.graph.discover import Found, Place, discover, executions, place_of_part
+from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
+from trainable_quantizers_keras.graph.watch import watching
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
     KerasMaskedActivationQuantizationHolder,
 )
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
-from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.quantized_layer import located, slot_of
-from trainable_quantizers_keras.quantized_output import KerasQuantizedOutput
-from trainable_quantizers_keras.watch import watching
-from trainable_quantizers_keras.wrapper import KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.layers.quantized_layer import located, slot_of
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 _SUMMARY = "_quantization_summary"
 _NOT_FOLDED = "not folded: no convolution or dense layer goes into it alone"

@@ -10,11 +10,11 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measured
 from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport
 
-from trainable_quantizers_keras.batches import run_on
+from trainable_quantizers_keras.calibration.batches import run_on
+from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.inventory import quantizers_of
 from trainable_quantizers_keras.keras_version import full_precision, keras
 from trainable_quantizers_keras.prepare import find_summary
-from trainable_quantizers_keras.watch import watching
 
 
 def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None = None) -> ModelReport:

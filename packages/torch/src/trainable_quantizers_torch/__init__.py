@@ -29,35 +29,35 @@ from trainable_quantizers_core import (
     mark_quantizer,
     register_enum,
 )
-from trainable_quantizers_core.specification import GradientRule
+from trainable_quantizers_core.quantizer.specification import GradientRule
 
 from trainable_quantizers_torch._version import __version__
-from trainable_quantizers_torch.activation_quantizers import (
+from trainable_quantizers_torch.deploy.convert import convert
+from trainable_quantizers_torch.deploy.export import export
+from trainable_quantizers_torch.deploy.verify import verify
+from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
+from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.prepare import prepare, summary
+from trainable_quantizers_torch.quantizer.activation_quantizers import (
     LSQSymmetricActivationTrainableQuantizer,
     LSQUniformActivationTrainableQuantizer,
     STESymmetricActivationTrainableQuantizer,
     STEUniformActivationTrainableQuantizer,
 )
-from trainable_quantizers_torch.annealing import PytorchLinearAnnealingScheduler
-from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
-from trainable_quantizers_torch.convert import convert
-from trainable_quantizers_torch.export import export
-from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
-from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
-from trainable_quantizers_torch.optimizer import parameter_groups
-from trainable_quantizers_torch.prepare import prepare, summary
-from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
-from trainable_quantizers_torch.report import report
-from trainable_quantizers_torch.schedules import advance_schedules, follow_optimizer
-from trainable_quantizers_torch.telemetry import telemetry
-from trainable_quantizers_torch.verify import verify
-from trainable_quantizers_torch.weights_quantizers import (
+from trainable_quantizers_torch.quantizer.annealing import PytorchLinearAnnealingScheduler
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+from trainable_quantizers_torch.quantizer.weights_quantizers import (
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
     STESymmetricWeightsTrainableQuantizer,
     STEUniformWeightsTrainableQuantizer,
 )
-from trainable_quantizers_torch.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.report import report
+from trainable_quantizers_torch.training.optimizer import parameter_groups
+from trainable_quantizers_torch.training.schedules import advance_schedules, follow_optimizer
+from trainable_quantizers_torch.training.telemetry import telemetry
 
 __all__ = [
     "MIN_THRESHOLD",

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from trainable_quantizers_core.conformance.adapter import Run
 
-from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
-from trainable_quantizers_torch.limits import limited, limits
+from trainable_quantizers_torch.kernels.limits import limited, limits
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
 class TorchAdapter:

@@ -10,8 +10,8 @@ from torch import nn
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 
-from trainable_quantizers_torch.discover import ACTIVATIONS, OUTPUT
-from trainable_quantizers_torch.range_quantizer import PytorchRangeQuantizer
+from trainable_quantizers_torch.graph.discover import ACTIVATIONS, OUTPUT
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
 def quantizers_of(model: nn.Module) -> list[PlacedQuantizer]:

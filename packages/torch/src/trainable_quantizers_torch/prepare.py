@@ -17,18 +17,18 @@ from trainable_quantizers_core import (
     weights_parameters,
 )
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.summary import scheme_in_words
+from trainable_quantizers_core.graph.summary import scheme_in_words
 
-from trainable_quantizers_torch.attention import unfuse_attention
-from trainable_quantizers_torch.base_quantizer import BasePytorchTrainableQuantizer
-from trainable_quantizers_torch.batches import names_of_arguments
-from trainable_quantizers_torch.calibrate import Observer, calibrate
-from trainable_quantizers_torch.discover import Found, discover
-from trainable_quantizers_torch.fold import fold_batch_norm as fold
-from trainable_quantizers_torch.holder import PytorchTrainableActivationQuantizationHolder
-from trainable_quantizers_torch.kinds import weights_of
-from trainable_quantizers_torch.trace import replace_everywhere, trace
-from trainable_quantizers_torch.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.calibration.batches import names_of_arguments
+from trainable_quantizers_torch.calibration.observe import Observer, calibrate
+from trainable_quantizers_torch.graph.attention import unfuse_attention
+from trainable_quantizers_torch.graph.discover import Found, discover
+from trainable_quantizers_torch.graph.fold import fold_batch_norm as fold
+from trainable_quantizers_torch.graph.kinds import weights_of
+from trainable_quantizers_torch.graph.trace import replace_everywhere, trace
+from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 _SUMMARY = "quantization_summary"
 _NOT_FOLDED = "not folded: no convolution or linear layer goes into it alone"

@@ -13,7 +13,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measured
 from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport
 
-from trainable_quantizers_torch.batches import run_on
+from trainable_quantizers_torch.calibration.batches import run_on
 from trainable_quantizers_torch.inventory import quantizers_of
 from trainable_quantizers_torch.prepare import find_summary
 

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.config import TrainableQuantizerActivationConfig, TrainableQuantizerWeightsConfig
 from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
 from trainable_quantizers_core.enums import TrainingMethod
+from trainable_quantizers_core.quantizer.config import (
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerWeightsConfig,
+)
 
 NUM_BITS = (2, 3, 4, 8, 16)
 SHAPE = (4, 5, 3)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import SHAPE, Case
 from trainable_quantizers_core.conformance.oracle import EPS, Expectation, expect
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.enums import VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
+from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 
 compared: Counter[str] = Counter()
 """How many numbers the checks of this process have compared, for reports."""

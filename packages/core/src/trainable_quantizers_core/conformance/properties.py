@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import Subject, same_as_contract, same_bits
+from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 
 THRESHOLDS = st.floats(2.0**-20, 2.0**20, width=32)
 ENDS = st.floats(-(2.0**20), 2.0**20, width=32)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainable_quantizers_core.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 
 
 @dataclass(frozen=True)

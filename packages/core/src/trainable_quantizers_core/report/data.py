@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core import grid as rules
 from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TARGETS, THRESHOLD
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.grid import Grid
-from trainable_quantizers_core.serialization import decode, encode
+from trainable_quantizers_core.quantizer import grid as rules
+from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_core.quantizer.serialization import decode, encode
 
 Part = TypeVar("Part", bound="_Part")
 RANGE_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)

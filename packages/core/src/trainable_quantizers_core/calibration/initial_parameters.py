@@ -1,0 +1,177 @@
+"""Initial quantization parameters from data: of activations by their statistics, of weights directly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from mct_quantizers import QuantizationMethod
+
+from trainable_quantizers_core.calibration.range_search import ChannelData, Ranges, search
+from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics, as_float32, float_array
+from trainable_quantizers_core.constants import (
+    MIN_THRESHOLD,
+    RANGE_MAX,
+    RANGE_MIN,
+    SIGNED,
+    THRESHOLD,
+)
+from trainable_quantizers_core.enums import CalibrationMethod, Granularity
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
+
+_BLOCK = 2**18  # weights that are looked at together, if they are not of one channel
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Initial parameters, ready for ``config`` of the scheme, and what was noticed about the data, in words.
+
+    Args:
+        params: ``{THRESHOLD: t}``, with ``SIGNED`` for activations, or ``{RANGE_MIN: a, RANGE_MAX: b}``; floats, or per
+            channel float32 arrays of shape (channels,).
+        findings: What a user should know: dead channels, constant tensors, values that are NaN.
+    """
+
+    params: dict[str, Any]
+    findings: tuple[str, ...] = ()
+
+
+def activation_parameters(statistics: TensorStatistics, scheme: ActivationsScheme) -> Calibrated:
+    """Initial parameters of an activation: unsigned where no negative value was seen.
+
+    Raises:
+        QuantizerError: statistics without a finite value.
+
+    Example:
+        >>> statistics = TensorStatistics()
+        >>> statistics.update(np.float32([0.0, 0.7, 2.9]))
+        >>> activation_parameters(statistics, ActivationsScheme(calibration="min_max")).params
+        {'threshold': 4.0, 'is_signed': False}
+    """
+    if not statistics.count:
+        advice = "feed calibration data through the model" if not statistics.non_finite else "look for what made it NaN"
+        raise invalid("activation_parameters", "statistics", "of at least one finite value", statistics, advice)
+    signed = statistics.minimum < 0
+    uniform = scheme.method is QuantizationMethod.UNIFORM
+    ranges = Ranges(scheme.method, Grid(scheme.num_bits, signed and not uniform))
+    points, counts = statistics.points()
+    data = ChannelData(
+        np.array([statistics.minimum]),
+        np.array([statistics.maximum]),
+        np.array([statistics.mean_magnitude]),
+        lambda fraction, magnitudes: np.array([statistics.quantile(fraction, magnitudes)]),
+        points[None],
+        counts,
+    )
+    findings = []
+    if statistics.non_finite:
+        total = statistics.count + statistics.non_finite
+        findings.append(f"{statistics.non_finite} of {total} values are NaN or infinite; they were ignored")
+    params = _calibrate(data, scheme, ranges)
+    if not statistics.max_magnitude:
+        params = ranges.around(np.zeros(1), np.ones(1))
+        findings.append(f"all {statistics.count} values are zero; the range up to 1 stands in")
+    findings += _extremes(data.low, data.high, statistics.count)
+    return Calibrated({**_by_name(params[:, 0].tolist()), **({} if uniform else {SIGNED: signed})}, tuple(findings))
+
+
+def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | None = None) -> Calibrated:
+    """Initial parameters of a weight, from its values.
+
+    A channel of zeros takes the median of the parameters of the others, so that it is in their range should
+    it come alive. NaN and infinity count as zero.
+
+    Raises:
+        QuantizerError: no elements, or an axis that the weight does not have.
+
+    Example:
+        >>> weight = np.float32([[0.5, -1.0], [0.1, 0.2], [0.0, 0.0]])
+        >>> found = weights_parameters(weight, WeightsScheme(calibration="min_max"), channel_axis=0)
+        >>> found.params["threshold"].tolist(), found.findings
+        ([1.0, 0.25, 1.0], ('1 of 3 channels hold only zeros (2); they take the median range of the others',))
+    """
+    weight = float_array("weights_parameters", array)
+    where = f" for a weight of shape {weight.shape}"
+    if not weight.size:
+        raise invalid("weights_parameters", "array", "of at least one element", weight, "leave it in float", where)
+    per_channel = scheme.granularity is Granularity.PER_CHANNEL
+    if per_channel and (channel_axis is None or not -weight.ndim <= channel_axis < weight.ndim):
+        advice = "name the axis that counts channels, or quantize per tensor"
+        rule = f"in {-weight.ndim}..{weight.ndim - 1}"
+        raise invalid("weights_parameters", "channel_axis", rule, channel_axis, advice, where)
+    rows = np.moveaxis(weight, channel_axis or 0, 0) if per_channel else weight[None]
+    uniform = scheme.method is QuantizationMethod.UNIFORM
+    ranges = Ranges(scheme.method, Grid(scheme.num_bits, signed=not uniform))
+    height = max(1, _BLOCK // (weight.size // len(rows)))
+    blocks = [_of_rows(rows[start : start + height], scheme, ranges) for start in range(0, len(rows), height)]
+    params, low, high, non_finite = (np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
+    findings = []
+    if non_finite.any():
+        findings.append(f"{non_finite.sum()} of {weight.size} values are NaN or infinite; they count as zero")
+    dead = (low == 0) & (high == 0)
+    if dead.all():
+        params = ranges.around(-np.ones(len(dead)), np.ones(len(dead)))
+        findings.append(f"all {weight.size} values are zero; the range up to 1 stands in")
+    elif dead.any():
+        params[:, dead] = ranges.effective(np.median(params[:, ~dead], axis=1, keepdims=True))
+        shown = ", ".join(map(str, dead.nonzero()[0][:8])) + (", ..." if dead.sum() > 8 else "")
+        text = f"{dead.sum()} of {len(dead)} channels hold only zeros ({shown})"
+        findings.append(f"{text}; they take the median range of the others")
+    findings += _extremes(low, high, weight.size)
+    values: list[Any] = list(params) if per_channel else params[:, 0].tolist()
+    return Calibrated(_by_name(values), tuple(findings))
+
+
+def _of_rows(rows: np.ndarray, scheme: WeightsScheme, ranges: Ranges) -> tuple[np.ndarray, ...]:
+    """Parameters, smallest and largest value, and the number of values that are NaN or infinite, per channel."""
+    values = as_float32(rows).reshape(len(rows), -1)
+    finite = np.isfinite(values)
+    values[~finite] = 0
+
+    def quantile(fraction: float, magnitudes: bool) -> np.ndarray:
+        return np.quantile(np.abs(values) if magnitudes else values, fraction, axis=1)
+
+    mean_magnitude = np.abs(values).mean(axis=1, dtype=np.float64)
+    data = ChannelData(values.min(axis=1), values.max(axis=1), mean_magnitude, quantile, values, None)
+    return _calibrate(data, scheme, ranges), data.low, data.high, (~finite).sum(axis=1)
+
+
+def _calibrate(data: ChannelData, scheme: ActivationsScheme | WeightsScheme, ranges: Ranges) -> np.ndarray:
+    low, high, calibration = data.low, data.high, scheme.calibration
+    if calibration is CalibrationMethod.PERCENTILE:
+        fraction = scheme.percentile / 100
+        if ranges.uniform:
+            low, high = data.quantile(1 - fraction, False), data.quantile(fraction, False)
+        else:
+            high = data.quantile(fraction, True)
+            low = -high
+        empty = (low >= 0) & (high <= 0)  # nearly all values are zero: the rest must not be clipped to it
+        low, high = np.where(empty, data.low, low), np.where(empty, data.high, high)
+    elif calibration is CalibrationMethod.LSQ and not ranges.uniform:
+        step = 2 * data.mean_magnitude / sqrt(ranges.grid.highest)
+        high = step * ranges.grid.steps_per_threshold
+        low = -high
+    params = ranges.around(low, high)
+    searched = calibration is CalibrationMethod.MSE or (calibration is CalibrationMethod.LSQ and ranges.uniform)
+    return search(params, data, ranges) if searched else params
+
+
+def _extremes(low: np.ndarray, high: np.ndarray, size: int) -> list[str]:
+    """What extremes that are not both zero tell a user."""
+    findings = []
+    largest = max(-low.min(), high.max())
+    if largest and size > 1 and low.min() == high.max():
+        findings.append(f"all {size} values are {float(low.min()):.6g}")
+    if 0 < largest < MIN_THRESHOLD:
+        smallest = f"the smallest threshold, {MIN_THRESHOLD:.3g}"
+        findings.append(f"the largest magnitude, {largest:.3g}, is below {smallest}; levels above it stay unused")
+    return findings
+
+
+def _by_name(values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip((RANGE_MIN, RANGE_MAX) if len(values) == 2 else (THRESHOLD,), values, strict=True))

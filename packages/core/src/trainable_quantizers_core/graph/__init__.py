@@ -1,0 +1,1 @@
+"""Models as graphs of operations, and where quantizers stand in them."""

@@ -1,0 +1,78 @@
+"""What preparing a model did to each layer, and why it left others alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """What became of a layer.
+
+    Args:
+        layer: Its full name.
+        type: The name of its class, or of the operation.
+        weights: How its weights are quantized; empty if they are not.
+        activations: How its output is quantized; empty if it is not.
+        reason: What decided, or why it was left in float.
+        findings: What calibration saw and the user should know.
+    """
+
+    layer: str
+    type: str
+    weights: str = ""
+    activations: str = ""
+    reason: str = ""
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All layers of a model, in order of execution; ``print`` it.
+
+    Example:
+        >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
+        layer  type    weights                  activations  reason
+        -----  ------  -----------------------  -----------  -------
+        head   Linear  4-bit power of two, LSQ  float        default
+        1 weight and 0 activation quantizers; 0 of 1 layers left in float.
+    """
+
+    rows: tuple[SummaryRow, ...]
+
+    def __str__(self) -> str:
+        head = ("layer", "type", "weights", "activations", "reason")
+        cells = [
+            (row.layer, row.type, row.weights or "float", row.activations or "float", row.reason) for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+        lines = [head, tuple("-" * width for width in widths), *cells]
+        texts = [_joined(line, widths) for line in lines]
+        texts += [f"{row.layer}: {finding}" for row in self.rows for finding in row.findings]
+        weights = sum(bool(row.weights) for row in self.rows)
+        activations = sum(bool(row.activations) for row in self.rows)
+        left = sum(not row.weights and not row.activations for row in self.rows)
+        counted = f"{weights} weight and {activations} activation quantizers"
+        texts.append(f"{counted}; {left} of {len(self.rows)} layers left in float.")
+        return "\n".join(texts)
+
+
+def _joined(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
+    """Such as ``4-bit power of two, LSQ, per channel``.
+
+    Example:
+        >>> scheme_in_words(WeightsScheme(num_bits=4))
+        '4-bit power of two, LSQ, per channel'
+    """
+    method = scheme.method.name.lower().replace("_", " ")
+    training = getattr(scheme.training_method, "value", scheme.training_method)
+    granularity = getattr(scheme, "granularity", None)
+    per = f", {granularity.value.replace('_', ' ')}" if granularity is not None else ""
+    when = f"{', frozen' if scheme.freeze else ''}{', scheduled' if scheme.schedule else ''}"
+    return f"{scheme.num_bits}-bit {method}, {training}{per}{when}"

@@ -1,0 +1,284 @@
+"""The configuration objects: what a quantizer quantizes, how, and with which initial parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from mct_quantizers import QuantizationMethod
+from mct_quantizers.common.get_all_subclasses import get_all_subclasses
+
+from trainable_quantizers_core.constants import MIN_THRESHOLD, SMALLEST_MIN_THRESHOLD
+from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.serialization import decode, encode, register_class
+
+Config = TypeVar("Config", bound="TrainableQuantizerConfig")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equality that looks into arrays, dictionaries and sequences."""
+    if isinstance(one, (np.ndarray, np.generic)) or isinstance(other, (np.ndarray, np.generic)):
+        return type(one) is type(other) and one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainableQuantizerConfig:
+    """What the configuration objects share: comparison by value, and a round trip through dict and JSON.
+
+    Instances do not change (``dataclasses.replace`` makes a changed copy), so that one which was
+    accepted stays valid.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and _equal(vars(self), vars(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields in terms of what JSON holds, with the name of the class under ``type``.
+
+        Raises:
+            QuantizerError: a value that could not be restored, or an attribute that is no field.
+        """
+        fields = {f.name: encode(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        for name in vars(self):
+            if name not in fields:
+                advice = "make the subclass a frozen dataclass (eq=False), so that what it adds is restored"
+                raise invalid(type(self).__name__, "attribute", "a field", name, advice)
+        return {"type": type(self).__name__, **fields}
+
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls: type[Config], data: Mapping[str, Any]) -> Config:
+        """The configuration that ``to_dict`` was called on.
+
+        Raises:
+            QuantizerError: unknown or missing keys, or a ``type`` that is not ``cls`` or a subclass of it.
+        """
+        config = config_from_dict(data)
+        if not isinstance(config, cls):
+            raise invalid(cls.__name__, "type", f"{cls.__name__} or a subclass", data["type"], "use its own from_dict")
+        return config
+
+    @classmethod
+    def from_json(cls: type[Config], text: str) -> Config:
+        """The configuration that ``to_json`` was called on."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise invalid(cls.__name__, "text", "JSON", text, f"the parser says: {error}") from error
+        return cls.from_dict(data)
+
+    def _check(self, name: str, accepted: bool, rule: str, advice: str) -> None:
+        if not accepted:
+            raise invalid(type(self).__name__, name, rule, getattr(self, name), advice)
+
+    def _check_bits(self, name: str) -> None:
+        bits = getattr(self, name)
+        positive = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool) and bits > 0
+        self._check(name, bool(positive), "a positive integer", "give the number of bits as a plain integer, such as 8")
+        object.__setattr__(self, name, int(bits))
+
+    def _check_params(self, name: str) -> None:
+        params = getattr(self, name)
+        accepted = isinstance(params, Mapping) and all(isinstance(key, str) for key in params)
+        self._check(name, accepted, "a dictionary with string keys", "write for example {THRESHOLD: 2.0}")
+        object.__setattr__(self, name, dict(params))
+
+    def _check_flag(self, name: str) -> None:
+        self._check(name, isinstance(getattr(self, name), (bool, np.bool_)), "True or False", "give a bool")
+        object.__setattr__(self, name, bool(getattr(self, name)))
+
+
+def config_from_dict(data: Mapping[str, Any]) -> TrainableQuantizerConfig:
+    """The configuration of any class that ``to_dict`` was called on.
+
+    Raises:
+        QuantizerError: not a dictionary with a known ``type``, or unknown or missing keys.
+    """
+    classes = {cls.__name__: cls for cls in get_all_subclasses(TrainableQuantizerConfig)}
+    name = data.get("type") if isinstance(data, Mapping) else None
+    if name not in classes:
+        raise invalid("config_from_dict", "type", "the name of a configuration class", name, nearest(name, classes))
+    cls = classes[name]
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    values = {key: value for key, value in data.items() if key != "type"}
+    for key in values:
+        if key not in known:
+            raise invalid(cls.__name__, "key", "a field of the class", key, nearest(key, known))
+    for key, spec in known.items():
+        if key not in values and spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise invalid(cls.__name__, key, "present", list(values), "add the missing key")
+    return cls(**{key: decode(value) for key, value in values.items()})
+
+
+register_class("$config", TrainableQuantizerConfig, config_from_dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainableQuantizerCandidateConfig(TrainableQuantizerConfig):
+    """One alternative of a mixed-precision search: a number of bits with the parameters that fit it.
+
+    Args:
+        n_bits: Number of bits.
+        quantization_params: Initial quantization parameters at that number of bits.
+    """
+
+    n_bits: int
+    quantization_params: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self._check_bits("n_bits")
+        self._check_params("quantization_params")
+
+
+@dataclass(frozen=True, eq=False)
+class _TargetConfig(TrainableQuantizerConfig):
+    """The fields that weights and activations share, under the names ``{target}_*``."""
+
+    target: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        prefix = self.target
+        method = getattr(self, f"{prefix}_quantization_method")
+        self._check(
+            f"{prefix}_quantization_method",
+            isinstance(method, QuantizationMethod),
+            "a member of QuantizationMethod",
+            "import it from mct_quantizers; an enumeration of the same name from elsewhere is another one",
+        )
+        self._check_bits(f"{prefix}_n_bits")
+        self._check_params(f"{prefix}_quantization_params")
+        self._check_flag(f"enable_{prefix}_quantization")
+        minimum = self.min_threshold  # type: ignore[attr-defined]
+        accepted = isinstance(minimum, Real) and not isinstance(minimum, bool)
+        accepted = accepted and math.isfinite(minimum) and minimum >= SMALLEST_MIN_THRESHOLD
+        self._check("min_threshold", accepted, "a positive number of at least 2^-100", "MIN_THRESHOLD suits most uses")
+        object.__setattr__(self, "min_threshold", float(minimum))
+        name = f"{prefix}_quantization_candidates"
+        candidates = getattr(self, name)
+        accepted = candidates is None or (
+            isinstance(candidates, (list, tuple))
+            and all(isinstance(candidate, TrainableQuantizerCandidateConfig) for candidate in candidates)
+        )
+        self._check(name, accepted, "None or a list of TrainableQuantizerCandidateConfig", "wrap each candidate in one")
+        object.__setattr__(self, name, None if candidates is None else list(candidates))
+
+    # One view for code that serves both targets.
+    @property
+    def quantization_method(self) -> QuantizationMethod:
+        """The method, whatever the target."""
+        return getattr(self, f"{self.target}_quantization_method")
+
+    @property
+    def num_bits(self) -> int:
+        """The number of bits, whatever the target."""
+        return getattr(self, f"{self.target}_n_bits")
+
+    @property
+    def quantization_params(self) -> dict[str, Any]:
+        """The initial parameters, whatever the target."""
+        return getattr(self, f"{self.target}_quantization_params")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the quantizer quantizes at all, whatever the target."""
+        return getattr(self, f"enable_{self.target}_quantization")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainableQuantizerWeightsConfig(_TargetConfig):
+    """How to quantize a weight, and from which parameters to start.
+
+    Args:
+        weights_quantization_method: Member of ``mct_quantizers.QuantizationMethod``.
+        weights_n_bits: Number of bits of a level; the shipped quantizers take 2..16.
+        weights_quantization_params: ``{THRESHOLD: t}`` or ``{RANGE_MIN: a, RANGE_MAX: b}``. Per channel a
+            list or array, flat ``(channels,)`` or shaped for broadcasting ``(channels, 1, 1, 1)``; a scalar
+            serves every channel.
+        enable_weights_quantization: False leaves the weight as it is.
+        weights_channels_axis: Axis of the weight that counts channels; negative counts from the end.
+        weights_per_channel_threshold: One set of parameters per channel, or one for the whole tensor.
+        min_threshold: Smallest threshold the quantizer may use.
+        weights_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
+
+    Raises:
+        QuantizerError: a value of the wrong type or out of range.
+
+    Example:
+        >>> config = TrainableQuantizerWeightsConfig(
+        ...     QuantizationMethod.SYMMETRIC, 8, {"threshold": 2.0}, True, 3, True, MIN_THRESHOLD)
+        >>> TrainableQuantizerWeightsConfig.from_json(config.to_json()) == config
+        True
+    """
+
+    target: ClassVar[str] = "weights"
+
+    weights_quantization_method: QuantizationMethod
+    weights_n_bits: int
+    weights_quantization_params: dict[str, Any]
+    enable_weights_quantization: bool
+    weights_channels_axis: int
+    weights_per_channel_threshold: bool
+    min_threshold: float = MIN_THRESHOLD
+    weights_quantization_candidates: list[TrainableQuantizerCandidateConfig] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_flag("weights_per_channel_threshold")
+        axis = self.weights_channels_axis
+        integer = isinstance(axis, Integral) and not isinstance(axis, bool)
+        accepted = integer or (axis is None and not self.weights_per_channel_threshold)
+        self._check(
+            "weights_channels_axis",
+            accepted,
+            "an integer (or None when per tensor)",
+            "give the axis that counts channels",
+        )
+        object.__setattr__(self, "weights_channels_axis", None if axis is None else int(axis))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainableQuantizerActivationConfig(_TargetConfig):
+    """How to quantize an activation, and from which parameters to start.
+
+    Args:
+        activation_quantization_method: Member of ``mct_quantizers.QuantizationMethod``.
+        activation_n_bits: Number of bits of a level; the shipped quantizers take 2..16.
+        activation_quantization_params: ``{THRESHOLD: t, SIGNED: s}`` or ``{RANGE_MIN: a, RANGE_MAX: b}``, scalars.
+            Without ``SIGNED`` a threshold is signed.
+        enable_activation_quantization: False leaves the activation as it is.
+        min_threshold: Smallest threshold the quantizer may use.
+        activation_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
+
+    Raises:
+        QuantizerError: a value of the wrong type or out of range.
+
+    Example:
+        >>> TrainableQuantizerActivationConfig(
+        ...     QuantizationMethod.UNIFORM, 8, {"threshold": 2.0}, True, MIN_THRESHOLD).enabled
+        True
+    """
+
+    target: ClassVar[str] = "activation"
+
+    activation_quantization_method: QuantizationMethod
+    activation_n_bits: int
+    activation_quantization_params: dict[str, Any]
+    enable_activation_quantization: bool
+    min_threshold: float = MIN_THRESHOLD
+    activation_quantization_candidates: list[TrainableQuantizerCandidateConfig] | None = field(default=None)

@@ -1,0 +1,238 @@
+"""The eight quantizers, one declaration each: marks, gradient, formulas. A framework joins them with its tensors."""
+
+from __future__ import annotations
+
+from mct_quantizers import QuantizationMethod as Method
+from mct_quantizers import QuantizationTarget, mark_quantizer
+
+from trainable_quantizers_core.enums import TrainingMethod
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.specification import LSQ, STE
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Weights,
+    quantization_method=[Method.SYMMETRIC, Method.POWER_OF_TWO],
+    identifier=TrainingMethod.STE,
+)
+class STESymmetricWeights(RangeQuantizer):
+    """Straight-through estimator over a symmetric or power-of-two range with one learned threshold.
+
+    y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
+
+    The threshold has shape (), or (channels,) when quantizing per channel; weights are signed.
+
+    Args:
+        quantization_config: Bits, method and initial threshold.
+        freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    """
+
+    gradient = STE
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Weights,
+    quantization_method=[Method.UNIFORM],
+    identifier=TrainingMethod.STE,
+)
+class STEUniformWeights(RangeQuantizer):
+    """Straight-through estimator over a range with two learned ends.
+
+    y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
+
+    The ends have shape (), or (channels,) when quantizing per channel.
+
+    Args:
+        quantization_config: Bits, method and initial range.
+        freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    """
+
+    gradient = STE
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Weights,
+    quantization_method=[Method.SYMMETRIC, Method.POWER_OF_TWO],
+    identifier=TrainingMethod.LSQ,
+)
+class LSQSymmetricWeights(RangeQuantizer):
+    """Learned step size over a symmetric or power-of-two range with one learned threshold.
+
+    y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
+
+    The threshold has shape (), or (channels,) when quantizing per channel; weights are signed.
+
+    Args:
+        quantization_config: Bits, method and initial threshold.
+        freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Esser et al. 2020, arXiv 1902.08153; r = 1/sqrt(N·highest), N = elements that share a parameter.
+    """
+
+    gradient = LSQ
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Weights,
+    quantization_method=[Method.UNIFORM],
+    identifier=TrainingMethod.LSQ,
+)
+class LSQUniformWeights(RangeQuantizer):
+    """Learned step size over a range with two learned ends.
+
+    y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
+    dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
+
+    The ends have shape (), or (channels,) when quantizing per channel.
+
+    Args:
+        quantization_config: Bits, method and initial range.
+        freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Esser et al. 2020, arXiv 1902.08153; r = 1/sqrt(N·highest), N = elements that share a parameter.
+    """
+
+    gradient = LSQ
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Activation,
+    quantization_method=[Method.SYMMETRIC, Method.POWER_OF_TWO],
+    identifier=TrainingMethod.STE,
+)
+class STESymmetricActivation(RangeQuantizer):
+    """Straight-through estimator over a symmetric or power-of-two range with one learned threshold.
+
+    y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
+
+    The threshold has shape (); unsigned when the configuration says so.
+
+    Args:
+        quantization_config: Bits, method and initial threshold.
+        freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    """
+
+    gradient = STE
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Activation,
+    quantization_method=[Method.UNIFORM],
+    identifier=TrainingMethod.STE,
+)
+class STEUniformActivation(RangeQuantizer):
+    """Straight-through estimator over a range with two learned ends.
+
+    y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
+
+    The ends have shape ().
+
+    Args:
+        quantization_config: Bits, method and initial range.
+        freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    """
+
+    gradient = STE
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Activation,
+    quantization_method=[Method.SYMMETRIC, Method.POWER_OF_TWO],
+    identifier=TrainingMethod.LSQ,
+)
+class LSQSymmetricActivation(RangeQuantizer):
+    """Learned step size over a symmetric or power-of-two range with one learned threshold.
+
+    y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
+
+    The threshold has shape (); unsigned when the configuration says so.
+
+    Args:
+        quantization_config: Bits, method and initial threshold.
+        freeze_quant_params: Whether the threshold stays as it starts.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Esser et al. 2020, arXiv 1902.08153;
+    r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    """
+
+    gradient = LSQ
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Activation,
+    quantization_method=[Method.UNIFORM],
+    identifier=TrainingMethod.LSQ,
+)
+class LSQUniformActivation(RangeQuantizer):
+    """Learned step size over a range with two learned ends.
+
+    y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
+    dL/dx = g where x lies in the closed range, else 0
+    dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
+    dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
+
+    The ends have shape ().
+
+    Args:
+        quantization_config: Bits, method and initial range.
+        freeze_quant_params: Whether the ends stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
+    Source: Esser et al. 2020, arXiv 1902.08153;
+    r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    """
+
+    gradient = LSQ

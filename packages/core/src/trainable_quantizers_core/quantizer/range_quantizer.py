@@ -1,0 +1,149 @@
+"""The life cycle that the shipped quantizers share in every framework."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
+
+from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.enums import VariableGroup
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
+from trainable_quantizers_core.quantizer.specification import STE, GradientRule, RangeConfig, RangeSpecification
+
+_METHOD_IN_CLASS_NAME = {
+    QuantizationMethod.POWER_OF_TWO: "POT",
+    QuantizationMethod.SYMMETRIC: "Symmetric",
+    QuantizationMethod.UNIFORM: "Uniform",
+}
+
+
+class RangeQuantizer(BaseTrainableQuantizer):
+    """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf its ``gradient``."""
+
+    gradient: ClassVar[GradientRule] = STE
+
+    def __init__(
+        self,
+        quantization_config: RangeConfig,
+        freeze_quant_params: bool = False,
+        schedule: QuantizationSchedule | None = None,
+    ) -> None:
+        super().__init__(quantization_config, freeze_quant_params)
+        if not isinstance(schedule, QuantizationSchedule | None):
+            advice = "write QuantizationSchedule(start=..., ramp=...)"
+            raise invalid(type(self).__name__, "schedule", "a QuantizationSchedule", schedule, advice)
+        self.schedule = schedule
+        self.enabled = quantization_config.enabled
+        self.specification = RangeSpecification.from_config(type(self).__name__, quantization_config)
+        self.channel_axis: int | None = None
+        self._rank: int | None = None
+
+    def __repr__(self) -> str:
+        spec = self.specification
+        sign = "" if spec.method is QuantizationMethod.UNIFORM else ", signed" if spec.grid.signed else ", unsigned"
+        channels = "" if spec.channel_axis is None else f", channels on axis {spec.channel_axis}"
+        state = ("" if self.enabled else ", disabled") + (", frozen" if self.freeze_quant_params else "")
+        state += "" if self.schedule is None else f", {self.schedule}"
+        return f"{type(self).__name__}({spec.method.name}, {spec.grid.num_bits} bits{sign}{channels}{state})"
+
+    @property
+    def _holds(self) -> bool:
+        """Whether the variables have others beside them that keep their values while they do not learn."""
+        return self.schedule is not None and self.schedule.holds and not self.freeze_quant_params
+
+    def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
+        """Create the threshold, or the ends of the range, as float32 variables of ``layer``.
+
+        Raises:
+            QuantizerError: the channel axis, or the number of values, does not fit the tensor; or the quantizer
+                has variables already.
+        """
+        if not self.enabled:
+            return
+        if self.quantizer_parameters:
+            advice = "build one for each layer (from_config(get_config()) makes a fresh one)"
+            raise invalid(type(self).__name__, "quantizer", "of one layer", list(self.quantizer_parameters), advice)
+        shape = None if tensor_shape is None else tuple(tensor_shape)
+        axis = self.specification.channel_axis
+        values = self.specification.initial_values(shape)
+        if shape is not None:
+            self._rank = len(shape)
+            self.channel_axis = None if axis is None else axis % len(shape)
+        kept = {f"{variable}_{HELD}": value for variable, value in values.items()} if self._holds else {}
+        counted = {} if self.schedule is None else {STEP: np.zeros((), np.int64)}
+        for variable, value in {**values, **kept, **counted}.items():
+            trainable = variable in values and not self.freeze_quant_params
+            created = self._create_variable(layer, f"{name}_{variable}", value, trainable)
+            self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)
+
+    def convert2inferable(self) -> BaseInferableQuantizer:
+        """The inferable quantizer of mct-quantizers with the same outputs, bit for bit.
+
+        Raises:
+            QuantizerError: the quantizer has no variables yet, or its configuration disables it.
+        """
+        if not self.enabled:
+            advice = "there is nothing to convert; a wrapper or holder leaves such a tensor in float"
+            raise invalid(type(self).__name__, "quantization", "enabled", False, advice)
+        if self.schedule is not None and self.read_variable(STEP) < self.schedule.full_from:
+            step = int(self.read_variable(STEP))
+            text = f"{type(self).__name__}: converted at step {step} of a schedule that quantizes in full from step"
+            advice = "if training was longer than that, nothing told the schedule: see advance_schedules"
+            warnings.warn(f"{text} {self.schedule.full_from}; {advice}.", stacklevel=2)
+        values = {name: self.read_variable(name) for name in self.specification.initial}
+        target = type(self).quantization_target
+        name = f"{'Weights' if target is QuantizationTarget.Weights else 'Activation'}"
+        name += f"{_METHOD_IN_CLASS_NAME[self.specification.method]}InferableQuantizer"
+        return self._create_inferable(name, values, target)
+
+    def read_variable(self, name: str) -> np.ndarray:
+        """The value of a variable that the next call uses, as float32.
+
+        Raises:
+            QuantizerError: there is none of that name (yet).
+        """
+        return np.asarray(self._read_variable(self._current(name)), np.float32)
+
+    def write_variable(self, name: str, value: np.ndarray) -> None:
+        """Give a variable a value of its shape.
+
+        Raises:
+            QuantizerError: there is none of that name (yet).
+        """
+        for written in (name, f"{name}_{HELD}"):
+            if written == name or written in self.quantizer_parameters:
+                self._write_variable(self.get_quantizer_variable(written), value)
+
+    def _current(self, name: str) -> Any:
+        """The variable itself, or what keeps its value at the steps that it does not learn."""
+        variable = self.get_quantizer_variable(name)
+        if not self._holds or name == STEP:
+            return variable
+        learns = self.schedule.learns(self.get_quantizer_variable(STEP))
+        return self._where(learns, variable, self.get_quantizer_variable(f"{name}_{HELD}"))
+
+    @abstractmethod
+    def _where(self, condition: Any, one: Any, other: Any) -> Any:
+        """One of two variables."""
+
+    @abstractmethod
+    def _create_variable(self, layer: Any, name: str, value: np.ndarray, trainable: bool) -> Any:
+        """A float32 variable of ``layer``."""
+
+    @abstractmethod
+    def _read_variable(self, variable: Any) -> np.ndarray:
+        """The current value."""
+
+    @abstractmethod
+    def _write_variable(self, variable: Any, value: np.ndarray) -> None:
+        """Give it another value."""
+
+    @abstractmethod
+    def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
+        """The framework's inferable quantizer of that name."""

@@ -1,0 +1,95 @@
+"""When a quantizer begins to quantize while a network trains, and when its parameters learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.grid import ArrayOps
+from trainable_quantizers_core.quantizer.serialization import register_class
+
+LAST_STEP = 2**24
+"""Keras counts steps in a float32, exactly up to here; the count stays there in both frameworks."""
+
+
+@dataclass(frozen=True)
+class QuantizationSchedule:
+    """What a quantizer does at which step of the optimizer, counted from 0.
+
+    In training y = x + share·(q(x) - x), with share = clip((step - start + 1)/(ramp + 1), 0, 1), so that its
+    gradient is that of q by the share, and 1 for x by what remains. In evaluation y = q(x) at any step: what
+    is measured is always what conversion deploys. The parameters of q learn while
+    learn_from <= step < learn_until; before and after they stay, whatever an optimizer does to them.
+
+    Args:
+        start: First step that quantizes: training is in float before.
+        ramp: Steps over which quantization grows from there to the full one; 0 begins with it.
+        learn_from: First step that moves the parameters.
+        learn_until: First step that moves them no more; None never comes.
+
+    Raises:
+        QuantizerError: no integers of 0..2^24, or nothing between ``learn_from`` and ``learn_until``.
+
+    Example:
+        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> schedule = QuantizationSchedule(start=10, ramp=3)
+        >>> [float(schedule.share(NUMPY_OPS, step)) for step in (9, 10, 11, 12, 13, 99)]
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
+    start: int = 0
+    ramp: int = 0
+    learn_from: int = 0
+    learn_until: int | None = None
+
+    def __post_init__(self) -> None:
+        self.check(vars(self))
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], where: str = "") -> None:
+        """Whether a schedule can have these values.
+
+        Raises:
+            QuantizerError: see the class; ``where`` they were found.
+        """
+        for name, value in values.items():
+            if value is None and name == "learn_until":
+                continue
+            integer = isinstance(value, Integral) and not isinstance(value, bool)
+            if not integer or not 0 <= value <= LAST_STEP:
+                advice = "count steps of the optimizer"
+                raise invalid(cls.__name__, name, f"an integer in 0..{LAST_STEP}", value, advice, where)
+        learn_from, learn_until = values.get("learn_from", 0), values.get("learn_until")
+        if learn_until is not None and learn_until <= learn_from:
+            advice = "for parameters that never learn there is freeze"
+            raise invalid(cls.__name__, "learn_until", f"after learn_from ({learn_from})", learn_until, advice, where)
+
+    def to_dict(self) -> dict[str, int]:
+        """The arguments that say something, in terms of what TOML and JSON hold."""
+        return {name: int(step) for name, step in vars(self).items() if step is not None}
+
+    @property
+    def full_from(self) -> int:
+        """First step that quantizes in full."""
+        return self.start + self.ramp
+
+    @property
+    def holds(self) -> bool:
+        """Whether there are steps at which the parameters do not learn."""
+        return self.learn_from > 0 or self.learn_until is not None
+
+    def share(self, ops: ArrayOps, step: Any) -> Any:
+        """How much of the quantization takes effect at a step, 0..1; exactly 1 from ``full_from`` on."""
+        rising = ops.divide(step - (self.start - 1), float(self.ramp + 1))
+        return ops.where(step >= self.full_from, 1.0, ops.where(step < self.start, 0.0, rising))
+
+    def learns(self, step: Any) -> Any:
+        """Whether the parameters move at a step: a boolean, or a tensor of them."""
+        learns = step >= self.learn_from
+        return learns if self.learn_until is None else learns & (step < self.learn_until)
+
+
+register_class("$schedule", QuantizationSchedule, lambda fields: QuantizationSchedule(**fields))

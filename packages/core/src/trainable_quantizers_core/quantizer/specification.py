@@ -1,0 +1,242 @@
+"""What a shipped quantizer is, before any framework: its grid, its variables, its export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+from mct_quantizers import QuantizationMethod
+
+from trainable_quantizers_core.constants import (
+    LARGEST_THRESHOLD,
+    MAX_RANGE,
+    MIN_RANGE,
+    RANGE_MAX,
+    RANGE_MIN,
+    SIGNED,
+    THRESHOLD,
+)
+from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer import grid as rules
+from trainable_quantizers_core.quantizer.config import (
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerWeightsConfig,
+)
+from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS, NUMPY_OPS, Grid
+
+RangeConfig = TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig
+
+
+@dataclass(frozen=True)
+class GradientRule:
+    """How the parameters of a range learn: the columns of contract section 4.
+
+    Args:
+        from_rounding: Whether rounding errors inside the range contribute, or saturated values alone.
+        scaled: Whether the gradient is multiplied by r = 1/sqrt(N·highest).
+    """
+
+    from_rounding: bool
+    scaled: bool
+
+
+STE = GradientRule(from_rounding=False, scaled=False)
+LSQ = GradientRule(from_rounding=True, scaled=True)
+
+
+@dataclass(frozen=True)
+class RangeSpecification:
+    """A quantizer whose parameters are the ends of a range, described by numbers alone.
+
+    Args:
+        owner: Name of the quantizer, for messages.
+        method: POWER_OF_TWO, SYMMETRIC or UNIFORM.
+        grid: The levels.
+        min_threshold: Smallest threshold or width.
+        channel_axis: Axis of the channels that have parameters of their own; None is per tensor.
+        initial: Raw initial values by variable name, scalars or one per channel.
+    """
+
+    owner: str
+    method: QuantizationMethod
+    grid: Grid
+    min_threshold: float
+    channel_axis: int | None
+    initial: Mapping[str, np.ndarray]
+
+    @classmethod
+    def from_config(cls, owner: str, config: RangeConfig) -> RangeSpecification:
+        """The specification that a configuration asks for.
+
+        Raises:
+            QuantizerError: bits, parameters or axis that leave no grid, or keys nobody reads.
+        """
+        bits = config.num_bits
+        if not MIN_BITS <= bits <= MAX_BITS:
+            advice = "choose a width that the inferable quantizers can deploy"
+            raise invalid(owner, f"{config.target}_n_bits", f"in {MIN_BITS}..{MAX_BITS}", bits, advice)
+        uniform = config.quantization_method is QuantizationMethod.UNIFORM
+        params, signed = _parameters(owner, config, uniform)
+        grid = Grid(bits, signed)
+        if uniform and THRESHOLD in params:
+            low, high = rules.symmetric_range(params[THRESHOLD], grid)
+            params = {MIN_RANGE: np.asarray(low, np.float32), MAX_RANGE: np.asarray(high, np.float32)}
+        if uniform:
+            grid = Grid(bits, signed=False)
+            _check_order(owner, params)
+        axis = None
+        if isinstance(config, TrainableQuantizerWeightsConfig) and config.weights_per_channel_threshold:
+            axis = config.weights_channels_axis
+        else:
+            params = {name: _scalar(owner, name, value) for name, value in params.items()}
+        return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params)
+
+    def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:
+        """One float32 value per variable: shape () per tensor, (channels,) per channel.
+
+        Raises:
+            QuantizerError: the axis or the number of channels does not fit the tensor.
+        """
+        if self.channel_axis is None:
+            return dict(self.initial)
+        shape = () if tensor_shape is None else tuple(tensor_shape)
+        axis = self.channel_axis
+        where = f" for a tensor of shape {shape}"
+        if not -len(shape) <= axis < len(shape):
+            advice = "name the axis that counts channels, or quantize per tensor"
+            raise invalid(
+                self.owner, "weights_channels_axis", f"in {-len(shape)}..{len(shape) - 1}", axis, advice, where
+            )
+        channels = shape[axis]
+        return {name: self._per_channel(name, value, shape, channels) for name, value in self.initial.items()}
+
+    def _per_channel(self, name: str, value: np.ndarray, shape: tuple[int, ...], channels: int) -> np.ndarray:
+        broadcast = [1] * len(shape)
+        broadcast[self.channel_axis or 0] = channels
+        if value.size == 1:
+            return np.full((channels,), value.reshape(()), np.float32)
+        if value.shape in ((channels,), tuple(broadcast)):
+            return value.reshape((channels,))
+        raise invalid(
+            self.owner,
+            name,
+            f"a scalar, or of shape ({channels},) or {tuple(broadcast)}",
+            value.shape,
+            "give one value per channel",
+            f" for a tensor of shape {shape} with channels on axis {self.channel_axis}",
+        )
+
+    def lsq_factor(self, shared_by: int) -> float:
+        """R = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
+
+        Example:
+            >>> RangeSpecification("q", QuantizationMethod.SYMMETRIC, Grid(3, True), 2**-16, None, {}).lsq_factor(12)
+            0.16666666666666666
+        """
+        return 1.0 / sqrt(max(shared_by, 1) * self.grid.highest)
+
+    def inferable_arguments(self, values: Mapping[str, np.ndarray], from_step: bool) -> dict[str, Any]:
+        """The arguments of the inferable quantizer that computes what the forward computes.
+
+        A uniform range is handed over in float64, as exact multiples of its step, so that the
+        inferable's own adjustment to zero finds nothing to adjust.
+
+        Args:
+            values: The raw variables.
+            from_step: Whether the inferable derives its step from the threshold alone (PyTorch), and so needs
+                the threshold of the trained step, or from both ends of the range as TensorFlow's kernel does.
+        """
+        bits = {"num_bits": self.grid.num_bits}
+        if self.method is QuantizationMethod.UNIFORM:
+            step, zero_point = (a.astype(np.float64) for a in self._uniform_grid(values))
+            low, high = rules.uniform_range(step, zero_point, self.grid)
+            return {**bits, MIN_RANGE: _float_list(low), MAX_RANGE: _float_list(high)}
+        threshold = self._threshold(values)
+        if from_step:
+            step = rules.range_step(NUMPY_OPS, *rules.symmetric_range(threshold, self.grid), self.grid)
+            threshold = step * np.float32(self.grid.steps_per_threshold)
+        return {**bits, THRESHOLD: _float_list(threshold)}
+
+    # One-dimensional arrays below: numpy 1 turns a 0-d float32 and a Python float into float64.
+    def _threshold(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        power_of_two = self.method is QuantizationMethod.POWER_OF_TWO
+        threshold = values[THRESHOLD].reshape(-1)
+        return rules.effective_threshold(NUMPY_OPS, threshold, self.min_threshold, power_of_two)
+
+    def _uniform_grid(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        low, high = values[MIN_RANGE].reshape(-1), values[MAX_RANGE].reshape(-1)
+        return rules.uniform_grid(NUMPY_OPS, low, high, self.grid, self.min_threshold)
+
+
+def _float_list(array: np.ndarray) -> list[float]:
+    return [float(value) for value in array]
+
+
+def elements_per_sample(tensor_shape: Sequence[int]) -> int:
+    """Elements of an activation that share a threshold: all axes but the batch.
+
+    Example:
+        >>> elements_per_sample((32, 3, 8)), elements_per_sample((32,)), elements_per_sample(())
+        (24, 1, 1)
+    """
+    return prod(tensor_shape[1:])
+
+
+def _parameters(owner: str, config: RangeConfig, uniform: bool) -> tuple[dict[str, np.ndarray], bool]:
+    """The raw values by variable name, and whether a threshold among them is signed."""
+    given = config.quantization_params
+    ranged = uniform and (RANGE_MIN in given or RANGE_MAX in given)
+    required = (RANGE_MIN, RANGE_MAX) if ranged else (THRESHOLD,)
+    known = required if ranged else (*required, SIGNED)
+    for key in given:
+        if key not in known:
+            where = f" in {config.target}_quantization_params of a {config.quantization_method.name} quantizer"
+            raise invalid(owner, "key", f"one of {', '.join(known)}", key, nearest(key, known), where)
+    for key in required:
+        if key not in given:
+            advice = "add RANGE_MIN and RANGE_MAX, or THRESHOLD alone" if uniform else "add THRESHOLD"
+            raise invalid(owner, f"{config.target}_quantization_params", f"a dictionary with {key!r}", given, advice)
+    signed = given.get(SIGNED, True)
+    if not isinstance(signed, (bool, np.bool_)):
+        raise invalid(owner, SIGNED, "True or False", signed, "give a bool")
+    if not signed and isinstance(config, TrainableQuantizerWeightsConfig):
+        raise invalid(owner, SIGNED, "True for weights", signed, "leave the key out; for a shifted range use UNIFORM")
+    names = {RANGE_MIN: MIN_RANGE, RANGE_MAX: MAX_RANGE}
+    return {names.get(key, key): _numbers(owner, key, given[key]) for key in required}, bool(signed)
+
+
+def _numbers(owner: str, key: str, value: Any) -> np.ndarray:
+    """``value`` as float32, of any shape; thresholds are positive too."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise invalid(owner, key, "a number or an array of numbers", value, str(error)) from error
+    if array.dtype.kind not in "iuf" or array.size == 0:
+        raise invalid(
+            owner, key, "a number or an array of numbers", value, "give a float, a list of floats or an array"
+        )
+    finite = np.isfinite(array) & (np.abs(array) <= LARGEST_THRESHOLD)
+    if not finite.all():
+        raise invalid(owner, key, "finite and at most 2^126", value, "look for what made it so large or NaN")
+    if key == THRESHOLD and not (array > 0).all():
+        raise invalid(owner, key, "positive", value, "give the largest magnitude to represent")
+    return array.astype(np.float32)
+
+
+def _scalar(owner: str, name: str, value: np.ndarray) -> np.ndarray:
+    if value.size != 1:
+        advice = "give one number, or quantize weights per channel"
+        raise invalid(owner, name, "a single number when quantizing per tensor", value.tolist(), advice)
+    return value.reshape(())
+
+
+def _check_order(owner: str, params: Mapping[str, np.ndarray]) -> None:
+    low, high = params[MIN_RANGE], params[MAX_RANGE]
+    if low.size > 1 and high.size > 1 and low.shape != high.shape:
+        raise invalid(owner, RANGE_MIN, f"of the shape of {RANGE_MAX} {high.shape}", low.shape, "give both alike")
+    if not (low.reshape(-1) < high.reshape(-1)).all():
+        value = (low.tolist(), high.tolist())
+        raise invalid(owner, f"({RANGE_MIN}, {RANGE_MAX})", "in ascending order", value, "swap or widen the ends")

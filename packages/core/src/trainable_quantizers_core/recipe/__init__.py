@@ -1,0 +1,1 @@
+"""Recipes: what of a model is quantized, and how."""

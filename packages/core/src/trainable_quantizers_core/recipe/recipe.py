@@ -1,0 +1,171 @@
+"""Recipes: what of a model is quantized, and how, in a file that drives every framework."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.files import write_atomically
+from trainable_quantizers_core.recipe.plan import Layer, LayerPlan, LayerRule, plan_layers
+from trainable_quantizers_core.recipe.schemes import (
+    SCHEMES,
+    ActivationsScheme,
+    WeightsScheme,
+    plain_fields,
+    read_fields,
+    read_keys,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_PRESETS = resources.files(__package__) / "presets"
+_READERS = {".toml": tomllib.loads, ".json": json.loads}
+_WRITERS = {".toml": tomli_w.dumps, ".json": lambda data: json.dumps(data, indent=2, allow_nan=False) + "\n"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantized: what holds for all layers, and rules for those that differ.
+
+    Args:
+        weights: How weights are quantized; None leaves them in float unless a rule says otherwise.
+        activations: How activations are quantized; None leaves them in float unless a rule says otherwise.
+        rules: Of several that match a layer, a later one overrides an earlier one field by field.
+        name: For summaries and messages.
+
+    Raises:
+        QuantizerError: an unknown key or value.
+
+    Example:
+        >>> recipe = Recipe(WeightsScheme(num_bits=4), rules=[LayerRule(position="first", weights={"num_bits": 8})])
+        >>> layers = [Layer("stem", ("conv", "Conv2d"), ("weight",)), Layer("head", ("linear", "Linear"), ("weight",))]
+        >>> [(plan.layer.name, plan.weights.num_bits, plan.reason) for plan in recipe.plan(layers)]
+        [('stem', 8, "rule 1 (position 'first')"), ('head', 4, 'default')]
+    """
+
+    weights: WeightsScheme | None = None
+    activations: ActivationsScheme | None = None
+    rules: tuple[LayerRule, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in self._read(vars(self)).items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def _read(cls, given: Any, source: str = "the recipe") -> dict[str, Any]:
+        where = f" in {source}"
+        values = dict(read_keys(cls, given, [field.name for field in fields(cls)], where))
+        if not isinstance(values.get("name", ""), str):
+            raise invalid(cls.__name__, "name", "a text", values["name"], "write it in quotes", where)
+        for target, scheme in SCHEMES.items():
+            value = values.get(target)
+            if value is not None and not isinstance(value, scheme):
+                values[target] = scheme(**read_fields(scheme, value, f"{where}, [{target}]"))
+        rules = values.get("rules", ())
+        if not isinstance(rules, (list, tuple)):
+            raise invalid(cls.__name__, "rules", "a list", rules, "write [[rules]] above each", where)
+        values["rules"] = tuple(
+            rule if isinstance(rule, LayerRule) else LayerRule(**LayerRule.read(rule, f"{where}, rule {number}"))
+            for number, rule in enumerate(rules, 1)
+        )
+        return values
+
+    def plan(self, layers: Sequence[Layer]) -> tuple[LayerPlan, ...]:
+        """What becomes of each layer of a model, given in order of execution.
+
+        Raises:
+            QuantizerError: a rule that matches no layer, or nothing that is quantized.
+        """
+        owner = f"Recipe {self.name!r}" if self.name else "Recipe"
+        return plan_layers(owner, self.weights, self.activations, self.rules, layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe in terms of what TOML and JSON hold."""
+        values = {
+            "name": self.name,
+            "weights": self.weights and plain_fields(vars(self.weights)),
+            "activations": self.activations and plain_fields(vars(self.activations)),
+            "rules": [rule.to_dict() for rule in self.rules],
+        }
+        return {key: value for key, value in values.items() if value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "the recipe") -> Recipe:
+        """The recipe that ``to_dict`` was called on, or that a file holds; messages name ``source``.
+
+        Raises:
+            QuantizerError: an unknown key or value.
+        """
+        return cls(**cls._read(data, source))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
+        """The recipe in a file that ends in ``.toml`` or ``.json``.
+
+        Raises:
+            QuantizerError: another ending, a text that is not TOML or JSON, or an unknown key or value.
+        """
+        path = Path(path)
+        reader = _for_suffix("from_file", path, _READERS)
+        try:
+            data = reader(path.read_bytes().decode())
+        except (ValueError, RecursionError) as error:
+            advice = f"the parser says: {error}"
+            raise invalid("Recipe.from_file", "file", f"{path.suffix[1:].upper()} text", str(path), advice) from error
+        return cls.from_dict(data, path.name)
+
+    def to_file(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe to a file that ends in ``.toml`` or ``.json``, whole or not at all.
+
+        Raises:
+            QuantizerError: another ending.
+        """
+        path = Path(path)
+        data = _for_suffix("to_file", path, _WRITERS)(self.to_dict()).encode()
+        write_atomically(path, data)
+
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names of the shipped recipes.
+
+        Example:
+            >>> Recipe.presets()
+            ('int8_per_channel', 'mixed_w4a8', 'power_of_two_4bit', 'power_of_two_8bit')
+        """
+        return tuple(sorted(entry.name[:-5] for entry in _PRESETS.iterdir() if entry.name.endswith(".toml")))
+
+    @classmethod
+    def preset(cls, name: str) -> Recipe:
+        """A shipped recipe.
+
+        Raises:
+            QuantizerError: none of that name.
+
+        Example:
+            >>> Recipe.preset("power_of_two_4bit").weights.num_bits
+            4
+        """
+        if name not in cls.presets():
+            advice = nearest(name, cls.presets())
+            raise invalid("Recipe.preset", "name", "that of a shipped recipe", name, advice)
+        return cls.from_dict(tomllib.loads((_PRESETS / f"{name}.toml").read_text("utf-8")), f"preset {name}")
+
+
+def _for_suffix(method: str, path: Path, by_suffix: Mapping[str, Any]) -> Any:
+    if path.suffix.lower() not in by_suffix:
+        advice = "both hold the same; choose one"
+        raise invalid(f"Recipe.{method}", "path", "that of a .toml or .json file", str(path), advice)
+    return by_suffix[path.suffix.lower()]

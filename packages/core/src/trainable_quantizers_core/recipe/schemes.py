@@ -1,0 +1,208 @@
+"""How weights or activations are quantized, before any layer or framework: the sections of a recipe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
+
+from mct_quantizers import QuantizationMethod, QuantizationTarget
+
+from trainable_quantizers_core.constants import MIN_THRESHOLD
+from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod
+from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.config import (
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerWeightsConfig,
+)
+from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
+from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
+from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
+
+_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
+_CHOICES: dict[str, dict[str, Enum]] = {
+    "method": {method.name.lower(): method for method in _METHODS},
+    "granularity": {member.value: member for member in Granularity},
+    "training_method": {member.value.lower(): member for member in TrainingMethod},
+    "calibration": {member.value: member for member in CalibrationMethod},
+}
+
+AnyScheme = TypeVar("AnyScheme", bound="_Scheme")
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    method: QuantizationMethod = QuantizationMethod.POWER_OF_TWO
+    num_bits: int = 8
+    training_method: TrainingMethod | str = TrainingMethod.LSQ
+    calibration: CalibrationMethod = CalibrationMethod.MSE
+    percentile: float = 99.99
+    freeze: bool = False
+    schedule: QuantizationSchedule | None = None
+    target: ClassVar[QuantizationTarget]
+
+    def __post_init__(self) -> None:
+        for name, value in read_fields(type(self), vars(self)).items():
+            object.__setattr__(self, name, value)
+
+    def quantizer(self, config: Any, base: Any) -> Any:
+        """The quantizer of a framework, of which ``base`` is the base class.
+
+        Raises:
+            QuantizerError: none is known for the method and the training method, or it lacks an option.
+        """
+        quantizer_class = get_trainable_quantizer_class(self.target, self.training_method, self.method, base)
+        given = {"freeze_quant_params": self.freeze or None, "schedule": self.schedule}
+        options = {name: value for name, value in given.items() if value is not None}
+        known = inspect.signature(quantizer_class).parameters
+        for name, value in options.items():
+            if name not in known:
+                advice = "leave it out of the recipe, or give the quantizer this argument"
+                raise invalid(quantizer_class.__name__, name, "left at its default", value, advice)
+        return quantizer_class(config, **options)
+
+
+@dataclass(frozen=True)
+class WeightsScheme(_Scheme):
+    """How weights are quantized. Words may be given as strings, in any case, as in a file.
+
+    Args:
+        method: ``POWER_OF_TWO``, ``SYMMETRIC`` or ``UNIFORM``.
+        num_bits: 2..16.
+        training_method: A ``TrainingMethod``, or the identifier of a quantizer of your own.
+        calibration: How the initial parameters follow from the weights.
+        percentile: Share of the values, in percent, that ``calibration="percentile"`` keeps in range.
+        freeze: Whether the parameters stay as calibrated.
+        schedule: When training quantizes and the parameters learn; None does both from the first step.
+        granularity: One set of parameters per tensor or per channel.
+
+    Raises:
+        QuantizerError: a value that is none of these.
+
+    Example:
+        >>> WeightsScheme(method="power_of_two", num_bits=4).granularity is Granularity.PER_CHANNEL
+        True
+    """
+
+    target = QuantizationTarget.Weights
+    granularity: Granularity = Granularity.PER_CHANNEL
+
+    def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
+        """The configuration of a quantizer that starts from ``params``.
+
+        Raises:
+            QuantizerError: a per-channel scheme without ``channel_axis``.
+
+        Example:
+            >>> WeightsScheme().config({"threshold": 2.0}, channel_axis=-1).weights_n_bits
+            8
+        """
+        per_channel = self.granularity is Granularity.PER_CHANNEL
+        axis: Any = channel_axis  # None is the axis of a tensor as a whole
+        return TrainableQuantizerWeightsConfig(
+            self.method, self.num_bits, dict(params), True, axis, per_channel, MIN_THRESHOLD
+        )
+
+
+@dataclass(frozen=True)
+class ActivationsScheme(_Scheme):
+    """How activations are quantized: the fields of ``WeightsScheme`` but ``granularity``, for they are per tensor.
+
+    Example:
+        >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits
+        8
+    """
+
+    target = QuantizationTarget.Activation
+
+    def config(self, params: Mapping[str, Any]) -> TrainableQuantizerActivationConfig:
+        """The configuration of a quantizer that starts from ``params``.
+
+        Example:
+            >>> ActivationsScheme(num_bits=4).config({"threshold": 2.0, "is_signed": False}).activation_n_bits
+            4
+        """
+        return TrainableQuantizerActivationConfig(self.method, self.num_bits, dict(params), True, MIN_THRESHOLD)
+
+
+SCHEMES: dict[str, type[_Scheme]] = {"weights": WeightsScheme, "activations": ActivationsScheme}
+
+
+def read_fields(scheme: type[_Scheme], given: Any, where: str = "") -> dict[str, Any]:
+    """The given fields of a scheme, words turned into members of their enumerations.
+
+    Raises:
+        QuantizerError: unknown keys or values, found ``where``.
+
+    Example:
+        >>> read_fields(WeightsScheme, {"training_method": "lsq"})
+        {'training_method': <TrainingMethod.LSQ: 'LSQ'>}
+    """
+    known = [field.name for field in fields(scheme)]
+    return {key: _read(scheme.__name__, key, value, where) for key, value in read_keys(scheme, given, known, where)}
+
+
+def read_keys(owner: type, given: Any, known: list[str], where: str) -> list[tuple[str, Any]]:
+    """The items of a table with known keys.
+
+    Raises:
+        QuantizerError: no table, or an unknown key.
+    """
+    if not isinstance(given, Mapping):
+        raise invalid(owner.__name__, "section", "a table of keys", given, f"known: {', '.join(known)}", where)
+    for key in given:
+        if key not in known:
+            raise invalid(owner.__name__, "key", "a known one", key, nearest(key, known), where)
+    return list(given.items())
+
+
+def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``read_fields`` was given, in terms of what TOML and JSON hold.
+
+    Example:
+        >>> plain_fields({"method": QuantizationMethod.SYMMETRIC, "num_bits": 4})
+        {'method': 'symmetric', 'num_bits': 4}
+    """
+    return {key: _plain(key, value) for key, value in values.items() if value is not None}
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, QuantizationSchedule):
+        return value.to_dict()
+    return value.name.lower() if key == "method" else value.value if isinstance(value, Enum) else value
+
+
+def _read(owner: str, key: str, value: Any, where: str) -> Any:
+    if key in _CHOICES:
+        choices = _CHOICES[key]
+        member = choices.get(value.lower()) if type(value) is str else value
+        if any(member is choice for choice in choices.values()):
+            return member
+        if key == "training_method" and type(value) is str and value:  # an open set: see TrainingMethod
+            return value
+        raise invalid(owner, key, f"one of {', '.join(choices)}", value, nearest(str(value).lower(), choices), where)
+    if key == "num_bits":
+        integer = isinstance(value, Integral) and not isinstance(value, bool)
+        if not integer or not MIN_BITS <= value <= MAX_BITS:
+            advice = "these are the widths that the inferable quantizers deploy"
+            raise invalid(owner, key, f"an integer in {MIN_BITS}..{MAX_BITS}", value, advice, where)
+        return int(value)
+    if key == "schedule":
+        if value is None or isinstance(value, QuantizationSchedule):
+            return value
+        known = [field.name for field in fields(QuantizationSchedule)]
+        where = f"{where}, schedule" if where else " in schedule"
+        steps = dict(read_keys(QuantizationSchedule, value, known, where))
+        QuantizationSchedule.check(steps, where)
+        return QuantizationSchedule(**steps)
+    if key == "percentile":
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not 50 < value <= 100:
+            raise invalid(owner, key, "above 50 and at most 100", value, "it is a share in percent: 99.9, say", where)
+        return float(value)
+    if not isinstance(value, bool):
+        raise invalid(owner, key, "true or false", value, "write it without quotes", where)
+    return value

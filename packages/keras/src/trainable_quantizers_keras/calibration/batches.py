@@ -1,0 +1,79 @@
+"""Batches of data, as calibration and verification take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.progress import track
+
+from trainable_quantizers_keras.graph.calls import input_tensors, is_graph
+
+
+def run_on(
+    model: Any, data: Any, owner: str, argument: str = "data", verbose: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """The inputs in each batch, and what a model gives for them in evaluation.
+
+    Raises:
+        QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
+    """
+    count = 0
+    for batch in track(batches_of(data, owner, argument), owner, verbose):
+        try:
+            inputs = inputs_of(model, batch)
+            result = model(inputs, training=False)
+        except Exception as error:  # whatever a layer raises
+            rule = "batches that the model takes: an array, a tuple of inputs, or a dictionary by name of the input"
+            advice = f"the model says: {type(error).__name__}: {error}"
+            raise invalid(owner, argument, rule, in_words(batch), advice, f" in batch {count}") from error
+        yield inputs, result
+        count += 1
+    if not count:
+        advice = "an iterator that was used before is empty: pass a list or a Dataset"
+        raise invalid(owner, argument, "at least one batch", data, advice)
+
+
+def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
+    """One batch, or an iterable of them, as the latter.
+
+    Raises:
+        QuantizerError: neither.
+    """
+    if isinstance(data, (np.ndarray, tf.Tensor, Mapping)):
+        return [data]
+    if not isinstance(data, Iterable):
+        advice = "pass a tf.data.Dataset or a list of batches: activations are measured on data"
+        raise invalid(owner, argument, "an iterable of batches", data, advice)
+    return data
+
+
+def inputs_of(model: Any, batch: Any) -> Any:
+    """What a model takes of a batch: of a tuple, as many items as it has inputs."""
+    if isinstance(batch, (tuple, list)):
+        count = len(model.inputs) if is_graph(model) else 1
+        alone = count == 1 or isinstance(batch[0], (tuple, list, Mapping))
+        batch = batch[0] if alone else list(batch[:count])
+    return tf.nest.map_structure(tf.convert_to_tensor, batch)
+
+
+def in_order(model: Any, inputs: Any) -> list[tf.Tensor]:
+    """The inputs in a batch as a graph lists its own, and of their types."""
+    symbols = input_tensors(model)
+    if isinstance(inputs, Mapping) and not isinstance(getattr(model, "input", None), Mapping):
+        inputs = [inputs[symbol.name] for symbol in symbols]
+    return [tf.cast(value, symbol.dtype) for symbol, value in zip(symbols, tf.nest.flatten(inputs), strict=True)]
+
+
+def in_words(batch: Any) -> str:
+    """Types and shapes, where the values themselves would fill the screen."""
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{key}: {in_words(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, (tuple, list)):
+        return "(" + ", ".join(map(in_words, batch)) + ")"
+    if hasattr(batch, "shape") and hasattr(batch, "dtype"):
+        return f"{getattr(batch.dtype, 'name', batch.dtype)} array of shape {tuple(batch.shape)}"
+    return type(batch).__name__

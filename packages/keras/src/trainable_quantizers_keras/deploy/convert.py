@@ -1,0 +1,86 @@
+"""From a trained model to the model that is deployed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.graph.copies import copied
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.holder import (
+    KerasActivationQuantizationHolder,
+    KerasMaskedActivationQuantizationHolder,
+)
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
+
+
+def convert(model: Any) -> Any:
+    """A copy of a model in which every trainable quantizer is an inferable one.
+
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Nested models
+    are converted too, and a shared layer stays shared.
+
+    Raises:
+        QuantizerError: the model is not built, nothing in it can be converted, or a layer cannot be rebuilt from its
+            configuration or holds quantized layers without being a model.
+
+    Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras import *
+        >>> config = TrainableQuantizerActivationConfig(
+        ...     QuantizationMethod.UNIFORM, 8, {RANGE_MIN: -1.0, RANGE_MAX: 1.0}, True, MIN_THRESHOLD)
+        >>> holder = KerasActivationQuantizationHolder(LSQUniformActivationTrainableQuantizer(config))
+        >>> model = keras.Sequential([keras.Input((5,)), holder])
+        >>> x = np.random.randn(20, 5).astype("float32")
+        >>> bool((convert(model)(x) == model(x)).numpy().all())
+        True
+    """
+    if not quantized_inside(model):
+        advice = "prepare it, or wrap its layers in KerasTrainableQuantizationWrapper, first"
+        raise invalid("convert", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
+    return copied(model, _converted)
+
+
+def _converted(layer: Any, in_graph: bool) -> Any:
+    """What stands for a layer in the converted model."""
+    if isinstance(layer, KerasQuantizedOutput):
+        inner, holder = (copied(part, _converted) for part in (layer.layer, layer.holder))
+        return KerasQuantizedOutput(inner, holder, name=layer.name)
+    if isinstance(layer, keras.Model):
+        if not layer.built:
+            raise invalid("convert", "model", "built", layer.name, "call it on a batch first")
+        return layer
+    if isinstance(layer, KerasTrainableQuantizationWrapper):
+        return layer.convert_to_inferable_quantizers(in_graph)
+    if _is_trainable(layer):
+        quantizer = layer.activation_holder_quantizer
+        if not getattr(quantizer, "enabled", True):
+            return keras.layers.Activation("linear", name=layer.name)
+        inferable = quantizer.convert2inferable()
+        kind = KerasActivationQuantizationHolder
+        if isinstance(layer, KerasMaskedActivationQuantizationHolder):
+            kind = KerasMaskedActivationQuantizationHolder
+        return kind(inferable, name=layer.name, dtype="float32")  # it takes nothing else
+    inside = quantized_inside(layer)
+    if inside:
+        advice = "take it out of that layer: models alone may hold quantized layers"
+        raise invalid(
+            "convert", "layer", "free of quantized layers inside it", layer.name, advice, f" with {inside[0]}"
+        )
+    return layer
+
+
+def _is_trainable(layer: Any) -> bool:
+    holds = isinstance(layer, KerasActivationQuantizationHolder)
+    held = layer.activation_holder_quantizer if holds else None
+    return isinstance(layer, KerasTrainableQuantizationWrapper) or isinstance(held, BaseKerasTrainableQuantizer)
+
+
+def quantized_inside(layer: Any) -> list[str]:
+    """The names of the trainable wrappers and holders at any depth inside a layer or model."""
+    if not isinstance(layer, keras.layers.Layer):
+        return []
+    return [inner.name for inner in layer._flatten_layers(include_self=False) if _is_trainable(inner)]

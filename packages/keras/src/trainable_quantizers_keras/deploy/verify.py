@@ -1,0 +1,120 @@
+"""Whether a deployed model computes what the trained one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from trainable_quantizers_core import Verification
+from trainable_quantizers_core.deploy.verification import Comparison
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.calibration.batches import run_on
+from trainable_quantizers_keras.graph.calls import calls_of, is_graph
+from trainable_quantizers_keras.graph.copies import parts_of
+from trainable_quantizers_keras.graph.watch import watching
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+
+
+def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verification:
+    """Compare two models on batches of data, in evaluation: their outputs, and those of the layers both have.
+
+    Args:
+        trained: The model that was trained.
+        deployed: The model that ``convert`` made of it, or any function that takes the same inputs and gives
+            tensors or arrays, such as the interpreter of an exported file.
+        data: Batches as for ``prepare``.
+
+    Raises:
+        QuantizerError: no data, a batch that a model does not take, or outputs of other shapes.
+
+    Example:
+        >>> from trainable_quantizers_keras import Recipe, convert, prepare
+        >>> x = np.random.randn(8, 4).astype("float32")
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = prepare(network, Recipe.preset("mixed_w4a8"), [x], verbose=False)
+        >>> print(verify(model, convert(model), [x]))
+        All 16 output values are identical.
+    """
+    if not isinstance(trained, keras.Model):
+        raise invalid("verify", "trained", "a model", trained, "pass what prepare returned, trained")
+    if not callable(deployed):
+        raise invalid("verify", "deployed", "a model or a function", deployed, "pass what convert returned")
+    comparison = Comparison()
+    seen: list[dict[str, list[Any]]] = [{}, {}]
+    with ExitStack() as stack:
+        if isinstance(deployed, keras.Model):
+            for model, outputs in zip((trained, deployed), seen, strict=True):
+                stack.enter_context(_watched(model, outputs))
+        for inputs, wanted in run_on(trained, data, "verify"):
+            given = _given(deployed, inputs)
+            _compare(comparison, seen, wanted, given)
+            for outputs in seen:
+                outputs.clear()
+    return comparison.result()
+
+
+def _given(deployed: Any, inputs: Any) -> Any:
+    try:
+        return deployed(inputs, training=False) if isinstance(deployed, keras.Model) else deployed(inputs)
+    except Exception as error:  # whatever it raises
+        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
+        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
+
+
+def _watched(model: Any, outputs: dict[str, list[Any]]) -> Any:
+    names = {id(layer): name for name, layer in _layers(model, "").items()}
+
+    def see(layer: Any, result: Any) -> None:
+        eager = [tensor for tensor in tf.nest.flatten(result) if hasattr(tensor, "numpy")]  # not what builds a model
+        outputs.setdefault(names[id(layer)], []).extend(eager)
+
+    return watching(_layers(model, "").values(), see)
+
+
+def _layers(model: Any, prefix: str) -> dict[str, Any]:
+    """The layers of graphs and subclassed models at any depth; those inside other layers are not separate."""
+    parts = {call.layer.name: call.layer for call in calls_of(model)} if is_graph(model) else parts_of(model)
+    found: dict[str, Any] = {}
+    for name, layer in parts.items():
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if isinstance(layer, keras.Model):
+            found.update(_layers(layer, f"{prefix}{name}/"))
+        elif isinstance(layer, KerasQuantizedOutput):
+            found.update({f"{prefix}{name}": layer.layer, f"{prefix}{name}/output": layer.holder})
+        else:
+            found[f"{prefix}{name}"] = layer
+    return found
+
+
+def _compare(comparison: Comparison, seen: list[dict[str, list[Any]]], wanted: Any, given: Any) -> None:
+    trained, deployed = seen
+    for name, tensors in trained.items():
+        for one, other in zip(tensors, deployed.get(name, ()), strict=False):
+            comparison.layer(name, _array(one), _array(other))
+    outputs = [_named(result, "output") for result in (wanted, given)]
+    if len(outputs[0]) != len(outputs[1]):
+        advice = "both must give the same outputs"
+        raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
+    for (name, one), (_, other) in zip(*outputs, strict=True):
+        comparison.output(name, _array(one), _array(other))
+
+
+def _named(result: Any, name: str) -> list[tuple[str, Any]]:
+    """The tensors of a result: ``output``, ``output['logits']``, ``output[0]``."""
+    if isinstance(result, Mapping):
+        items = [(f"{name}[{key!r}]", result[key]) for key in sorted(result)]
+    elif isinstance(result, (list, tuple)):
+        items = [(f"{name}[{index}]", item) for index, item in enumerate(result)]
+    else:
+        return [(name, result)]
+    return [pair for inner, item in items for pair in _named(item, inner)]
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor if isinstance(tensor, np.ndarray) else tf.cast(tensor, tf.float64).numpy()

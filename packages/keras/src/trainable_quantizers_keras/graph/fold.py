@@ -1,0 +1,80 @@
+"""Batch norm folded into the layer before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_keras.graph.calls import Call, calls_of, is_graph
+from trainable_quantizers_keras.graph.copies import build_like, copied
+from trainable_quantizers_keras.graph.kinds import kind_of, weights_of
+from trainable_quantizers_keras.keras_version import keras
+
+_FOLDABLE = ("conv", "depthwise_conv", "conv_transpose", "linear")
+
+
+def fold_batch_norm(model: Any) -> tuple[Any, dict[str, str]]:
+    """A copy without the batch norms whose only input is a convolution or dense layer; names of norm and layer.
+
+    Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
+    statistics of the batch norm are constants.
+    """
+    pairs = dict(_pairs(model))
+    norms = {id(norm): norm for norm in pairs.values()}
+    fused = {layer: _fuse(layer, norm) for layer, norm in pairs.items()}
+
+    def replace(layer: Any, in_graph: bool) -> Any:
+        return None if id(layer) in norms else fused.get(layer, layer)
+
+    return copied(model, replace), {norm.name: layer.name for layer, norm in pairs.items()}
+
+
+def _pairs(model: Any) -> Any:
+    if not is_graph(model):
+        return
+    calls = calls_of(model)
+    once = [call for call in calls if sum(other.layer is call.layer for other in calls) == 1]
+    for call in once:
+        if isinstance(call.layer, keras.Model):
+            yield from _pairs(call.layer)
+        elif len(call.users) == 1 and call.users[0] in once and _foldable(call.layer, call.users[0]):
+            yield call.layer, call.users[0].layer
+
+
+def _foldable(layer: Any, user: Call) -> bool:
+    norm = user.layer
+    return (
+        isinstance(norm, keras.layers.BatchNormalization)
+        and kind_of(layer) in _FOLDABLE
+        and type(layer).__name__ != "EinsumDense"
+        and layer.get_config().get("activation") == "linear"
+        and _axis(norm) in (-1, len(norm.get_build_config()["input_shape"]) - 1)
+        and layer.get_config().get("data_format", "channels_last") == "channels_last"
+    )
+
+
+def _axis(norm: Any) -> int:
+    axis = norm.get_config()["axis"]
+    return axis[0] if isinstance(axis, (list, tuple)) else axis
+
+
+def _fuse(layer: Any, norm: Any) -> Any:
+    mean, variance = np.asarray(norm.moving_mean, np.float64), np.asarray(norm.moving_variance, np.float64)
+    gamma = np.ones_like(mean) if norm.gamma is None else np.asarray(norm.gamma, np.float64)
+    beta = np.zeros_like(mean) if norm.beta is None else np.asarray(norm.beta, np.float64)
+    factor = gamma / np.sqrt(variance + norm.epsilon)
+    *others, name = weights_of(layer)  # of a separable convolution, the pointwise one comes last
+    kernel = np.asarray(getattr(layer, name), np.float64)
+    if type(layer).__name__.startswith("Depthwise"):
+        of_kernel = factor.reshape(kernel.shape[-2:])
+    else:
+        of_kernel = factor[:, None] if kind_of(layer) == "conv_transpose" else factor
+    bias = np.zeros_like(mean) if layer.bias is None else np.asarray(layer.bias, np.float64)
+    fused = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    build_like(layer, fused)
+    for other in others:
+        getattr(fused, other).assign(getattr(layer, other))
+    getattr(fused, name).assign((kernel * of_kernel).astype(np.float32))
+    fused.bias.assign(((bias - mean) * factor + beta).astype(np.float32))
+    return fused

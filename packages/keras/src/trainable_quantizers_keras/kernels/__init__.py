@@ -1,0 +1,1 @@
+"""The fused operation of fake quantization and its fast paths."""

@@ -1,0 +1,36 @@
+"""Loading a saved model with all its quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mct_quantizers
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.serialization import quantizer_classes
+from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
+
+
+def keras_load_quantized_model(
+    filepath: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, options: Any = None
+) -> Any:
+    """``keras.models.load_model`` that knows every quantizer class, also those nobody registered.
+
+    Args:
+        filepath: Path of the saved model.
+        custom_objects: Further classes by name; they win over ours.
+        compile: Whether to compile the model after loading.
+        options: ``tf.saved_model.LoadOptions``, for SavedModels on Keras 2.
+
+    Raises:
+        QuantizerError: ``options`` on Keras 3, which has none.
+    """
+    ours = {**quantizer_classes(), KerasTrainableQuantizationWrapper.__name__: KerasTrainableQuantizationWrapper}
+    custom_objects = {**ours, **(custom_objects or {})}
+    if not KERAS_3:
+        return mct_quantizers.keras_load_quantized_model(filepath, custom_objects, compile, options)
+    if options is not None:
+        raise invalid("keras_load_quantized_model", "options", "None on Keras 3", options, "leave it out")
+    return keras.models.load_model(filepath, custom_objects=custom_objects, compile=compile)

@@ -1,0 +1,158 @@
+"""Running a Keras layer with quantized weights in the place of its own, on Keras 2 and Keras 3 alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from mct_quantizers.common.constants import POSITIONAL_WEIGHT
+from trainable_quantizers_core import BaseTrainableQuantizer
+from trainable_quantizers_core.errors import invalid, nearest
+
+from trainable_quantizers_keras.graph.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
+from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
+
+
+class QuantizedLayer:
+    """What a wrapper of a layer does with its quantizers; mixed into ``keras.layers.Wrapper``.
+
+    The weights stay variables of the wrapped layer. A call puts their quantized values into the slots where
+    the layer keeps them, below properties and without Keras taking notice, and takes them out again.
+    """
+
+    layer: Any
+    weights_quantizers: dict[Any, Any]
+    weight_values: dict[int, Any]
+    op_call_args: list[Any]
+    op_call_kwargs: dict[str, Any]
+    is_inputs_as_list: bool
+
+    def build(self, input_shape: Any) -> None:
+        """Build the layer; one that builds those inside it when it is called, by a call."""
+        input_shape = shapes_of(input_shape)
+        inside = [key.rpartition(".")[0] for key in self.weights_quantizers if "." in str(key)]
+        if not all(part_at(self.layer, path).built for path in inside):
+            build_by_call(self.layer, input_shape)
+        super().build(input_shape)  # type: ignore[misc]
+        remember_shape(self.layer, input_shape)
+
+    def _set_weights_vars(self, is_training: bool = True) -> None:
+        """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
+        self._slots = {key: slot_of(self.layer, key) for key in self.weights_quantizers if isinstance(key, str)}
+        for key, quantizer in self.weights_quantizers.items():
+            name = key if isinstance(key, str) else f"{POSITIONAL_WEIGHT}_{key}"
+            if not isinstance(key, str):
+                value = self.weight_values[key]
+                initializer = keras.initializers.Constant(value)
+                weight = self.add_weight(name=name, shape=value.shape, initializer=initializer, trainable=False)  # type: ignore[attr-defined]
+                setattr(self, name, weight)
+            quantizer.initialize_quantization(tuple(self._weight(key).shape), name, self)
+
+    def _weight(self, key: str | int) -> Any:
+        if isinstance(key, int):
+            return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
+        slots, slot = located(self.layer, self._slots[key])
+        return slots[slot]
+
+    def get_weights_vars(self) -> list[tuple[Any, Any, Any]]:
+        """(key, weight, quantizer) of each quantized weight."""
+        return [(key, self._weight(key), quantizer) for key, quantizer in self.weights_quantizers.items()]
+
+    def get_quantized_weights(self, training: Any = False) -> dict[Any, tf.Tensor]:
+        """The quantized weights by key, as the next call uses them."""
+        return {
+            key: quantizer(full_precision(weight), training)
+            if isinstance(quantizer, BaseTrainableQuantizer)
+            else quantizer(full_precision(weight))
+            for key, weight, quantizer in self.get_weights_vars()
+        }
+
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output with its weights quantized.
+
+        Keras 2 hands a symbol for ``training`` to the layers inside one that names it here.
+        """
+        return self._call_quantized(kwargs.get("training"), inputs, *args, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """That of the layer; Keras 2 asks layers alone that know masks."""
+        return self.layer.compute_mask(inputs, mask) if KERAS_3 or self.layer.supports_masking else None
+
+    def _call_quantized(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs = without_foreign_mask(self.layer, kwargs)
+        quantized = {
+            key: tf.cast(value, self.layer.compute_dtype)
+            for key, value in self.get_quantized_weights(False if mode is None else mode).items()
+        }
+        if not self.weight_values:
+            with substituted(self.layer, {self._slots[key]: value for key, value in quantized.items()}):
+                return self.layer(inputs, *args, **kwargs)
+        tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        for position in sorted(quantized):
+            tensors.insert(position, quantized[position])
+        arguments = [tensors] if self.is_inputs_as_list else tensors
+        return self.layer(*arguments, *self.op_call_args, *args, **self.op_call_kwargs, **kwargs)
+
+
+def without_foreign_mask(layer: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a call of a wrapper that are for its layer: Keras 2 gives a mask to whatever takes keywords."""
+    takes_mask = "mask" in inspect.signature(layer.call).parameters
+    return {name: value for name, value in kwargs.items() if name != "mask" or takes_mask}
+
+
+@contextmanager
+def substituted(layer: Any, values: Mapping[str, Any]) -> Iterator[None]:
+    """``layer`` with other values in some of its slots, for the time of the context."""
+    places = [(*located(layer, path), value) for path, value in values.items()]
+    kept = [slots[slot] for slots, slot, _ in places]
+    for slots, slot, value in places:
+        slots[slot] = value
+    try:
+        yield
+    finally:
+        for (slots, slot, _), value in zip(places, kept, strict=True):
+            slots[slot] = value
+
+
+def located(layer: Any, path: str) -> tuple[dict[str, Any], str]:
+    """The attributes that hold what is at a path that ``slot_of`` gave, and its name among them."""
+    inside, _, slot = path.rpartition(".")
+    return vars(part_at(layer, inside)), slot
+
+
+def slot_of(layer: Any, key: str) -> str:
+    """Where in ``vars`` a layer keeps the weight it shows as an attribute; of a layer inside, with the path to it.
+
+    Raises:
+        QuantizerError: the layer has no such weight, or computes it from others.
+
+    Example:
+        >>> layer = keras.layers.Dense(2)
+        >>> layer.build((None, 3))
+        >>> slot_of(layer, "kernel") in ("kernel", "_kernel")
+        True
+        >>> slot_of(keras.layers.TimeDistributed(layer), "layer.kernel").startswith("layer.")
+        True
+    """
+    path, _, attribute = key.rpartition(".")
+    owner = f"{type(layer).__name__} {layer.name!r}"
+    try:
+        inner = part_at(layer, path)
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
+        advice = nearest(path, parts_of(layer))
+        raise invalid(owner, "weights_quantizers key", "the path of a weight", key, advice) from error
+    weights = {id(weight) for weight in inner.weights}
+    for slot in (attribute, f"_{attribute}"):
+        if id(vars(inner).get(slot)) in weights and getattr(inner, attribute, None) is vars(inner)[slot]:
+            return f"{path}.{slot}" if path else slot
+    known = [name.lstrip("_") for name, value in vars(inner).items() if id(value) in weights]
+    advice = nearest(attribute, known)
+    if inner.weights and not known:
+        example = next(path for path, part in parts_of(inner).items() if part.weights)
+        advice = f"its weights belong to layers inside it: name them like {example}.kernel"
+    if hasattr(inner, attribute):
+        advice = "it computes this one from others (LoRA?): merge them first"
+    raise invalid(owner, "weights_quantizers key", "the name of a weight that the layer holds", key, advice)

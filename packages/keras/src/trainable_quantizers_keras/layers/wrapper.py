@@ -1,0 +1,201 @@
+"""Layers whose weights are quantized: the wrappers of both Kerases."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import mct_quantizers
+import numpy as np
+from mct_quantizers import BaseInferableQuantizer
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.graph.calls import masked
+from trainable_quantizers_keras.graph.copies import copied
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
+from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
+from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
+
+if KERAS_3:
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasQuantizationWrapper(QuantizedLayer, NamedWeights, keras.layers.Wrapper):
+        """The wrapper of mct-quantizers, native to Keras 3: a layer with inferable (or any) quantizers.
+
+        Args:
+            layer: The layer.
+            weights_quantizers: Quantizers by name of the weight, or by position of a constant argument.
+            weight_values: Constant arguments of the call, by position.
+            op_call_args: Further positional arguments of each call.
+            op_call_kwargs: Further keyword arguments of each call.
+            is_inputs_as_list: Whether the layer takes its tensors as one list.
+        """
+
+        def __init__(
+            self,
+            layer: Any,
+            weights_quantizers: Mapping[Any, BaseInferableQuantizer],
+            weight_values: Mapping[int, np.ndarray] | None = None,
+            op_call_args: list[Any] | None = None,
+            op_call_kwargs: Mapping[str, Any] | None = None,
+            is_inputs_as_list: bool = False,
+            **kwargs: Any,
+        ) -> None:
+            _check(type(self).__name__, layer, weights_quantizers, weight_values)
+            super().__init__(layer, **kwargs)
+            self.weights_quantizers = dict(weights_quantizers)
+            self.weight_values = {key: np.asarray(value) for key, value in (weight_values or {}).items()}
+            self.op_call_args = list(op_call_args or [])
+            self.op_call_kwargs = dict(op_call_kwargs or {})
+            self.is_inputs_as_list = is_inputs_as_list
+            self.supports_masking = layer.supports_masking
+            if not self.weight_values:  # Keras looks at the arguments of a call, and at their masks, by these names
+                self._call_signature = inspect.signature(layer.call)
+
+        def build(self, input_shape: Any) -> None:
+            """Build the layer, then create the quantizers' variables."""
+            if self.weight_values:  # the layer's inputs are not the wrapper's: it builds itself when called
+                self.built = True
+            else:
+                super().build(input_shape)
+            self._set_weights_vars()
+            if not self.trainable:  # Keras asks the variables, which know nothing of the wrapper
+                self.layer.trainable = False
+
+        def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
+            """The layer's output with its weights quantized; ``training`` reaches the layer by itself."""
+            return self._call_quantized(training, inputs, *args, **kwargs)
+
+        def get_build_config(self) -> dict[str, Any]:
+            """What the wrapper and the layer were built with."""
+            return {**(super().get_build_config() or {}), "layer": self.layer.get_build_config()}
+
+        def build_from_config(self, config: Mapping[str, Any]) -> None:
+            """Build the layer as it was built."""
+            if config.get("layer") and not self.layer.built:
+                self.layer.build_from_config(config["layer"])
+            self.build(config.get("input_shape", next(iter(config.get("shapes_dict", {}).values()), None)))
+
+        def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+            """That of a call: not all layers know their output by its shape."""
+            return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            """That of the layer."""
+            return self.layer.compute_output_shape(input_shape)
+
+        def get_config(self) -> dict[str, Any]:
+            """The layer, the quantizers and the constants."""
+            quantizers = {str(key): keras.utils.serialize_keras_object(q) for key, q in self.weights_quantizers.items()}
+            config = {**super().get_config(), "weights_quantizers": quantizers}
+            if self.weight_values:
+                config["weight_values"] = {str(key): value.tolist() for key, value in self.weight_values.items()}
+                config["op_call_args"] = list(self.op_call_args)
+                config["op_call_kwargs"] = dict(self.op_call_kwargs)
+                config["is_inputs_as_list"] = self.is_inputs_as_list
+            return config
+
+        @classmethod
+        def from_config(cls, config: Mapping[str, Any]) -> KerasQuantizationWrapper:
+            """The wrapper that ``get_config`` was called on."""
+            config = dict(config)
+            constants = config.pop("weight_values", None)
+            key_type = str if constants is None else int
+            quantizers = config.pop("weights_quantizers")
+            return cls(
+                layer=keras.utils.deserialize_keras_object(config.pop("layer")),
+                weights_quantizers={key_type(key): deserialize_quantizer(q) for key, q in quantizers.items()},
+                weight_values=constants and {int(k): np.asarray(v, np.float32) for k, v in constants.items()},
+                **config,
+            )
+
+    KerasInferableQuantizationWrapper = KerasQuantizationWrapper
+
+else:
+    KerasQuantizationWrapper = mct_quantizers.KerasQuantizationWrapper  # type: ignore[misc]
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasInferableQuantizationWrapper(QuantizedLayer, KerasQuantizationWrapper):  # type: ignore[no-redef, misc]
+        """The wrapper for what that of mct-quantizers does not do: masks, weights of layers inside, mixed precision."""
+
+
+_Bases: tuple[type, ...] = (KerasQuantizationWrapper,) if KERAS_3 else (QuantizedLayer, KerasQuantizationWrapper)
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
+    """A layer whose weights are quantized by trainable quantizers; the arguments of ``KerasQuantizationWrapper``.
+
+    The variables of the quantizers are created when the wrapper is built, before the first batch.
+
+    Raises:
+        QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type.
+
+    Example:
+        >>> from trainable_quantizers_keras import *
+        >>> config = TrainableQuantizerWeightsConfig(
+        ...     QuantizationMethod.POWER_OF_TWO, 4, {THRESHOLD: 1.0}, True, -1, True, MIN_THRESHOLD)
+        >>> layer = KerasTrainableQuantizationWrapper(
+        ...     keras.layers.Dense(2), {"kernel": LSQSymmetricWeightsTrainableQuantizer(config)})
+        >>> layer(np.ones((1, 3), np.float32)).shape
+        TensorShape([1, 2])
+        >>> type(layer.convert_to_inferable_quantizers()).__name__
+        'KerasQuantizationWrapper'
+    """
+
+    def __init__(self, layer: Any, weights_quantizers: Mapping[Any, BaseInferableQuantizer], *args: Any, **kwargs: Any):
+        constants = kwargs.get("weight_values", args[0] if args else None)
+        _check(type(self).__name__, layer, weights_quantizers, constants)
+        super().__init__(layer, weights_quantizers, *args, **kwargs)
+
+    def convert_to_inferable_quantizers(self, in_graph: bool = True) -> Any:
+        """A new ``KerasQuantizationWrapper`` of inferable quantizers with the same outputs, not trainable.
+
+        A weight whose quantizer is disabled stays in float.
+
+        Args:
+            in_graph: Whether its calls are known; where they are not, Keras 2 may hand it a mask.
+
+        Raises:
+            QuantizerError: the wrapper is not built.
+        """
+        if not self.built:
+            advice = "call it, or its model, on a batch first"
+            raise invalid(type(self).__name__, "wrapper", "built", self.name, advice)
+        inferable = {
+            key: quantizer.convert2inferable() if hasattr(quantizer, "convert2inferable") else quantizer
+            for key, quantizer in self.weights_quantizers.items()
+            if getattr(quantizer, "enabled", True)
+        }
+        layer = copied(self.layer)
+        if not self.weight_values:
+            gets_masks = masked(self._inbound_nodes) or (layer.supports_masking and not in_graph)
+            masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or gets_masks)
+            beyond = masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
+            kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
+            return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
+        constants = {key: self._weight(key).numpy() for key in inferable}
+        options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
+        return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)
+
+
+def _check(owner: str, layer: Any, quantizers: Any, constants: Any) -> None:
+    if not isinstance(layer, keras.layers.Layer):
+        advice = "pass the layer to wrap"
+        if isinstance(layer, type) or "keras" in type(layer).__module__:
+            advice = "pass an instance, made by the same Keras: tf.keras here and TF_USE_LEGACY_KERAS choose it"
+        raise invalid(owner, "layer", f"a layer of {keras.layers.Layer.__module__.partition('.')[0]}", layer, advice)
+    if not isinstance(quantizers, Mapping):
+        raise invalid(owner, "weights_quantizers", "a dictionary", quantizers, "write {'kernel': quantizer}")
+    for key, quantizer in quantizers.items():
+        if not isinstance(quantizer, BaseInferableQuantizer):
+            raise invalid(owner, f"quantizer of {key!r}", "a quantizer", quantizer, "build it from its configuration")
+        if not isinstance(key, str if not constants else int):
+            rule = "the name of a weight" if not constants else "the position of a constant"
+            raise invalid(
+                owner, "weights_quantizers key", rule, key, "constants go with weight_values, weights without"
+            )
+    if constants and set(constants) != set(quantizers):
+        advice = "name each constant in both"
+        raise invalid(owner, "weights_quantizers", f"at positions {sorted(constants)}", list(quantizers), advice)

@@ -1,0 +1,28 @@
+"""The trainable quantizers of activations in Keras; their declarations hold the formulas."""
+
+from __future__ import annotations
+
+from trainable_quantizers_core.quantizer import declarations
+
+from trainable_quantizers_keras.keras_version import PACKAGE, keras
+from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class STESymmetricActivationTrainableQuantizer(declarations.STESymmetricActivation, KerasRangeQuantizer):
+    __doc__ = declarations.STESymmetricActivation.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class STEUniformActivationTrainableQuantizer(declarations.STEUniformActivation, KerasRangeQuantizer):
+    __doc__ = declarations.STEUniformActivation.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class LSQSymmetricActivationTrainableQuantizer(declarations.LSQSymmetricActivation, KerasRangeQuantizer):
+    __doc__ = declarations.LSQSymmetricActivation.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class LSQUniformActivationTrainableQuantizer(declarations.LSQUniformActivation, KerasRangeQuantizer):
+    __doc__ = declarations.LSQUniformActivation.__doc__

@@ -1,0 +1,115 @@
+"""What the shipped quantizers add to the shared life cycle in Keras: variables, gradients, inferable classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
+from trainable_quantizers_core import THRESHOLD
+from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.schedule import LAST_STEP
+from trainable_quantizers_core.quantizer.specification import elements_per_sample
+
+from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
+from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
+from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
+from trainable_quantizers_keras.quantizer.effective import TF_OPS, symmetric_range, uniform_range
+
+
+class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
+    """A range quantizer whose ends are weights of a layer."""
+
+    def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
+        """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.
+
+        Raises:
+            QuantizerError: ``inputs`` is not a floating tensor.
+        """
+        inputs = tf.convert_to_tensor(inputs)
+        if not inputs.dtype.is_floating:
+            raise invalid(
+                type(self).__name__, "inputs", "a floating tensor", inputs.dtype.name, "convert it with tf.cast"
+            )
+        if not self.enabled:
+            return inputs
+        min_range, max_range = self.effective_range()
+        quantized = fake_quantize(
+            inputs,
+            min_range,
+            max_range,
+            self.specification.grid,
+            self.channel_axis,
+            self.gradient.from_rounding,
+            self._lsq_factor(inputs) if self.gradient.scaled else 1.0,
+        )
+        if self.schedule is None or training is None or training is False:
+            return quantized
+        return self._blended(inputs, quantized, training)
+
+    def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """(min, max) that the forward uses, differentiable with respect to the variables."""
+        spec = self.specification
+        variables = [full_precision(self._current(name)) for name in spec.initial]
+        if self.freeze_quant_params:
+            variables = [tf.stop_gradient(variable) for variable in variables]
+        if spec.method is QuantizationMethod.UNIFORM:
+            low, high = variables
+            return uniform_range(low, high, spec.grid, spec.min_threshold)
+        (threshold,) = variables
+        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+
+    def advance(self, steps: Any = 1) -> None:
+        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        if self.schedule is None or not self.quantizer_parameters:
+            return
+        for name in self.specification.initial if self._holds else ():
+            value = tf.identity(self._current(name))
+            self.get_quantizer_variable(f"{name}_{HELD}").assign(value)
+            self.get_quantizer_variable(name).assign(value)
+        step = self.get_quantizer_variable(STEP)
+        step.assign(tf.minimum(full_precision(step) + tf.cast(steps, tf.float32), LAST_STEP))
+
+    def _blended(self, inputs: tf.Tensor, quantized: tf.Tensor, training: Any) -> tf.Tensor:
+        share = self.schedule.share(TF_OPS, full_precision(self.get_quantizer_variable(STEP)))
+        share = tf.where(tf.cast(training, tf.bool), share, 1.0)
+        weight = tf.cast(share, inputs.dtype)
+        return tf.cond(share < 1.0, lambda: inputs + weight * (quantized - inputs), lambda: quantized)
+
+    def _where(self, condition: tf.Tensor, one: Any, other: Any) -> tf.Tensor:
+        return tf.where(condition, full_precision(one), full_precision(other))
+
+    def _lsq_factor(self, inputs: tf.Tensor) -> float | tf.Tensor:
+        spec, shape = self.specification, inputs.shape
+        if type(self).quantization_target is QuantizationTarget.Weights:
+            sharing = (
+                shape if self.channel_axis is None else [*shape[: self.channel_axis], *shape[self.channel_axis + 1 :]]
+            )
+            return spec.lsq_factor(int(np.prod(sharing)))
+        if shape[1:].is_fully_defined():
+            return spec.lsq_factor(elements_per_sample(shape))
+        shared_by = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:]), tf.float32)
+        return tf.math.rsqrt(tf.maximum(shared_by, 1.0) * spec.grid.highest)
+
+    def _create_variable(self, layer: Any, name: str, value: np.ndarray, trainable: bool) -> Any:
+        return add_float32_weight(layer, name, value, trainable)
+
+    def _read_variable(self, variable: Any) -> np.ndarray:
+        return variable.numpy()
+
+    def _write_variable(self, variable: Any, value: np.ndarray) -> None:
+        variable.assign(value)
+
+    def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
+        spec = self.specification
+        arguments = spec.inferable_arguments(values, from_step=False)
+        if target is QuantizationTarget.Weights:
+            per_channel = self.channel_axis is not None
+            arguments.update(per_channel=per_channel, channel_axis=self.channel_axis, input_rank=self._rank)
+        elif THRESHOLD in arguments:
+            arguments.update(signed=spec.grid.signed)
+        return getattr(keras_quantizers, class_name)(**arguments)

@@ -1,0 +1,28 @@
+"""The trainable quantizers of weights in Keras; their declarations hold the formulas."""
+
+from __future__ import annotations
+
+from trainable_quantizers_core.quantizer import declarations
+
+from trainable_quantizers_keras.keras_version import PACKAGE, keras
+from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class STESymmetricWeightsTrainableQuantizer(declarations.STESymmetricWeights, KerasRangeQuantizer):
+    __doc__ = declarations.STESymmetricWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class STEUniformWeightsTrainableQuantizer(declarations.STEUniformWeights, KerasRangeQuantizer):
+    __doc__ = declarations.STEUniformWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class LSQSymmetricWeightsTrainableQuantizer(declarations.LSQSymmetricWeights, KerasRangeQuantizer):
+    __doc__ = declarations.LSQSymmetricWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class LSQUniformWeightsTrainableQuantizer(declarations.LSQUniformWeights, KerasRangeQuantizer):
+    __doc__ = declarations.LSQUniformWeights.__doc__

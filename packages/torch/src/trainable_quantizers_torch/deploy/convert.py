@@ -1,0 +1,68 @@
+"""From a trained model to the model that is deployed."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
+from mct_quantizers.common.constants import QUANTIZED_POSITIONAL_WEIGHT
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
+
+
+def convert(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of ``model`` in which every trainable quantizer is an inferable one of mct-quantizers.
+
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Wrappers and
+    holders are converted at any depth, those of mct-quantizers with our quantizers in them too; no
+    parameter of a quantizer is left.
+
+    Raises:
+        QuantizerError: nothing in the model can be converted.
+
+    Example:
+        >>> from trainable_quantizers_torch import *
+        >>> config = TrainableQuantizerActivationConfig(
+        ...     QuantizationMethod.UNIFORM, 8, {RANGE_MIN: -1.0, RANGE_MAX: 1.0}, True, MIN_THRESHOLD)
+        >>> model = torch.nn.Sequential(
+        ...     PytorchTrainableActivationQuantizationHolder(LSQUniformActivationTrainableQuantizer(config)))
+        >>> x = torch.randn(100)
+        >>> torch.equal(convert(model)(x), model(x))
+        True
+    """
+    _release_graphs(model)
+    converted = copy.deepcopy(model)
+    found = [module for module in converted.modules() if quantizers_in(module)]
+    if not found:
+        advice = "wrap its layers in PytorchTrainableQuantizationWrapper, or its activations in a holder, first"
+        raise invalid("convert", "model", "one that holds trainable quantizers", type(model).__name__, advice)
+    for module in found:
+        quantizers = quantizers_in(module)
+        plain = type(module) in (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
+        module.convert_to_inferable_quantizers()
+        if plain:  # their conversion leaves the parameters of our quantizers behind
+            for quantizer in quantizers:
+                quantizer.release()
+            module.requires_grad_(False)
+    return converted
+
+
+def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer]:
+    """The trainable quantizers that a wrapper or holder, ours or of mct-quantizers, holds."""
+    held: list[object] = []
+    if isinstance(module, PytorchQuantizationWrapper):
+        held = list(module.weights_quantizers.values())
+    elif isinstance(module, PytorchActivationQuantizationHolder):
+        held = [module.activation_holder_quantizer]
+    return [quantizer for quantizer in held if isinstance(quantizer, BasePytorchTrainableQuantizer)]
+
+
+def _release_graphs(model: torch.nn.Module) -> None:
+    """Detach the quantized weights that mct-quantizers' own wrapper leaves behind: they cannot be copied."""
+    for module in model.modules():
+        if type(module) is PytorchQuantizationWrapper:
+            owner, prefix = (module.layer, "") if module.is_str_attr else (module, f"{QUANTIZED_POSITIONAL_WEIGHT}_")
+            for key in module.weights_quantizers:
+                setattr(owner, f"{prefix}{key}", getattr(owner, f"{prefix}{key}").detach())

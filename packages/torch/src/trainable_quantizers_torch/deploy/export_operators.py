@@ -1,0 +1,166 @@
+"""Quantizers of mct-quantizers in terms that exporters know: plain operations, or the standard operators of ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
+from torch import nn
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.graph.trace import replace_everywhere
+from trainable_quantizers_torch.layers.stateless import call_with
+
+OPSET = 20
+_WIDEST = 8
+
+
+class PlainActivation(nn.Module):
+    """y = (clamp(round(x·(1/scale)) + zero, lowest, highest) - zero)·scale, bit for bit what the kernel computes."""
+
+    def __init__(self, scale: float, zero_point: int, lowest: int, highest: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.zero_point, self.ends = zero_point, (lowest, highest)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The quantized ``x``."""
+        levels = torch.clamp(torch.round(x.float() * (1 / self.scale)) + self.zero_point, *self.ends)
+        return ((levels - self.zero_point) * self.scale).to(x.dtype)
+
+
+class QuantizedActivation(nn.Module):
+    """Clip, QuantizeLinear, DequantizeLinear: y = (clamp(round(x/scale) + zero, lowest, highest) - zero)·scale.
+
+    Of 8 bits, the integers themselves saturate. Levels are rounded half to even.
+    """
+
+    def __init__(self, scale: float, zero_point: int, lowest: int, highest: int) -> None:
+        super().__init__()
+        self.dtype = torch.int8 if lowest < 0 else torch.uint8
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(zero_point, dtype=self.dtype))
+        ends = [(level - zero_point) * np.float32(scale) for level in (lowest, highest)]
+        self.ends = None if highest - lowest == 2**_WIDEST - 1 else [float(end) for end in ends]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The quantized ``x``, when it is exported."""
+        if self.ends is not None:
+            x = torch.clamp(x, *self.ends)
+        levels = _operator("QuantizeLinear", (x, self.scale, self.zero_point), x.shape, self.dtype, {})
+        return _operator("DequantizeLinear", (levels, self.scale, self.zero_point), x.shape, torch.float32, {})
+
+
+class IntegerWeights(nn.Module):
+    """A layer whose weights are stored as integers: w = (level - zero)·scale.
+
+    Args:
+        layer: The layer.
+        weights: (levels, scale, zero point, axis of the channels or None) by name.
+    """
+
+    def __init__(self, layer: nn.Module, weights: dict[str, tuple[torch.Tensor, ...]]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.axes: dict[str, int | None] = {}
+        for name, (levels, scale, zero_point, axis) in weights.items():
+            setattr(layer, name, nn.Parameter(torch.empty(0)))  # the float weight is not written
+            self.axes[name] = axis  # type: ignore[assignment]
+            for part, tensor in (("levels", levels), ("scale", scale), ("zero_point", zero_point)):
+                self.register_buffer(f"{name}_{part}", tensor)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output, when it is exported."""
+        weights = {}
+        for name, axis in self.axes.items():
+            levels = getattr(self, f"{name}_levels")
+            inputs = (levels, getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"))
+            attributes = {} if axis is None else {"axis": axis}
+            weights[name] = _operator("DequantizeLinear", inputs, levels.shape, torch.float32, attributes)
+        return call_with(self.layer, weights, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What it lacks is the layer's, for forwards that read ``self.fc.weight.dtype``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+
+def with_standard_operators(model: nn.Module) -> nn.Module:
+    """``model``, changed in place, with standard operators in the place of its quantizers.
+
+    Raises:
+        QuantizerError: a quantizer that they cannot express.
+    """
+    return _replaced(model, _integer_weights, QuantizedActivation, _WIDEST)
+
+
+def with_plain_operations(model: nn.Module) -> nn.Module:
+    """``model``, changed in place: quantized weights as they are, and activations quantized by plain operations.
+
+    Raises:
+        QuantizerError: a quantizer of another kind than those with evenly spaced levels.
+    """
+    return _replaced(model, _constant_weights, PlainActivation, 32)
+
+
+def _replaced(model: nn.Module, of_wrapper: Any, of_activation: Any, widest: int) -> nn.Module:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PytorchQuantizationWrapper):
+            if not module.is_str_attr:
+                raise _not_expressible(name, "constants of a function")
+            replace_everywhere(model, module, of_wrapper(name, module))
+        elif isinstance(module, PytorchActivationQuantizationHolder):
+            scale, zero_point, *ends = _grid(name, module.activation_holder_quantizer, widest)
+            replace_everywhere(model, module, of_activation(float(scale), int(zero_point), *ends))
+    return model
+
+
+def _constant_weights(name: str, wrapper: PytorchQuantizationWrapper) -> nn.Module:
+    for key, quantizer in wrapper.weights_quantizers.items():
+        quantized = quantizer(getattr(wrapper, key).detach())
+        setattr(wrapper.layer, key, nn.Parameter(quantized, requires_grad=False))
+    return wrapper.layer
+
+
+def _integer_weights(name: str, wrapper: PytorchQuantizationWrapper) -> nn.Module:
+    weights = {}
+    for key, quantizer in wrapper.weights_quantizers.items():
+        scale, zero_point, lowest, highest = _grid(name, quantizer, _WIDEST)
+        axis = quantizer.channel_axis if quantizer.per_channel else None
+        weight = getattr(wrapper, f"{key}").detach().float()
+        shape = [1] * weight.ndim
+        if axis is not None:
+            shape[axis] = -1
+        scale, zero_point = (torch.as_tensor(part).reshape(-1) for part in (scale, zero_point))
+        levels = torch.round(weight * (1 / scale).reshape(shape)) + zero_point.reshape(shape)
+        dtype = torch.int8 if lowest < 0 else torch.uint8
+        stored = levels.clamp(lowest, highest).to(dtype)
+        if axis is None:
+            scale, zero_point = scale[0], zero_point[0]
+        weights[key] = (stored, scale.float(), zero_point.to(dtype), axis)
+    return IntegerWeights(wrapper.layer, weights)
+
+
+def _grid(name: str, quantizer: Any, widest: int) -> tuple[Any, Any, int, int]:
+    """Scale, zero point, lowest and highest level."""
+    scale = getattr(quantizer, "scales", getattr(quantizer, "scale", None))
+    zero_point = getattr(quantizer, "zero_points", getattr(quantizer, "zero_point", None))
+    lowest, highest = (getattr(quantizer, f"{end}_quantized_domain", None) for end in ("min", "max"))
+    if scale is None or zero_point is None or lowest is None or highest is None:
+        raise _not_expressible(name, type(quantizer).__name__)
+    if highest - lowest >= 2**widest:
+        raise _not_expressible(name, f"{quantizer.num_bits} bits")
+    return scale, zero_point, int(lowest), int(highest)
+
+
+def _not_expressible(name: str, what: str) -> Exception:
+    rule = "evenly spaced levels of at most 8 bits in layers"
+    return invalid("export", f"quantizer of {name!r}", rule, what, "pass operators='mct'")
+
+
+def _operator(name: str, inputs: tuple[Any, ...], shape: Any, dtype: torch.dtype, attributes: dict[str, int]) -> Any:
+    return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=dtype, shape=shape, version=OPSET)

@@ -1,0 +1,124 @@
+"""Whether a deployed model computes what the trained one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
+from torch import nn
+from torch.utils import _pytree
+from trainable_quantizers_core import Verification
+from trainable_quantizers_core.deploy.verification import Comparison
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.calibration.batches import run_on
+from trainable_quantizers_torch.graph.trace import modes_kept
+
+_QUANTIZED = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
+
+
+def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: Any) -> Verification:
+    """Compare two models on batches of data, in evaluation: their outputs, and those of the layers both have.
+
+    Args:
+        trained: The model that was trained.
+        deployed: The model that ``convert`` made of it, or any function that takes the same arguments and gives
+            tensors or arrays, such as a session of an exported file.
+        data: Batches as for ``prepare``.
+
+    Raises:
+        QuantizerError: no data, a batch that a model does not take, or outputs of other shapes.
+
+    Example:
+        >>> from trainable_quantizers_torch import Recipe, convert, prepare
+        >>> x = torch.randn(8, 4)
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe.preset("mixed_w4a8"), [x], verbose=False)
+        >>> print(verify(model, convert(model), [x]))
+        All 16 output values are identical.
+    """
+    if not isinstance(trained, nn.Module):
+        raise invalid("verify", "trained", "a module", trained, "pass what prepare returned, trained")
+    if not callable(deployed):
+        raise invalid("verify", "deployed", "a module or a function", deployed, "pass what convert returned")
+    comparison = Comparison()
+    seen: list[dict[str, list[torch.Tensor]]] = [{}, {}]
+    with ExitStack() as stack:
+        if isinstance(deployed, nn.Module):
+            stack.enter_context(modes_kept(deployed))
+            deployed.eval()
+            shared = dict(_layers(trained)).keys() & dict(_layers(deployed)).keys()
+            for model, outputs in zip((trained, deployed), seen, strict=True):
+                stack.enter_context(_kept_outputs(model, shared, outputs))
+        for call, wanted in run_on(trained, data, "verify"):
+            given = _given(deployed, call)
+            _compare(comparison, seen, wanted, given)
+            for outputs in seen:
+                outputs.clear()
+    return comparison.result()
+
+
+def _given(deployed: Any, call: Callable[[Any], Any]) -> Any:
+    try:
+        return call(deployed)
+    except Exception as error:  # whatever it raises
+        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
+        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
+
+
+def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], wanted: Any, given: Any) -> None:
+    trained, deployed = seen
+    for name, tensors in trained.items():
+        for one, other in zip(tensors, deployed.get(name, ()), strict=False):
+            comparison.layer(name, _array(one), _array(other))
+    outputs = [_named(result) for result in (wanted, given)]
+    if len(outputs[0]) != len(outputs[1]):
+        advice = "both must give the same outputs"
+        raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
+    for (name, one), (_, other) in zip(*outputs, strict=True):
+        comparison.output(name, _array(one), _array(other))
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The wrappers, the holders, and what holds no other modules; not what is inside a wrapper."""
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name and not (inside and name.startswith(inside)):
+            if isinstance(module, _QUANTIZED):
+                inside = (*inside, f"{name}.")
+            if isinstance(module, _QUANTIZED) or not module._modules:
+                yield name, module
+
+
+@contextmanager
+def _kept_outputs(model: nn.Module, names: Any, outputs: dict[str, list[torch.Tensor]]) -> Iterator[None]:
+    """The tensors that layers give, in order of execution."""
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, result: Any) -> None:
+            tensors = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+            outputs.setdefault(name, []).extend(tensors)
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in _layers(model) if name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _named(result: Any) -> list[tuple[str, Any]]:
+    """The tensors of a result: ``output``, ``output.logits``, ``output.0``."""
+    leaves, _ = _pytree.tree_flatten_with_path(result)
+    return [
+        (f"output{_pytree.keystr(path)}", leaf) for path, leaf in leaves if isinstance(leaf, (torch.Tensor, np.ndarray))
+    ]
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor if isinstance(tensor, np.ndarray) else tensor.detach().double().cpu().numpy()

@@ -1,0 +1,65 @@
+"""A module that quantizes an activation with a trainable quantizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mct_quantizers import BaseInferableQuantizer, PytorchActivationQuantizationHolder
+from trainable_quantizers_core import BaseTrainableQuantizer
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.layers.wrapper import become
+
+
+class PytorchTrainableActivationQuantizationHolder(PytorchActivationQuantizationHolder):
+    """The holder of mct-quantizers for training.
+
+    Args:
+        activation_holder_quantizer: The quantizer, whose variables become parameters of this module.
+
+    Raises:
+        QuantizerError: not a quantizer.
+
+    Example:
+        >>> from trainable_quantizers_torch import *
+        >>> config = TrainableQuantizerActivationConfig(
+        ...     QuantizationMethod.POWER_OF_TWO, 2, {THRESHOLD: 1.0, SIGNED: False}, True, MIN_THRESHOLD)
+        >>> holder = PytorchTrainableActivationQuantizationHolder(LSQSymmetricActivationTrainableQuantizer(config))
+        >>> holder(torch.tensor([0.3, 2.0])).tolist()
+        [0.25, 0.75]
+        >>> holder.convert_to_inferable_quantizers()(torch.tensor([0.3, 2.0])).tolist()
+        [0.25, 0.75]
+    """
+
+    def __init__(self, activation_holder_quantizer: BaseInferableQuantizer, **kwargs: Any) -> None:
+        if not isinstance(activation_holder_quantizer, BaseInferableQuantizer):
+            advice = "build one from its configuration"
+            raise invalid(
+                type(self).__name__, "activation_holder_quantizer", "a quantizer", activation_holder_quantizer, advice
+            )
+        super().__init__(activation_holder_quantizer, **kwargs)
+        bind = getattr(activation_holder_quantizer, "bind", None)
+        if bind is not None:
+            bind(self)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The quantized ``inputs``."""
+        quantizer = self.activation_holder_quantizer
+        return quantizer(inputs, self.training) if isinstance(quantizer, BaseTrainableQuantizer) else quantizer(inputs)
+
+    def extra_repr(self) -> str:
+        """The quantizer."""
+        return repr(self.activation_holder_quantizer)
+
+    def convert_to_inferable_quantizers(self) -> torch.nn.Module:
+        """Become a plain ``PytorchActivationQuantizationHolder``, in place; also returned.
+
+        With a disabled quantizer it becomes a ``torch.nn.Identity``.
+        """
+        quantizer = self.activation_holder_quantizer
+        if not getattr(quantizer, "enabled", True):
+            return become(self, torch.nn.Identity())
+        convert = getattr(quantizer, "convert2inferable", None)
+        inferable = quantizer if convert is None else convert()
+        return become(self, PytorchActivationQuantizationHolder(inferable).train(self.training))

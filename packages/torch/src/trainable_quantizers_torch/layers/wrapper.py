@@ -1,0 +1,186 @@
+"""A module whose weights are quantized by trainable quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from mct_quantizers import BaseInferableQuantizer, PytorchQuantizationWrapper
+from mct_quantizers.common.constants import POSITIONAL_WEIGHT
+from trainable_quantizers_core import BaseTrainableQuantizer
+from trainable_quantizers_core.errors import invalid, nearest
+
+from trainable_quantizers_torch.layers.stateless import call_with
+
+
+class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
+    """The wrapper of mct-quantizers for training: the weights stay parameters of the wrapped module.
+
+    A forward runs the module with quantized weights in the place of its own and leaves nothing behind, so
+    the wrapper can be copied, pickled, averaged, moved and reloaded at any time.
+
+    Args:
+        module: The module, or a function together with ``weight_values``.
+        weights_quantizers: Quantizers by name of the parameter, or by position of a constant argument.
+        weight_values: Constant arguments of a function, by position.
+        op_call_args: Further positional arguments of each call.
+        op_call_kwargs: Further keyword arguments of each call.
+        is_inputs_as_list: Whether the function takes its tensors as one list.
+
+    Raises:
+        QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type.
+
+    Example:
+        >>> from trainable_quantizers_torch import *
+        >>> config = TrainableQuantizerWeightsConfig(
+        ...     QuantizationMethod.POWER_OF_TWO, 4, {THRESHOLD: 1.0}, True, 0, True, MIN_THRESHOLD)
+        >>> layer = PytorchTrainableQuantizationWrapper(
+        ...     torch.nn.Linear(3, 2), {"weight": LSQSymmetricWeightsTrainableQuantizer(config)})
+        >>> sorted(layer.state_dict())
+        ['layer.bias', 'layer.weight', 'weight_threshold']
+        >>> type(layer.convert_to_inferable_quantizers()).__name__
+        'PytorchQuantizationWrapper'
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module | Callable[..., Any],
+        weights_quantizers: Mapping[Any, BaseInferableQuantizer],
+        weight_values: Mapping[int, torch.Tensor] | None = None,
+        op_call_args: list[Any] | None = None,
+        op_call_kwargs: Mapping[str, Any] | None = None,
+        is_inputs_as_list: bool = False,
+    ) -> None:
+        _check(module, weights_quantizers, weight_values)
+        super().__init__(
+            module,
+            dict(weights_quantizers),
+            None if weight_values is None else dict(weight_values),
+            op_call_args,
+            None if op_call_kwargs is None else dict(op_call_kwargs),
+            is_inputs_as_list,
+        )
+
+    def _set_weights_vars(self, is_training: bool = True) -> None:
+        """Create the quantizers' variables (the parent calls this once, from its constructor)."""
+        for key, quantizer in self.weights_quantizers.items():
+            if not self.is_str_attr:
+                self.register_parameter(
+                    f"{POSITIONAL_WEIGHT}_{key}", torch.nn.Parameter(self.weight_values[key], requires_grad=False)
+                )
+            name = key if self.is_str_attr else f"{POSITIONAL_WEIGHT}_{key}"
+            quantizer.initialize_quantization(self._weight(key).shape, name, self)
+            bind = getattr(quantizer, "bind", None)
+            if bind is not None:
+                bind(self)
+
+    def _weight(self, key: str | int) -> torch.Tensor:
+        return getattr(self.layer, key) if isinstance(key, str) else getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
+
+    def get_weights_vars(self) -> list[tuple[str | int, torch.Tensor, BaseInferableQuantizer]]:
+        """(key, weight, quantizer) of each quantized weight."""
+        return [(key, self._weight(key), quantizer) for key, quantizer in self.weights_quantizers.items()]
+
+    def get_quantized_weights(self) -> dict[Any, torch.Tensor]:
+        """The quantized weights by key, as the next forward uses them."""
+        return {
+            key: quantizer(weight, self.training)
+            if isinstance(quantizer, BaseTrainableQuantizer)
+            else quantizer(weight)
+            for key, weight, quantizer in self.get_weights_vars()
+        }
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's output with its weights quantized."""
+        quantized = self.get_quantized_weights()
+        kwargs = {**self.op_call_kwargs, **kwargs}
+        if self.is_str_attr:
+            inputs = (list(args),) if self.is_inputs_as_list else args
+            return call_with(self.layer, quantized, (*inputs, *self.op_call_args), kwargs)
+        tensors = list(args)
+        for position in sorted(quantized):
+            tensors.insert(position, quantized[position])
+        inputs = (tensors,) if self.is_inputs_as_list else tuple(tensors)
+        return self.layer(*inputs, *self.op_call_args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapper lacks is the layer's, so that ``model.fc.in_features`` and ``.weight.dtype`` still work."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("layer")
+            if layer is None:
+                raise
+            return getattr(layer, name)
+
+    def extra_repr(self) -> str:
+        """The quantizers, by name of the weight."""
+        return "\n".join(f"{key}: {quantizer!r}" for key, quantizer in self.weights_quantizers.items())
+
+    def convert_to_inferable_quantizers(self) -> PytorchQuantizationWrapper:
+        """Become a plain ``PytorchQuantizationWrapper`` of inferable quantizers, in place; also returned.
+
+        A weight whose quantizer is disabled stays in float. Nothing of the result requires a gradient.
+        """
+        weights = {key: weight.detach() for key, weight, _ in self.get_weights_vars()}
+        inferable = {}
+        for key, quantizer in self.weights_quantizers.items():
+            if getattr(quantizer, "enabled", True):
+                convert = getattr(quantizer, "convert2inferable", None)
+                inferable[key] = quantizer if convert is None else convert()
+        if not self.is_str_attr and len(inferable) < len(weights):
+            raise invalid(
+                type(self).__name__,
+                "quantizers of constants",
+                "all enabled for conversion",
+                sorted(set(weights) - set(inferable)),
+                "a plain wrapper quantizes every constant it holds: leave the others to the function's own arguments",
+            )
+        plain = PytorchQuantizationWrapper(
+            self.layer,
+            inferable,
+            None if self.is_str_attr else weights,
+            self.op_call_args,
+            self.op_call_kwargs,
+            self.is_inputs_as_list,
+        )
+        for name in dir(self.layer) if self.is_str_attr else ():
+            if not name.startswith("_") and not hasattr(plain, name):
+                vars(plain)[name] = getattr(self.layer, name)  # forwards read model.fc.in_features or model.fc.bias
+        return become(self, plain.requires_grad_(False).train(self.training))
+
+
+def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:
+    """Give ``module`` the class and the state of ``other``, so that whoever holds it holds the other."""
+    module.__class__ = other.__class__
+    module.__dict__ = other.__dict__
+    return module
+
+
+def _check(module: Any, quantizers: Any, weight_values: Any) -> None:
+    owner = PytorchTrainableQuantizationWrapper.__name__
+    if not callable(module):
+        raise invalid(owner, "module", "a module or a function", module, "pass the layer to wrap")
+    if not isinstance(quantizers, Mapping):
+        raise invalid(owner, "weights_quantizers", "a dictionary", quantizers, "write {'weight': quantizer}")
+    for key, quantizer in quantizers.items():
+        if not isinstance(quantizer, BaseInferableQuantizer):
+            raise invalid(owner, f"quantizer of {key!r}", "a quantizer", quantizer, "build it from its configuration")
+    if weight_values is not None:
+        for key, value in weight_values.items():
+            if not isinstance(key, int) or not isinstance(value, torch.Tensor):
+                raise invalid(owner, "weight_values", "tensors by position", {key: value}, "write {1: tensor}")
+        if set(weight_values) != set(quantizers):
+            advice = "name each constant in both"
+            raise invalid(
+                owner, "weights_quantizers", f"at positions {sorted(weight_values)}", list(quantizers), advice
+            )
+        return
+    if not isinstance(module, torch.nn.Module):
+        raise invalid(owner, "weight_values", "given when wrapping a function", None, "pass {position: tensor}")
+    known = [name for name, _ in module.named_parameters(recurse=False)]
+    for key in quantizers:
+        if key not in known:
+            rule = f"a parameter of {type(module).__name__}"
+            raise invalid(owner, "weights_quantizers key", rule, key, nearest(key, known))

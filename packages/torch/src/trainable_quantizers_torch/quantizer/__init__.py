@@ -1,0 +1,1 @@
+"""Quantizers: configurations, grids, their parameters and life cycle."""

@@ -1,0 +1,23 @@
+"""The trainable quantizers of activations in PyTorch; their declarations hold the formulas."""
+
+from __future__ import annotations
+
+from trainable_quantizers_core.quantizer import declarations
+
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+
+
+class STESymmetricActivationTrainableQuantizer(declarations.STESymmetricActivation, PytorchRangeQuantizer):
+    __doc__ = declarations.STESymmetricActivation.__doc__
+
+
+class STEUniformActivationTrainableQuantizer(declarations.STEUniformActivation, PytorchRangeQuantizer):
+    __doc__ = declarations.STEUniformActivation.__doc__
+
+
+class LSQSymmetricActivationTrainableQuantizer(declarations.LSQSymmetricActivation, PytorchRangeQuantizer):
+    __doc__ = declarations.LSQSymmetricActivation.__doc__
+
+
+class LSQUniformActivationTrainableQuantizer(declarations.LSQUniformActivation, PytorchRangeQuantizer):
+    __doc__ = declarations.LSQUniformActivation.__doc__

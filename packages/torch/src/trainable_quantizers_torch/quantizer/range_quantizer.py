@@ -1,0 +1,141 @@
+"""What the shipped quantizers add to the shared life cycle in PyTorch: parameters, autograd, inferable classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
+from trainable_quantizers_core import THRESHOLD
+from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.schedule import LAST_STEP
+from trainable_quantizers_core.quantizer.specification import elements_per_sample
+
+from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
+from trainable_quantizers_torch.kernels.operator import on_cpu
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.quantizer.effective import TORCH_OPS, symmetric_range, uniform_range
+
+
+class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
+    """A range quantizer whose ends are parameters of a module."""
+
+    def initialize_quantization(self, tensor_shape: Any, name: str, layer: torch.nn.Module) -> None:
+        """Create the variables on ``layer``, on the device of its parameters."""
+        super().initialize_quantization(tensor_shape, name, layer)
+        self.bind(layer)
+
+    def __call__(self, inputs: torch.Tensor, training: bool = True) -> torch.Tensor:
+        """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.
+
+        Raises:
+            QuantizerError: ``inputs`` is not a floating tensor.
+        """
+        if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
+            found = inputs.dtype if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+            raise invalid(type(self).__name__, "inputs", "a floating tensor", found, "convert it with .float()")
+        if not self.enabled:
+            return inputs
+        spec = self.specification
+        min_range, max_range = self.effective_range()
+        quantized = fake_quantize(
+            inputs,
+            min_range,
+            max_range,
+            spec.grid,
+            self.channel_axis,
+            self.gradient.from_rounding,
+            spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0,
+        )
+        return quantized if self.schedule is None or not training else self._blended(inputs, quantized)
+
+    def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(min, max) that the forward uses, differentiable with respect to the variables."""
+        spec = self.specification
+        variables = [self._current(name) for name in spec.initial]
+        if spec.method is QuantizationMethod.UNIFORM:
+            low, high = variables
+            return uniform_range(low, high, spec.grid, spec.min_threshold)
+        (threshold,) = variables
+        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+
+    @torch.no_grad()
+    def advance(self, steps: int | torch.Tensor = 1) -> None:
+        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        if self.schedule is None or not self.quantizer_parameters:
+            return
+        for name in self.specification.initial if self._holds else ():
+            value = self._current(name)
+            self.get_quantizer_variable(f"{name}_{HELD}").copy_(value)
+            self.get_quantizer_variable(name).copy_(value)
+        self.get_quantizer_variable(STEP).add_(steps).clamp_(max=LAST_STEP)
+
+    def _blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+        step = self.get_quantizer_variable(STEP)
+        if on_cpu(step) and self.schedule.share(NUMBER_OPS, step.item()) == 1:
+            return quantized
+        share = self.schedule.share(TORCH_OPS, step)
+        return torch.where(share < 1, inputs + share.to(inputs.dtype) * (quantized - inputs), quantized)
+
+    def _where(self, condition: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.where(condition, one, other)
+
+    def _shared_by(self, inputs: torch.Tensor) -> int:
+        if type(self).quantization_target is QuantizationTarget.Activation:
+            return elements_per_sample(inputs.shape)
+        return (
+            inputs.numel() if self.channel_axis is None else inputs.numel() // max(inputs.shape[self.channel_axis], 1)
+        )
+
+    def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray, trainable: bool) -> torch.Tensor:
+        device = next((parameter.device for parameter in layer.parameters()), None)
+        tensor = torch.tensor(value, device=device)
+        if trainable:
+            layer.register_parameter(name, torch.nn.Parameter(tensor))
+        else:  # a buffer: no requires_grad_(True) on the model can set it free
+            layer.register_buffer(name, tensor)
+        return getattr(layer, name)
+
+    def _read_variable(self, variable: torch.Tensor) -> np.ndarray:
+        return variable.detach().float().cpu().numpy()
+
+    @torch.no_grad()
+    def _write_variable(self, variable: torch.Tensor, value: np.ndarray) -> None:
+        variable.copy_(torch.from_numpy(np.array(value)))
+
+    def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
+        spec = self.specification
+        arguments = spec.inferable_arguments(values, from_step=True)
+        if target is QuantizationTarget.Weights:
+            arguments.update(per_channel=self.channel_axis is not None, channel_axis=self.channel_axis)
+        elif THRESHOLD in arguments:
+            arguments.update(signed=spec.grid.signed)
+        inferable = getattr(pytorch_quantizers, class_name)(**arguments)
+        device = self.get_quantizer_variable(next(iter(values))).device
+        for name in ("scales", "zero_points"):  # mct-quantizers puts them on a GPU wherever there is one
+            if isinstance(getattr(inferable, name, None), torch.Tensor):
+                setattr(inferable, name, getattr(inferable, name).to(device))
+        if spec.method is QuantizationMethod.UNIFORM:
+            self._set_uniform_grid(inferable)
+        return inferable
+
+    @torch.no_grad()
+    def _set_uniform_grid(self, inferable: Any) -> None:
+        """Give the inferable the trained step and zero point.
+
+        It derives both from the range once more, in float32: some steps (2-5 %) it cannot arrive at from any
+        range, and the zero points of weights it truncates.
+        """
+        min_range, max_range = self.effective_range()
+        step = range_step(TORCH_OPS, min_range, max_range, self.specification.grid)
+        zero_point = range_zero_point(TORCH_OPS, min_range, step, self.specification.grid)
+        if hasattr(inferable, "scales"):
+            inferable.scales = step.reshape(inferable.scales.shape)
+            inferable.zero_points = zero_point.to(torch.int32).reshape(inferable.zero_points.shape)
+        else:
+            inferable.scale, inferable.zero_point = step.item(), int(zero_point.item())

@@ -1,0 +1,23 @@
+"""The trainable quantizers of weights in PyTorch; their declarations hold the formulas."""
+
+from __future__ import annotations
+
+from trainable_quantizers_core.quantizer import declarations
+
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+
+
+class STESymmetricWeightsTrainableQuantizer(declarations.STESymmetricWeights, PytorchRangeQuantizer):
+    __doc__ = declarations.STESymmetricWeights.__doc__
+
+
+class STEUniformWeightsTrainableQuantizer(declarations.STEUniformWeights, PytorchRangeQuantizer):
+    __doc__ = declarations.STEUniformWeights.__doc__
+
+
+class LSQSymmetricWeightsTrainableQuantizer(declarations.LSQSymmetricWeights, PytorchRangeQuantizer):
+    __doc__ = declarations.LSQSymmetricWeights.__doc__
+
+
+class LSQUniformWeightsTrainableQuantizer(declarations.LSQUniformWeights, PytorchRangeQuantizer):
+    __doc__ = declarations.LSQUniformWeights.__doc__

@@ -1,0 +1,122 @@
+"""Figures of quantizers while a model trains: for TensorBoard, any other logger, or to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.inventory import PlacedQuantizer
+from trainable_quantizers_core.training.telemetry import gradient_ratio, means, repeatable, scalars
+
+from trainable_quantizers_torch.calibration.batches import batches_of, moved
+from trainable_quantizers_torch.graph.trace import modes_kept
+from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.report import report
+
+
+def telemetry(
+    model: nn.Module,
+    data: Any,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+    writer: Any = None,
+    step: int | None = None,
+) -> dict[str, float]:
+    """Thresholds, clipped share, range used, SQNR and gradient ratio of each quantizer, as ``layer.attribute/figure``.
+
+    Measured in evaluation on batches of your choice, so that one time is comparable with another; it changes nothing
+    in the model, gradients included. The figures are those of ``trainable_quantizers_core.training.telemetry``.
+
+    Args:
+        model: Holds trainable quantizers.
+        data: Batches as for ``prepare``; a few are enough.
+        loss: ``loss(model, batch)`` gives the loss of a batch; without it there are no gradient ratios. They are
+            means over the batches.
+        writer: Where to write them as well: ``torch.utils.tensorboard.SummaryWriter``, or what has its ``add_scalar``.
+        step: Number of the step, for the writer.
+
+    Raises:
+        QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
+
+    Example:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> x = torch.randn(8, 4)
+        >>> recipe = Recipe(activations={"method": "symmetric"})
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, [x], verbose=False)
+        >>> found = telemetry(model, [x], loss=lambda model, batch: model(batch).square().mean())
+        >>> [name for name in found if name.startswith("_0")]
+        ['_0.output/threshold', '_0.output/clipped', '_0.output/range_used', '_0.output/levels_used', \
+'_0.output/sqnr', '_0.output/gradient_ratio']
+    """
+    if writer is not None and not callable(getattr(writer, "add_scalar", None)):
+        advice = "pass torch.utils.tensorboard.SummaryWriter(folder), or leave it out and log what this returns"
+        raise invalid("telemetry", "writer", "one with add_scalar", writer, advice)
+    data = repeatable(batches_of(data, "telemetry"))
+    found = scalars(report(model, data))
+    if loss is not None:
+        found.update(means(_gradient_ratios(model, data, loss)))
+    if writer is not None:
+        for name, value in found.items():
+            writer.add_scalar(name, value, step)
+    return found
+
+
+def _gradient_ratios(
+    model: nn.Module, data: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
+) -> Iterator[dict[str, float]]:
+    """Of each batch."""
+    placed = quantizers_of(model)
+    inputs: dict[int, list[torch.Tensor]] = {}
+
+    def keep(each: PlacedQuantizer) -> Any:
+        def hook(module: nn.Module, args: Any) -> Any:
+            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            inputs.setdefault(id(each), []).append(x)
+            return (x, *args[1:])
+
+        return hook
+
+    with modes_kept(model), ExitStack() as stack:
+        model.eval()
+        for each in placed:
+            if each.target == "activation":
+                stack.callback(each.holder.register_forward_pre_hook(keep(each)).remove)
+        for batch in data:
+            inputs.clear()
+            with torch.enable_grad():
+                value = loss(model, moved(model, batch))
+            if not isinstance(value, torch.Tensor) or value.ndim or not value.requires_grad:
+                advice = "write loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1])"
+                raise invalid("telemetry", "loss", "a function that gives a scalar with a gradient", value, advice)
+            yield _of_batch(placed, inputs, value)
+
+
+def _of_batch(
+    placed: list[PlacedQuantizer], inputs: dict[int, list[torch.Tensor]], loss: torch.Tensor
+) -> dict[str, float]:
+    wanted: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+    for each in placed:
+        parameters = [each.quantizer.get_quantizer_variable(name) for name in each.quantizer.specification.initial]
+        if each.target == "weights":
+            quantized = [weight for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute]
+        else:
+            quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
+        if quantized and all(tensor.requires_grad for tensor in (*parameters, *quantized)):
+            wanted[f"{each.layer}.{each.attribute}/gradient_ratio"] = parameters, quantized
+    tensors = [tensor for parts in wanted.values() for part in parts for tensor in part]
+    gradients = iter(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True) if tensors else ())
+    ratios = {}
+    for name, (parameters, quantized) in wanted.items():
+        of_parameters = [_array(next(gradients)) for _ in parameters]
+        of_quantized = np.concatenate([_array(next(gradients)).ravel() for _ in quantized])
+        values = np.concatenate([_array(tensor).ravel() for tensor in quantized])
+        ratios[name] = gradient_ratio([_array(tensor) for tensor in parameters], of_parameters, values, of_quantized)
+    return ratios
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
