@@ -1,40 +1,77 @@
-"""Where quantizers of activations stand: of a tensor that several layers could quantize, the last one does."""
+"""Where quantizers stand: each tensor is quantized once, where an accelerator leaves it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainable_quantizers_core.graph.operation import JOINING, MULTIPLYING, SOURCES, WEIGHTED, ModelGraph, Operation
 
 UNBOUNDED = "it holds infinities, as masks do: quantized they would be numbers like others"
 """Why such a tensor stays in float."""
 
-_JOINS = ("norm", "add", "mul", "matmul", "concat", "pool")
-_LEFT_TO: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_JOINS, ("activation",)),
-    **dict.fromkeys(("conv", "depthwise_conv", "conv_transpose", "linear"), ("activation", "norm")),
-}
+_NEW_VALUES = (*WEIGHTED, *JOINING, "activation", "norm", "pool", "function")
+_READ_ON_GRID = (*MULTIPLYING, *JOINING, "activation", "norm", "pool", "function")
+_BEFORE_CLIP = (*MULTIPLYING, *JOINING, "norm", "pool", "function")
 
 
-def is_left_to(kind: str, follower: str) -> bool:
-    """Whether a layer whose output goes into one other alone is quantized after that one, not before.
-
-    Args:
-        kind: What the layer is.
-        follower: What the other one is.
-
-    Example:
-        >>> is_left_to("conv", "norm"), is_left_to("add", "norm")
-        (True, False)
-    """
-    return follower in _LEFT_TO.get(kind, ())
-
-
-def changes_values(kind: str, name: str) -> bool:
-    """Whether the output of a layer holds values that its input does not.
+@dataclass(frozen=True)
+class Place:
+    """Whether the result of an operation is quantized.
 
     Args:
-        kind: What the layer is.
-        name: The name of its class.
+        quantized: Whether a quantizer stands behind it.
+        left_to: Name of the operation behind which it stands instead.
+    """
+
+    quantized: bool
+    left_to: str = ""
+
+
+def place(graph: ModelGraph) -> tuple[Place, ...]:
+    """One for each operation.
+
+    - What makes new values is quantized behind it; what only moves them is not.
+    - A convolution, sum or norm that goes into a function like ReLU alone is quantized behind that: hardware clips the
+      accumulator. So is a convolution that goes alone into a batch norm that folds into it.
+    - Inputs and constants are quantized where an operation reads them that computes with them.
+    - All other functions of one value read a quantized one, for hardware looks them up in a table.
 
     Example:
-        >>> changes_values("pool", "MaxPool2d"), changes_values("pool", "AvgPool2d"), changes_values("other", "Flatten")
-        (False, True, False)
+        >>> graph = ModelGraph((Operation("x", "input", "input"), Operation("c", "conv", "Conv2d", (0,)),
+        ...                     Operation("relu", "activation", "ReLU", (1,), clips=True)), outputs=(2,))
+        >>> [place.left_to or place.quantized for place in place(graph)]
+        [True, 'relu', True]
     """
-    return kind not in ("other", "embedding") and not (kind == "pool" and "max" in name.lower())
+    folded = graph.folded()
+    return tuple(_place(graph, position, folded) for position in range(len(graph)))
+
+
+def _place(graph: ModelGraph, position: int, folded: dict[int, int]) -> Place:
+    operation = graph[position]
+    if operation.kind in SOURCES:
+        return Place(operation.floating and _is_computed_with(graph, position, set()))
+    if operation.kind not in _NEW_VALUES or operation.kind == "embedding" or not operation.floating:
+        return Place(False)
+    follower = graph.follower(position)
+    if follower is not None and _is_left_to(operation, follower, graph, position, folded):
+        return Place(False, follower.name)
+    return Place(True)
+
+
+def _is_left_to(
+    operation: Operation, follower: Operation, graph: ModelGraph, position: int, folded: dict[int, int]
+) -> bool:
+    if follower.kind == "norm":
+        return any(graph[norm] is follower and before == position for norm, before in folded.items())
+    return follower.kind == "activation" and follower.clips and operation.kind in _BEFORE_CLIP
+
+
+def _is_computed_with(graph: ModelGraph, position: int, seen: set[int]) -> bool:
+    """Whether a tensor reaches an operation that computes with it, past what moves values."""
+    for user in graph.users(position):
+        if user not in seen:
+            seen.add(user)
+            kind = graph[user].kind
+            if kind in _READ_ON_GRID or (kind == "other" and _is_computed_with(graph, user, seen)):
+                return True
+    return False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from trainable_quantizers_core.graph.coverage import Coverage
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
 
@@ -32,6 +33,10 @@ class SummaryRow:
 class Summary:
     """All layers of a model, in order of execution; ``print`` it.
 
+    Args:
+        rows: What became of each.
+        work: How much of the model computes on quantized numbers.
+
     Example:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
         layer  type    weights                  activations  reason
@@ -41,6 +46,12 @@ class Summary:
     """
 
     rows: tuple[SummaryRow, ...]
+    work: Coverage = field(default_factory=Coverage)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the multiply-accumulates whose weights and inputs are quantized, from 0 to 1."""
+        return self.work.share
 
     def __str__(self) -> str:
         head = ("layer", "type", "weights", "activations", "reason")
@@ -56,6 +67,7 @@ class Summary:
         left = sum(not row.weights and not row.activations for row in self.rows)
         counted = f"{weights} weight and {activations} activation quantizers"
         texts.append(f"{counted}; {left} of {len(self.rows)} layers left in float.")
+        texts += [str(self.work)] if self.work.work or self.work.sums else []
         return "\n".join(texts)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Recipe:
         activations: How activations are quantized; None leaves them in float unless a rule says otherwise.
         rules: Of several that match a layer, a later one overrides an earlier one field by field.
         name: For summaries and messages.
+        require_coverage: Share of the multiply-accumulates, from 0 to 1, that must have quantized weights and inputs;
+            ``prepare`` fails with a list of the others where it is less.
 
     Raises:
         QuantizerError: an unknown key or value.
@@ -59,6 +62,7 @@ class Recipe:
     activations: ActivationsScheme | None = None
     rules: tuple[LayerRule, ...] = ()
     name: str = ""
+    require_coverage: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in self._read(vars(self)).items():
@@ -70,6 +74,10 @@ class Recipe:
         values = dict(read_keys(cls, given, [field.name for field in fields(cls)], where))
         if not isinstance(values.get("name", ""), str):
             raise invalid(cls.__name__, "name", "a text", values["name"], "write it in quotes", where)
+        required = values.get("require_coverage")
+        if required is not None and not _is_share(required):
+            advice = "1.0 asks for all multiply-accumulates, 0.9 for nine of ten"
+            raise invalid(cls.__name__, "require_coverage", "a number from 0 to 1", required, advice, where)
         for target, scheme in SCHEMES.items():
             value = values.get(target)
             if value is not None and not isinstance(value, scheme):
@@ -99,6 +107,7 @@ class Recipe:
             "weights": self.weights and plain_fields(vars(self.weights)),
             "activations": self.activations and plain_fields(vars(self.activations)),
             "rules": [rule.to_dict() for rule in self.rules],
+            "require_coverage": self.require_coverage,
         }
         return {key: value for key, value in values.items() if value}
 
@@ -162,6 +171,10 @@ class Recipe:
             advice = nearest(name, cls.presets())
             raise invalid("Recipe.preset", "name", "that of a shipped recipe", name, advice)
         return cls.from_dict(tomllib.loads((_PRESETS / f"{name}.toml").read_text("utf-8")), f"preset {name}")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def _for_suffix(method: str, path: Path, by_suffix: Mapping[str, Any]) -> Any:

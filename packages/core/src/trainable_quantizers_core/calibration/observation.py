@@ -1,0 +1,37 @@
+"""What calibration saw of one tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
+from trainable_quantizers_core.graph.placement import UNBOUNDED
+
+UNREACHED = "calibration never reached it"
+NOT_FLOATING = "not a floating tensor"
+
+
+class Observation:
+    """Statistics of a tensor over all batches, in constant memory, or why there are none.
+
+    Example:
+        >>> import numpy as np
+        >>> seen = Observation()
+        >>> seen.left_in_float
+        'calibration never reached it'
+        >>> seen.update(np.float32([0.5, -1.0]))
+        >>> seen.left_in_float, seen.statistics.minimum
+        ('', -1.0)
+    """
+
+    def __init__(self) -> None:
+        self.statistics = TensorStatistics()
+        self.left_in_float = UNREACHED
+
+    def update(self, values: Any) -> None:
+        """Values of a further batch as a float array; None for a tensor of another type."""
+        if values is None:
+            self.left_in_float = NOT_FLOATING
+        else:
+            self.statistics.update(values)
+            self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""

@@ -1,0 +1,143 @@
+"""A model as the operations of one run, whatever framework it is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+WEIGHTED = ("conv", "depthwise_conv", "conv_transpose", "linear", "matmul", "embedding", "recurrent", "attention")
+"""Kinds of operations that may read weights."""
+
+MULTIPLYING = ("conv", "depthwise_conv", "conv_transpose", "linear", "matmul", "recurrent", "attention")
+"""Kinds of operations whose work is counted in multiply-accumulates."""
+
+JOINING = ("add", "mul", "concat")
+"""Kinds of operations that bring several tensors together, element by element."""
+
+SOURCES = ("input", "constant")
+"""Kinds of tensors that no operation makes: what the model is given, and parameters or constants it reads."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that an operation reads.
+
+    Args:
+        name: Name within the layer, or of the argument.
+        axis: The axis that counts its channels; None if it has none.
+        shared: Name of the parameter that several operations read, where this one is not of a layer alone.
+    """
+
+    name: str
+    axis: int | None = None
+    shared: str = ""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of a layer or function.
+
+    Args:
+        name: Unique in its graph; rules match it.
+        kind: Such as ``conv``, ``add``, ``activation``; ``input`` and ``constant`` for tensors that no operation makes;
+            ``other`` for what passes values on as they are; ``function`` for functions that recipes have no word for.
+        type: Name of the class or function.
+        inputs: Positions of the operations whose results it reads, in the order of its arguments.
+        layer: Name of the layer that computes it alone; empty for a function.
+        weights: What of it can be quantized as weights.
+        work: Multiply-accumulates for one batch.
+        clips: Whether an activation function is piecewise linear like ReLU, so that hardware applies it to the
+            accumulator. All others are looked up in a table by their quantized input.
+        folds: Whether it is a batch norm by constants, or a layer that can take one in.
+        identity: Whether its result is its input when the model is deployed, as of dropout.
+        floating: Whether its result is a floating tensor.
+        inside: What it computes inside stays in float, and why.
+        note: Anything else that a user should read about it.
+    """
+
+    name: str
+    kind: str
+    type: str
+    inputs: tuple[int, ...] = ()
+    layer: str = ""
+    weights: tuple[Weight, ...] = ()
+    work: int = 0
+    clips: bool = False
+    folds: bool = False
+    identity: bool = False
+    floating: bool = True
+    inside: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """Operations in order of execution.
+
+    Args:
+        operations: All of one run.
+        outputs: Positions of those whose results the model gives.
+
+    Example:
+        >>> graph = ModelGraph((Operation("x", "input", "input"), Operation("conv", "conv", "Conv2d", (0,)),
+        ...                     Operation("relu", "activation", "ReLU", (1,), clips=True)), outputs=(2,))
+        >>> graph.users(1), graph.follower(1).name
+        ((2,), 'relu')
+    """
+
+    operations: tuple[Operation, ...]
+    outputs: tuple[int, ...] = field(default=())
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def __getitem__(self, position: int) -> Operation:
+        return self.operations[position]
+
+    @cached_property
+    def _users(self) -> Sequence[Sequence[int]]:
+        users: list[list[int]] = [[] for _ in self.operations]
+        for position, operation in enumerate(self.operations):
+            for source in dict.fromkeys(operation.inputs):
+                users[source].append(position)
+        return users
+
+    def users(self, position: int) -> tuple[int, ...]:
+        """Positions of the operations that read a result."""
+        return tuple(self._users[position])
+
+    def follower(self, position: int) -> Operation | None:
+        """The one operation that a result goes into, past what passes values on; None if there are several or none."""
+        found = self._follower(position)
+        return None if found is None else self[found]
+
+    def _follower(self, position: int) -> int | None:
+        users = self._users[position]
+        if len(users) != 1 or position in self.outputs:
+            return None
+        (user,) = users
+        return self._follower(user) if self[user].identity else user
+
+    def folded(self) -> dict[int, int]:
+        """Batch norms that can be folded, and the layers whose results alone they read.
+
+        Example:
+            >>> conv = Operation("c", "conv", "Conv2d", layer="c", folds=True)
+            >>> ModelGraph((conv, Operation("n", "norm", "BatchNorm2d", (0,), layer="n", folds=True))).folded()
+            {1: 0}
+        """
+        layers = [operation.layer for operation in self.operations if operation.layer]
+        found = {}
+        for position, norm in enumerate(self.operations):
+            if norm.kind != "norm" or not norm.folds or len(norm.inputs) != 1 or layers.count(norm.layer) != 1:
+                continue
+            (before,) = norm.inputs
+            layer = self[before]
+            alone = self.users(before) == (position,) and before not in self.outputs
+            if alone and layer.kind in WEIGHTED and layer.folds and layers.count(layer.layer) == 1:
+                found[position] = before
+        return found

@@ -1,0 +1,168 @@
+"""From the graph of a model and a recipe to quantizers and a summary, in every framework alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.calibration.initial_parameters import activation_parameters, weights_parameters
+from trainable_quantizers_core.calibration.observation import Observation
+from trainable_quantizers_core.enums import Granularity
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.graph.coverage import Coverage, coverage
+from trainable_quantizers_core.graph.operation import MULTIPLYING, ModelGraph, Operation, Weight
+from trainable_quantizers_core.graph.placement import UNBOUNDED, Place, place
+from trainable_quantizers_core.graph.summary import Summary, SummaryRow, scheme_in_words
+from trainable_quantizers_core.recipe.plan import Layer, LayerPlan
+from trainable_quantizers_core.recipe.recipe import Recipe
+from trainable_quantizers_core.recipe.schemes import WeightsScheme
+
+WeightValues = Callable[[int, Weight], np.ndarray]
+Observe = Callable[[Sequence[int]], Mapping[int, Observation]]
+
+
+@dataclass
+class Settled:
+    """The quantizers of one operation.
+
+    Args:
+        weights: By name of the weight; operations that share one share its quantizer.
+        output: That of its result, if it has one.
+    """
+
+    weights: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+
+
+def settle(
+    graph: ModelGraph, recipe: Recipe, base: type, weight_values: WeightValues, observe: Observe
+) -> tuple[tuple[Settled, ...], Summary]:
+    """The quantizers of each operation, with parameters from data, and what a user should read about it.
+
+    Args:
+        graph: The model.
+        recipe: What is quantized, and how.
+        base: The base class of the framework's trainable quantizers.
+        weight_values: Gives the values of a weight of the operation at a position.
+        observe: Runs the calibration data, if there are positions to observe the results of.
+
+    Raises:
+        QuantizerError: a rule that matches nothing, nothing to quantize, or less coverage than the recipe requires.
+    """
+    places = place(graph)
+    plans = recipe.plan([_as_layer(operation, each) for operation, each in zip(graph, places, strict=True)])
+    weights = _weights(graph, plans, base, weight_values)
+    wanted = [position for position, plan in enumerate(plans) if plan.activations is not None]
+    seen = observe(wanted) if wanted else {}
+    settled, rows, exempt = [], [], set()
+    for position, (operation, plan) in enumerate(zip(graph, plans, strict=True)):
+        quantizers, findings, notes = weights[position]
+        observation = seen.get(position)
+        output, in_words = None, ""
+        if plan.activations is not None and observation is not None:
+            if observation.left_in_float:
+                notes.append(f"output: {observation.left_in_float}")
+                exempt |= {position} if observation.left_in_float == UNBOUNDED else set()
+            else:
+                measured = activation_parameters(observation.statistics, plan.activations)
+                findings += measured.findings
+                output = plan.activations.quantizer(plan.activations.config(measured.params), base)
+                in_words = scheme_in_words(plan.activations)
+        settled.append(Settled(quantizers, output))
+        rows.append(_row(operation, plan, places[position], quantizers, in_words, notes, findings))
+    complete = {at: len(each.weights) == len(graph[at].weights) for at, each in enumerate(settled)}
+    found = coverage(
+        graph,
+        places,
+        complete,
+        {at: each.output is not None for at, each in enumerate(settled)},
+        exempt=frozenset(exempt),
+    )
+    _check_coverage(recipe, found)
+    return tuple(settled), Summary(tuple(row for row in rows if row is not None), found)
+
+
+def _as_layer(operation: Operation, where: Place) -> Layer:
+    names = tuple(weight.name for weight in operation.weights)
+    return Layer(operation.name, (operation.kind, operation.type), names, where.quantized)
+
+
+def _weights(
+    graph: ModelGraph, plans: Sequence[LayerPlan], base: type, values: WeightValues
+) -> list[tuple[dict[str, Any], list[str], list[str]]]:
+    """Quantizers, findings and notes of each operation; of a shared weight, the operation that multiplies decides."""
+    owners: dict[str, int] = {}
+    for position, operation in enumerate(graph):
+        for weight in operation.weights:
+            first = owners.setdefault(weight.shared, position) if weight.shared else position
+            if operation.kind in MULTIPLYING and graph[first].kind not in MULTIPLYING:
+                owners[weight.shared] = position
+    made: dict[str, tuple[Any, tuple[str, ...]]] = {}
+
+    def quantizer_of(position: int, weight: Weight) -> tuple[Any, tuple[str, ...]]:
+        scheme = plans[position].weights
+        if scheme is None:
+            return None, ()
+        calibrated = weights_parameters(values(position, weight), per_tensor(scheme, weight), weight.axis)
+        config = per_tensor(scheme, weight).config(calibrated.params, weight.axis)
+        return scheme.quantizer(config, base), calibrated.findings
+
+    found = []
+    for position, operation in enumerate(graph):
+        quantizers: dict[str, Any] = {}
+        findings: list[str] = []
+        notes: list[str] = []
+        for weight in operation.weights:
+            owner = owners.get(weight.shared, position) if weight.shared else position
+            if not weight.shared:
+                quantizer, noticed = quantizer_of(position, weight)
+            else:
+                if weight.shared not in made:
+                    theirs = next(each for each in graph[owner].weights if each.shared == weight.shared)
+                    made[weight.shared] = quantizer_of(owner, theirs)
+                quantizer, noticed = made[weight.shared]
+                if owner != position:
+                    noticed = ()
+                    notes.append(f"shares its weight, and the quantizer of it, with {graph[owner].name}")
+            if quantizer is not None:
+                quantizers[weight.name] = quantizer
+                findings += noticed
+        found.append((quantizers, findings, notes))
+    return found
+
+
+def per_tensor(scheme: WeightsScheme, weight: Weight) -> WeightsScheme:
+    """The scheme as a weight can have it: without an axis of channels, one range for the whole tensor."""
+    return scheme if weight.axis is not None else replace(scheme, granularity=Granularity.PER_TENSOR)
+
+
+def _row(
+    operation: Operation,
+    plan: LayerPlan,
+    where: Place,
+    quantizers: Mapping[str, Any],
+    activations: str,
+    notes: Sequence[str],
+    findings: Sequence[str],
+) -> SummaryRow | None:
+    if operation.kind == "constant" and not activations and not notes:
+        return None
+    if operation.kind == "other" and not operation.layer and not operation.note:
+        return None  # a function that moves values
+    concerned = bool(operation.weights) or where.quantized or where.left_to
+    reasons = [plan.reason if concerned else "", operation.note, operation.inside]
+    reasons += [f"output: left to {where.left_to}"] if where.left_to else []
+    text = "; ".join(filter(None, [*reasons, *notes])) or "nothing to quantize"
+    weights = scheme_in_words(plan.weights) if quantizers and plan.weights is not None else ""
+    return SummaryRow(operation.name, operation.type, weights, activations, text, tuple(findings))
+
+
+def _check_coverage(recipe: Recipe, found: Coverage) -> None:
+    if recipe.require_coverage is not None and found.share < recipe.require_coverage:
+        name = f"Recipe {recipe.name!r}" if recipe.name else "Recipe"
+        missing = ", ".join(found.float_operations)
+        advice = f"quantize what is missing by rules, or require less; in float: {missing}"
+        raise invalid(name, "coverage", f"at least {recipe.require_coverage}", round(found.share, 4), advice)
