@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 
-from trainable_quantizers_torch.graph.discover import ACTIVATIONS, OUTPUT
+from trainable_quantizers_torch.graph.runtime import Quantizers
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
 def quantizers_of(model: nn.Module) -> list[PlacedQuantizer]:
-    """The trainable quantizers that are enabled, in the order of the model's modules."""
-    found: list[PlacedQuantizer] = []
-    wrapped: dict[str, str] = {}  # names of the modules in wrappers, and of the wrappers
-    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        held = {}
+    """The trainable quantizers that are enabled, in the order of the model's modules; a shared one once."""
+    found: dict[int, PlacedQuantizer] = {}
+    for each in _all(model) if isinstance(model, nn.Module) else ():
+        if isinstance(each.quantizer, PytorchRangeQuantizer) and each.quantizer.enabled:
+            found.setdefault(id(each.quantizer), each)
+    return list(found.values())
+
+
+def _all(model: nn.Module) -> Iterator[PlacedQuantizer]:
+    placed = {
+        module[key]: place
+        for module in model.modules()
+        if isinstance(module, Quantizers)
+        for key, place in module.places.items()
+    }
+    for name, module in model.named_modules():
         if isinstance(module, PytorchQuantizationWrapper):
-            held = {str(key): quantizer for key, quantizer in module.weights_quantizers.items()}
-            wrapped[f"{name}.layer"] = name
+            for key, quantizer in module.weights_quantizers.items():
+                yield PlacedQuantizer(name, str(key), quantizer, module)
         elif isinstance(module, PytorchActivationQuantizationHolder):
-            held = {"output": module.activation_holder_quantizer}
-        found += [
-            PlacedQuantizer(wrapped.get(_layer(name), _layer(name)), attribute, quantizer, module)
-            for attribute, quantizer in held.items()
-            if isinstance(quantizer, PytorchRangeQuantizer) and quantizer.enabled
-        ]
-    return found
-
-
-def _layer(name: str) -> str:
-    """The layer whose output a holder quantizes: ``prepare`` names the holder after it."""
-    return name.removeprefix(f"{ACTIVATIONS}.").removesuffix(f".{OUTPUT}")
+            layer, attribute = placed.get(module, (name, "output"))
+            yield PlacedQuantizer(layer, attribute, module.activation_holder_quantizer, module)
 
 
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx, nn
-from trainable_quantizers_core import (
-    LayerPlan,
-    Recipe,
-    Summary,
-    SummaryRow,
-    activation_parameters,
-    weights_parameters,
-)
+import numpy as np
+import torch
+from torch import nn
+from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.graph.summary import scheme_in_words
+from trainable_quantizers_core.graph.operation import Weight
+from trainable_quantizers_core.graph.settle import settle
 
-from trainable_quantizers_torch.calibration.batches import names_of_arguments
-from trainable_quantizers_torch.calibration.observe import Observer, calibrate
-from trainable_quantizers_torch.graph.attention import unfuse_attention
-from trainable_quantizers_torch.graph.discover import Found, discover
-from trainable_quantizers_torch.graph.fold import fold_batch_norm as fold
-from trainable_quantizers_torch.graph.kinds import weights_of
-from trainable_quantizers_torch.graph.trace import replace_everywhere, trace
+from trainable_quantizers_torch.calibration.batches import (
+    arguments_of,
+    batch_explained,
+    first_batch,
+    modes_kept,
+    names_of_tensors,
+    run_on,
+)
+from trainable_quantizers_torch.calibration.observe import Observer
+from trainable_quantizers_torch.graph.apply import Placed, wrap
+from trainable_quantizers_torch.graph.build import build
+from trainable_quantizers_torch.graph.fold import fold_batch_norms
+from trainable_quantizers_torch.graph.modules import layers_alone
+from trainable_quantizers_torch.graph.record import Recording, record
+from trainable_quantizers_torch.layers.copies import copied
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
@@ -44,16 +48,21 @@ def prepare(
 ) -> nn.Module:
     """A copy of ``model`` that quantizes as ``recipe`` says, with ranges from data, ready to train.
 
+    The copy is of the same class, with the same attributes, methods and forward: the first batch is run once to see
+    what the forward computes, and from then on the forward quantizes as it runs.
+
     Args:
         model: Stays as it is.
         recipe: What is quantized, and how.
         calibration_data: Batches for the ranges of activations: tensors, tuples (of which as many items are used as
-            the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine.
+            the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
+            weights of layers alone can be quantized.
         fold_batch_norm: Fold batch norms into the layers before them first.
         verbose: Show a progress bar and print the summary.
 
     Raises:
-        QuantizerError: not a module, no recipe, no data, a rule that matches nothing, or nothing to quantize.
+        QuantizerError: not a module, no recipe, no data, a rule that matches nothing, nothing to quantize, or less
+            coverage than the recipe requires.
 
     Example:
         >>> import torch
@@ -64,31 +73,14 @@ def prepare(
         >>> torch.equal(convert(prepared)(x), prepared(x))
         True
     """
-    if not isinstance(model, nn.Module):
-        raise invalid("prepare", "model", "a torch.nn.Module", model, "pass the network itself")
-    if not isinstance(recipe, Recipe):
-        advice = "load one with Recipe.from_file, or take one of Recipe.presets()"
-        raise invalid("prepare", "recipe", "a Recipe", recipe, advice)
-    if next(_quantizing(model), None) is not None:
-        advice = "pass the float model"
-        raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
-    model = unfuse_attention(_copy(model))
-    if weights_of(model)[0]:
-        advice = "put the layer into torch.nn.Sequential"
-        raise invalid("prepare", "model", "a network that holds layers", type(model).__name__, advice)
-    given, calibration_data = names_of_arguments(model, calibration_data)
-    graph, why_not = trace(model, given)
-    model = model if graph is None else graph
-    folded = fold(model) if fold_batch_norm else {}
-    rows = _quantize(model, recipe, calibration_data, verbose)
-    if fold_batch_norm:
-        rows = [replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in rows]
-    rows += [SummaryRow(norm, "BatchNorm", reason=f"folded into {layer}") for norm, layer in folded.items()]
-    if graph is None:
-        advice = "functions and sums inside its forward stay in float"
-        rows.append(SummaryRow("(forward)", "", reason=f"cannot be traced: {advice}", findings=(why_not,)))
-    found = Summary(tuple(rows))
-    vars(next(_quantizing(model), model))[_SUMMARY] = found  # a graph loses its own attributes when copied
+    _check(model, recipe)
+    model = copied(model, "prepare")
+    needs_data = recipe.activations is not None or any(rule.activations for rule in recipe.rules)
+    if calibration_data is None and not needs_data:
+        found = _prepare_layers(model, recipe)
+    else:
+        found = _prepare_graph(model, recipe, calibration_data, fold_batch_norm, verbose)
+    vars(next(_quantizing(model), model))[_SUMMARY] = found
     if verbose:
         print(found)
     return model
@@ -114,12 +106,18 @@ def find_summary(model: nn.Module) -> Summary | None:
     return None
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever a module raises that cannot be copied
-        advice = f"copying says: {error}"
-        raise invalid("prepare", "model", "one that copy.deepcopy can copy", type(model).__name__, advice) from error
+def _check(model: Any, recipe: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise invalid("prepare", "model", "a torch.nn.Module", model, "pass the network itself")
+    if not isinstance(recipe, Recipe):
+        advice = "load one with Recipe.from_file, or take one of Recipe.presets()"
+        raise invalid("prepare", "recipe", "a Recipe", recipe, advice)
+    if next(_quantizing(model), None) is not None:
+        advice = "pass the float model"
+        raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
+    if not model._modules and model._parameters:
+        advice = "put the layer into torch.nn.Sequential"
+        raise invalid("prepare", "model", "a network that holds layers", type(model).__name__, advice)
 
 
 def _quantizing(model: nn.Module) -> Iterator[nn.Module]:
@@ -127,55 +125,89 @@ def _quantizing(model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in model.modules() if isinstance(module, kinds))
 
 
-def _quantize(model: nn.Module, recipe: Recipe, data: Any, verbose: bool) -> list[SummaryRow]:
-    found = discover(model, recipe)
-    plans = recipe.plan([one.layer for one in found])
-    observers = [None if plan.activations is None else Observer() for plan in plans]
-    for one, observer in zip(found, observers, strict=True):
-        if observer is not None:
-            one.insert(model, observer)
-    if any(observers):
-        _recompile(model)
-        calibrate(model, data, verbose)
-    rows = [_settle(model, *each) for each in zip(found, plans, observers, strict=True)]
-    _recompile(model)
-    return rows
+def _prepare_layers(model: nn.Module, recipe: Recipe) -> Summary:
+    """Without data: weights of layers alone, in place."""
+    graph = layers_alone(model)
+
+    def values(position: int, weight: Weight) -> np.ndarray:
+        return _values(getattr(model.get_submodule(graph[position].layer), weight.name))
+
+    settled, found = settle(graph, recipe, BasePytorchTrainableQuantizer, values, lambda positions: {})
+    wrap(model, {operation.layer: each.weights for operation, each in zip(graph, settled, strict=True)})
+    return found
 
 
-def _recompile(model: nn.Module) -> None:
-    if isinstance(model, fx.GraphModule):
-        model.graph.lint()
-        model.recompile()
+def _prepare_graph(model: nn.Module, recipe: Recipe, data: Any, fold: bool, verbose: bool) -> Summary:
+    """With data: whatever a run of the model on the first batch shows, in place."""
+    batch, data = first_batch(data, "prepare", "calibration_data")
+    runs = _Runs.of(model, batch)
+    recorded = build(runs.evaluation, model)
+    folded = fold_batch_norms(model, recorded) if fold else {}
+    if folded:
+        runs = _Runs.of(model, batch, folded)
+        recorded = build(runs.evaluation, model)
+    placed = Placed(model, recorded, runs.evaluation, runs.training)
+
+    def values(position: int, weight: Weight) -> np.ndarray:
+        found = recorded.nodes[position].weights.values()
+        return _values(next(tensor for each, tensor, _ in found if each is weight))
+
+    def observe(positions: Sequence[int]) -> dict[int, Observation]:
+        return _observe(model, placed, positions, data, verbose)
+
+    settled, found = settle(recorded.graph, recipe, BasePytorchTrainableQuantizer, values, observe)
+    placed.apply(settled)
+    return _with_norms(found, folded) if fold else found
 
 
-def _settle(model: nn.Module, one: Found, plan: LayerPlan, observer: Observer | None) -> SummaryRow:
-    """Quantize what is planned for one layer."""
-    weights = activations = ""
-    reasons = [plan.reason if one.layer.weights or one.layer.activation else "", one.why]
-    findings: list[str] = []
-    if plan.weights is not None and one.module is not None:
-        quantizers = {}
-        for name in one.weights:
-            array = getattr(one.module, name).detach().float().cpu().numpy()
-            calibrated = weights_parameters(array, plan.weights, one.axis)
-            findings += calibrated.findings
-            config = plan.weights.config(calibrated.params, one.axis)
-            quantizers[name] = plan.weights.quantizer(config, BasePytorchTrainableQuantizer)
-        wrapper = PytorchTrainableQuantizationWrapper(one.module, quantizers)
-        replace_everywhere(model, one.module, wrapper.train(one.module.training))
-        weights = scheme_in_words(plan.weights)
-    if plan.activations is not None and observer is not None:
-        if observer.left_in_float:
-            one.remove(model)
-            reasons.append(f"output: {observer.left_in_float}")
-        else:
-            scheme = plan.activations
-            measured = activation_parameters(observer.statistics, scheme)
-            findings += measured.findings
-            quantizer = scheme.quantizer(scheme.config(measured.params), BasePytorchTrainableQuantizer)
-            holder = PytorchTrainableActivationQuantizationHolder(quantizer)
-            device = next((tensor.device for tensor in model.parameters()), None)
-            replace_everywhere(model, observer, holder.to(device).train(model.training))
-            activations = scheme_in_words(scheme)
-    reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
-    return SummaryRow(one.layer.name, one.layer.types[-1], weights, activations, reason, tuple(findings))
+@dataclass(frozen=True)
+class _Runs:
+    """A model's runs on a batch, in evaluation and, where it takes the batch then too, in training."""
+
+    evaluation: Recording
+    training: Recording | None
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Any, folded: Mapping[str, str] | None = None) -> _Runs:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with batch_explained("prepare", "calibration_data", batch):
+                evaluation = cls._run(model, batch, folded or {}, False)
+            try:
+                training = cls._run(model, batch, folded or {}, True)
+            except Exception:  # some models want targets in training, or larger batches
+                training = None
+        return cls(evaluation, training)
+
+    @staticmethod
+    def _run(model: nn.Module, batch: Any, folded: Mapping[str, str], training: bool) -> Recording:
+        positional, keywords = arguments_of(model, batch)
+        names = names_of_tensors(model, positional, keywords)
+        probe = copied(model, "prepare")  # keeps what the forward changes
+        with modes_kept(probe):
+            return record(probe.train(training), positional, keywords, names, folded)
+
+
+def _observe(
+    model: nn.Module, placed: Placed, positions: Sequence[int], data: Any, verbose: bool
+) -> dict[int, Observation]:
+    observers = {position: Observer() for position in positions}
+    placed.watch(observers)
+    try:
+        for _ in run_on(model, data, "prepare", "calibration_data", verbose):
+            pass
+    finally:
+        placed.leave()
+    return {position: observer.seen for position, observer in observers.items()}
+
+
+def _values(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+def _with_norms(found: Summary, folded: Mapping[str, str]) -> Summary:
+    """The summary, with what became of batch norms."""
+    rows = [
+        replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in found.rows
+    ]
+    rows += [SummaryRow(norm, "BatchNorm", reason=f"folded into {layer}") for norm, layer in folded.items()]
+    return Summary(tuple(rows), found.work)

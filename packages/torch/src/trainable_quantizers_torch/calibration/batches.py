@@ -5,14 +5,25 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.progress import track
 
-from trainable_quantizers_torch.graph.trace import modes_kept
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Each module leaves in the mode in which it came: a frozen batch norm of a model in training stays frozen."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def run_on(
@@ -28,18 +39,29 @@ def run_on(
         model.eval()
         for batch in track(batches_of(data, owner, argument), owner, verbose):
             positional, keywords = arguments_of(model, batch)
-            try:
+            with batch_explained(owner, argument, batch, count):
                 result = model(*positional, **keywords)
-            except Exception as error:  # whatever the user's forward raises
-                rule = "batches that the model takes: a tensor, a tuple of inputs, or a dictionary of keywords"
-                advice = f"the model says: {type(error).__name__}: {error}"
-                where = f" in batch {count}"
-                raise invalid(owner, argument, rule, in_words(batch), advice, where) from error
             yield _caller(positional, keywords), result
             count += 1
     if not count:
-        advice = "an iterator that was used before is empty: pass a list or a DataLoader"
-        raise invalid(owner, argument, "at least one batch", data, advice)
+        raise no_batch(owner, argument, data)
+
+
+@contextmanager
+def batch_explained(owner: str, argument: str, batch: Any, count: int = 0) -> Iterator[None]:
+    """Whatever a model raises for a batch becomes an error that shows the batch."""
+    try:
+        yield
+    except Exception as error:  # whatever the user's forward raises
+        rule = "batches that the model takes: a tensor, a tuple of inputs, or a dictionary of keywords"
+        advice = f"the model says: {type(error).__name__}: {error}"
+        raise invalid(owner, argument, rule, in_words(batch), advice, f" in batch {count}") from error
+
+
+def no_batch(owner: str, argument: str, data: Any) -> Exception:
+    """The error of data that hold no batch."""
+    advice = "an iterator that was used before is empty: pass a list or a DataLoader"
+    return invalid(owner, argument, "at least one batch", data, advice)
 
 
 def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
@@ -56,21 +78,17 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
     return data
 
 
-def names_of_arguments(model: nn.Module, data: Any) -> tuple[list[str], Any]:
-    """Names of the arguments that a batch gives to the model: what its forward requires, and what dictionaries name.
+def first_batch(data: Any, owner: str, argument: str) -> tuple[Any, Any]:
+    """The first batch, and the data; an iterator that it was taken from is whole again.
 
-    Returned with the data, of which the first batch was looked at; an iterator that it was taken from is whole again.
+    Raises:
+        QuantizerError: ``data`` is no iterable, or empty.
     """
-    batch: Any = None
-    if isinstance(data, Mapping):
-        batch = data
-    elif isinstance(data, Iterable) and not isinstance(data, torch.Tensor):
-        batches = iter(data)
-        batch = next(batches, None)
-        data = itertools.chain([] if batch is None else [batch], batches) if batches is data else data
-    wanted = {*_required(model), *(batch if isinstance(batch, Mapping) else ())}
-    in_order = [name for name in inspect.signature(model.forward).parameters if name in wanted]
-    return [*in_order, *(name for name in wanted if name not in in_order)], data
+    given = batches_of(data, owner, argument)
+    batches = iter(given)
+    for batch in batches:
+        return batch, itertools.chain([batch], batches) if batches is given else given
+    raise no_batch(owner, argument, data)
 
 
 def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
@@ -78,23 +96,57 @@ def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[
 
 
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward from a batch: of a tuple, as many as it requires."""
+    """Positional and keyword arguments of a forward from a batch.
+
+    A tuple gives as many as the forward requires, and all to one that takes any number. A dictionary gives keywords,
+    unless the forward takes one argument and knows none of the keys: then it is that argument.
+    """
     batch = moved(model, batch)
+    parameters = _parameters(model)
+    names = {parameter.name for parameter in parameters}
+    required = [parameter for parameter in parameters if _is_required(parameter)]
     if isinstance(batch, Mapping):
+        any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        if len(required) == 1 and not any_keyword and not names & set(batch):
+            return (batch,), {}
         return (), dict(batch)
     if type(batch) not in (tuple, list):  # a PackedSequence is one argument
         return (batch,), {}
-    return tuple(batch)[: max(1, len(_required(model)))], {}
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return tuple(batch), {}
+    return tuple(batch)[: max(1, len(required))], {}
 
 
-def _required(model: nn.Module) -> list[str]:
-    """Names of the positional arguments without a default; of what wraps a model, those of the model."""
+def names_of_tensors(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, str]:
+    """Names of the tensors among the arguments, by identity: ``x``, ``batch.image``, ``inputs.0``."""
+    parameters = _parameters(model)
+    variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    given: dict[str, Any] = dict(zip(named, args, strict=False))
+    if len(args) > len(named):
+        given[variadic or "input"] = list(args[len(named) :])
+    found: dict[int, str] = {}
+    for path, leaf in _pytree.tree_flatten_with_path({**given, **kwargs})[0]:
+        if isinstance(leaf, torch.Tensor):
+            found.setdefault(id(leaf), ".".join(str(_key(step)) for step in path))
+    return found
+
+
+def _key(step: Any) -> Any:
+    return getattr(step, "key", getattr(step, "idx", getattr(step, "name", step)))
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """Those of the forward; of what wraps a model, those of the model."""
     wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))  # compiled, averaged, parallel
-    if isinstance(wrapped, nn.Module):
-        return _required(wrapped)
+    if isinstance(wrapped, nn.Module) and wrapped is not model:
+        return _parameters(wrapped)
+    return list(inspect.signature(model.forward).parameters.values())
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model.forward).parameters.items()
-    return [name for name, p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+    return parameter.kind in kinds and parameter.default is inspect.Parameter.empty
 
 
 def moved(model: nn.Module, batch: Any) -> Any:

@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from trainable_quantizers_core import TensorStatistics
-from trainable_quantizers_core.graph.placement import UNBOUNDED
-
-from trainable_quantizers_torch.calibration.batches import run_on
+from trainable_quantizers_core.calibration.observation import Observation
 
 
 class Observer(nn.Module):
@@ -17,24 +14,10 @@ class Observer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.statistics = TensorStatistics()
-        self.left_in_float = "calibration never reached it"
+        self.seen = Observation()
 
     def forward(self, x: Any) -> Any:
         """``x`` itself."""
-        if isinstance(x, torch.Tensor) and x.is_floating_point():
-            self.statistics.update(x.detach().float().cpu().numpy())
-            self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""
-        else:
-            self.left_in_float = "not a floating tensor"
+        floating = isinstance(x, torch.Tensor) and x.is_floating_point()
+        self.seen.update(x.detach().float().cpu().numpy() if floating else None)
         return x
-
-
-def calibrate(model: nn.Module, data: Any, verbose: bool) -> None:
-    """Run the model on batches, in evaluation, for its observers to see.
-
-    Raises:
-        QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
-    """
-    for _ in run_on(model, data, "prepare", "calibration_data", verbose):
-        pass

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
-from mct_quantizers.common.constants import QUANTIZED_POSITIONAL_WEIGHT
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_torch.graph.runtime import take_over
+from trainable_quantizers_torch.layers.copies import copied
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
@@ -32,21 +31,21 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
         >>> torch.equal(convert(model)(x), model(x))
         True
     """
-    _release_graphs(model)
-    converted = copy.deepcopy(model)
+    converted = copied(model, "convert")
     found = [module for module in converted.modules() if quantizers_in(module)]
     if not found:
         advice = "wrap its layers in PytorchTrainableQuantizationWrapper, or its activations in a holder, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", type(model).__name__, advice)
+    ours = [module for module in found if hasattr(module, "inferable")]
+    for module, plain in [(module, module.inferable()) for module in ours]:  # all before any: some share quantizers
+        take_over(module, plain)
     for module in found:
-        quantizers = quantizers_in(module)
-        plain = type(module) in (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
-        module.convert_to_inferable_quantizers()
-        if plain:  # their conversion leaves the parameters of our quantizers behind
+        if module not in ours:  # the conversion of mct-quantizers leaves the parameters of our quantizers behind
+            quantizers = quantizers_in(module)
+            module.convert_to_inferable_quantizers()
             for quantizer in quantizers:
                 quantizer.release()
-            module.requires_grad_(False)
-    return converted
+    return converted.requires_grad_(False)
 
 
 def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer]:
@@ -57,12 +56,3 @@ def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer
     elif isinstance(module, PytorchActivationQuantizationHolder):
         held = [module.activation_holder_quantizer]
     return [quantizer for quantizer in held if isinstance(quantizer, BasePytorchTrainableQuantizer)]
-
-
-def _release_graphs(model: torch.nn.Module) -> None:
-    """Detach the quantized weights that mct-quantizers' own wrapper leaves behind: they cannot be copied."""
-    for module in model.modules():
-        if type(module) is PytorchQuantizationWrapper:
-            owner, prefix = (module.layer, "") if module.is_str_attr else (module, f"{QUANTIZED_POSITIONAL_WEIGHT}_")
-            for key in module.weights_quantizers:
-                setattr(owner, f"{prefix}{key}", getattr(owner, f"{prefix}{key}").detach())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import warnings
@@ -23,6 +22,7 @@ from trainable_quantizers_torch.calibration.batches import arguments_of, in_word
 from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.deploy.export_operators import OPSET, with_plain_operations, with_standard_operators
 from trainable_quantizers_torch.deploy.verify import verify
+from trainable_quantizers_torch.layers.copies import copied
 
 OPERATORS = ("standard", "mct")
 
@@ -76,7 +76,7 @@ def export(
         raise invalid("export", "model", "a converted model", model, "pass what convert returned")
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("export", "model", "converted", type(model).__name__, "pass convert(model)")
-    written = copy.deepcopy(model).eval()
+    written = copied(model, "export").eval()
     positional, keywords = arguments_of(model, _several(example_inputs) if dynamic_batch else example_inputs)
     try:
         with torch.no_grad(), warnings.catch_warnings():

@@ -10,47 +10,66 @@ from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizat
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_torch.graph.trace import replace_everywhere
+from trainable_quantizers_torch.graph.runtime import take_over
 from trainable_quantizers_torch.layers.stateless import call_with
 
 OPSET = 20
 _WIDEST = 8
 
 
-class PlainActivation(nn.Module):
-    """y = (clamp(round(x·(1/scale)) + zero, lowest, highest) - zero)·scale, bit for bit what the kernel computes."""
+class _Quantization(nn.Module):
+    """The grid of a quantizer, in the shape in which it meets its tensor.
 
-    def __init__(self, scale: float, zero_point: int, lowest: int, highest: int) -> None:
+    Args:
+        scale: One, or one per channel.
+        zero_point: Likewise.
+        lowest: The lowest level.
+        highest: The highest level.
+        axis: The axis of the channels; None for one grid.
+    """
+
+    def __init__(self, scale: Any, zero_point: Any, lowest: int, highest: int, axis: int | None) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
-        self.zero_point, self.ends = zero_point, (lowest, highest)
+        self.axis, self.lowest, self.highest = axis, lowest, highest
+        scale, zero_point = torch.as_tensor(scale).float(), torch.as_tensor(zero_point).int()
+        self.register_buffer("scale", scale.reshape(() if axis is None else -1))
+        self.register_buffer("zero_point", zero_point.reshape(() if axis is None else -1))
+
+    def _along(self, part: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return part if self.axis is None else part.reshape([-1 if at == self.axis else 1 for at in range(x.ndim)])
+
+
+class PlainQuantization(_Quantization):
+    """y = (clamp(round(x·(1/scale)) + zero, lowest, highest) - zero)·scale, bit for bit what the kernel computes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The quantized ``x``."""
-        levels = torch.clamp(torch.round(x.float() * (1 / self.scale)) + self.zero_point, *self.ends)
-        return ((levels - self.zero_point) * self.scale).to(x.dtype)
+        scale, zero_point = self._along(self.scale, x), self._along(self.zero_point, x)
+        levels = torch.clamp(torch.round(x.float() * (1 / scale)) + zero_point, self.lowest, self.highest)
+        return ((levels - zero_point) * scale).to(x.dtype)
 
 
-class QuantizedActivation(nn.Module):
+class StandardQuantization(_Quantization):
     """Clip, QuantizeLinear, DequantizeLinear: y = (clamp(round(x/scale) + zero, lowest, highest) - zero)·scale.
 
     Of 8 bits, the integers themselves saturate. Levels are rounded half to even.
     """
 
-    def __init__(self, scale: float, zero_point: int, lowest: int, highest: int) -> None:
-        super().__init__()
-        self.dtype = torch.int8 if lowest < 0 else torch.uint8
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
-        self.register_buffer("zero_point", torch.tensor(zero_point, dtype=self.dtype))
-        ends = [(level - zero_point) * np.float32(scale) for level in (lowest, highest)]
-        self.ends = None if highest - lowest == 2**_WIDEST - 1 else [float(end) for end in ends]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The quantized ``x``, when it is exported."""
-        if self.ends is not None:
-            x = torch.clamp(x, *self.ends)
-        levels = _operator("QuantizeLinear", (x, self.scale, self.zero_point), x.shape, self.dtype, {})
-        return _operator("DequantizeLinear", (levels, self.scale, self.zero_point), x.shape, torch.float32, {})
+        dtype = torch.int8 if self.lowest < 0 else torch.uint8
+        if self.highest - self.lowest < 2**_WIDEST - 1:
+            scale, zero_point = self._along(self.scale, x), self._along(self.zero_point, x)
+            ends = [(level - zero_point) * scale for level in (self.lowest, self.highest)]
+            x = torch.minimum(torch.maximum(x, ends[0]), ends[1]) if self.axis is not None else self._clipped(x)
+        grid = (self.scale, self.zero_point.to(dtype))
+        attributes = {} if self.axis is None else {"axis": self.axis}
+        levels = _operator("QuantizeLinear", (x, *grid), x.shape, dtype, attributes)
+        return _operator("DequantizeLinear", (levels, *grid), x.shape, torch.float32, attributes)
+
+    def _clipped(self, x: torch.Tensor) -> torch.Tensor:
+        scale, zero_point = np.float32(self.scale.item()), int(self.zero_point)
+        return torch.clamp(x, *(float((level - zero_point) * scale) for level in (self.lowest, self.highest)))
 
 
 class IntegerWeights(nn.Module):
@@ -95,7 +114,7 @@ def with_standard_operators(model: nn.Module) -> nn.Module:
     Raises:
         QuantizerError: a quantizer that they cannot express.
     """
-    return _replaced(model, _integer_weights, QuantizedActivation, _WIDEST)
+    return _replaced(model, _integer_weights, StandardQuantization, _WIDEST)
 
 
 def with_plain_operations(model: nn.Module) -> nn.Module:
@@ -104,18 +123,19 @@ def with_plain_operations(model: nn.Module) -> nn.Module:
     Raises:
         QuantizerError: a quantizer of another kind than those with evenly spaced levels.
     """
-    return _replaced(model, _constant_weights, PlainActivation, 32)
+    return _replaced(model, _constant_weights, PlainQuantization, 32)
 
 
-def _replaced(model: nn.Module, of_wrapper: Any, of_activation: Any, widest: int) -> nn.Module:
+def _replaced(model: nn.Module, of_wrapper: Any, of_tensor: Any, widest: int) -> nn.Module:
     for name, module in list(model.named_modules()):
         if isinstance(module, PytorchQuantizationWrapper):
             if not module.is_str_attr:
                 raise _not_expressible(name, "constants of a function")
-            replace_everywhere(model, module, of_wrapper(name, module))
+            take_over(module, of_wrapper(name, module))
         elif isinstance(module, PytorchActivationQuantizationHolder):
-            scale, zero_point, *ends = _grid(name, module.activation_holder_quantizer, widest)
-            replace_everywhere(model, module, of_activation(float(scale), int(zero_point), *ends))
+            quantizer = module.activation_holder_quantizer
+            axis = quantizer.channel_axis if getattr(quantizer, "per_channel", False) else None
+            take_over(module, of_tensor(*_grid(name, quantizer, widest), axis))
     return model
 
 

@@ -15,8 +15,7 @@ from trainable_quantizers_core import Verification
 from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_torch.calibration.batches import run_on
-from trainable_quantizers_torch.graph.trace import modes_kept
+from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
 
 _QUANTIZED = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
 

@@ -1,153 +1,157 @@
-"""Multi-head attention as layers and operations that can each be quantized."""
+"""Attention functions as products, sums and a softmax that can each be quantized."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import fx, nn
-from trainable_quantizers_core.errors import invalid
+from torch.nn import functional
 
-from trainable_quantizers_torch.graph.trace import replace_everywhere
-
-
-class AttentionProjection(nn.Linear):
-    """A linear layer of an attention, which recipes find as ``attention`` too."""
+Call = Callable[..., Any]
+"""``call(name, function, *args, **kwargs)`` computes a part, known by a name; it may record or quantize it."""
 
 
-class MaskedSoftmax(nn.Softmax):
-    """A softmax that gives zeros, and zero gradient, where all scores are masked, as the fused attention does."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """The attention weights."""
-        masked = (input == -math.inf).all(self.dim, keepdim=True)
-        return super().forward(input.masked_fill(masked, 0.0)).masked_fill(masked, 0.0)
-
-
-class UnfusedMultiheadAttention(nn.Module):
-    """What ``nn.MultiheadAttention`` computes, by four linear layers, two products and a softmax of their own.
-
-    o = out_proj(softmax(q·kᵀ/sqrt(d) + mask)·v), in each head; q = q_proj(query), k = k_proj(key), v = v_proj(value).
-    The fused module reads its weights itself, all at once, so that nothing inside it could be quantized.
-
-    Args:
-        fused: Gives its weights; ``replaces`` says which can be.
-        parts: Of packed weights, for modules that share them.
+def scaled_dot_product(
+    call: Call,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """softmax(q·kᵀ·scale + mask)·v, as ``torch.nn.functional.scaled_dot_product_attention``.
 
     Example:
-        >>> fused = nn.MultiheadAttention(8, 2, batch_first=True)
-        >>> x = torch.randn(3, 5, 8)
-        >>> torch.allclose(UnfusedMultiheadAttention(fused)(x, x, x)[0], fused(x, x, x)[0], atol=1e-6)
+        >>> q = torch.randn(2, 4, 5, 8)
+        >>> found = scaled_dot_product(lambda name, function, *args: function(*args), q, q, q, is_causal=True)
+        >>> torch.allclose(found, functional.scaled_dot_product_attention(q, q, q, is_causal=True), atol=1e-6)
         True
     """
-
-    in_proj_bias = None  # what nn.TransformerEncoderLayer looks at before it takes a short cut past the layers
-
-    def __init__(self, fused: nn.MultiheadAttention, parts: _Parts | None = None) -> None:
-        super().__init__()
-        for name in ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "batch_first", "dropout"):
-            setattr(self, name, getattr(fused, name))
-        parts = _Parts() if parts is None else parts
-        weights = [fused.q_proj_weight, fused.k_proj_weight, fused.v_proj_weight]
-        weights = weights if fused.in_proj_weight is None else parts.of(fused.in_proj_weight)
-        biases = [None] * 3 if fused.in_proj_bias is None else parts.of(fused.in_proj_bias)
-        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
-        self.out_proj = _linear(fused.out_proj.weight, fused.out_proj.bias)
-        self.softmax, self.drop = MaskedSoftmax(-1), nn.Dropout(fused.dropout)
-        self.train(fused.training)
-
-    @staticmethod
-    def replaces(module: nn.Module) -> bool:
-        """Whether it can stand for a module: not with bias_k, bias_v, add_zero_attn or weights that are computed."""
-        plain = type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
-        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-        return plain and all(name in module._parameters for name in names)
-
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_padding_mask: torch.Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: torch.Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(output, attention weights or None), as ``nn.MultiheadAttention``; ``is_causal`` is a hint there.
-
-        Raises:
-            QuantizerError: ``is_causal`` without a mask.
-        """
-        if is_causal and attn_mask is None:
-            advice = "give nn.Transformer.generate_square_subsequent_mask(length)"
-            raise invalid("MultiheadAttention", "attn_mask", "given with is_causal", attn_mask, advice)
-        q, k, v = (self._heads(x) for x in (self.q_proj(query), self.k_proj(key), self.v_proj(value)))
-        scores = masked_scores(torch.matmul(q, k.transpose(-2, -1)), q, attn_mask, key_padding_mask)
-        weights = self.drop(self.softmax(scores))
-        output = torch.matmul(weights, v)
-        output = output.transpose(-3, -2) if self.batch_first else output.movedim(-2, 0)
-        output = self.out_proj(output.flatten(-2))
-        if not need_weights:
-            return output, None
-        return output, mean_of_heads(weights) if average_attn_weights else weights
-
-    def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., heads, length, size), with and without a batch."""
-        x = x.unflatten(-1, (self.num_heads, -1))
-        return x.transpose(-3, -2) if self.batch_first else x.movedim(0, -2)
+    if enable_gqa:
+        times = query.size(-3) // key.size(-3)
+        key, value = (call("", torch.Tensor.repeat_interleave, each, times, -3) for each in (key, value))
+    if is_causal:
+        size = (query.size(-2), key.size(-2))
+        attn_mask = torch.ones(size, dtype=torch.bool, device=query.device).tril()
+    elif attn_mask is not None and attn_mask.dtype is torch.float32 and query.dtype is not torch.float32:
+        attn_mask = attn_mask.to(query.dtype)
+    turned = call("", torch.Tensor.transpose, key, -2, -1)
+    scores = call("scores", torch.matmul, query, turned)
+    weights = _weights(call, scores, 1 / math.sqrt(query.size(-1)) if scale is None else scale, attn_mask, dropout_p)
+    return call("", torch.matmul, weights, value)
 
 
-@fx.wrap
-def masked_scores(
-    scores: torch.Tensor, q: torch.Tensor, attn_mask: torch.Tensor | None, key_padding_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Scores as the softmax takes them: divided by sqrt(d), minus infinity where a mask is true, plus one of floats."""
-    scores = scores * (1 / math.sqrt(q.shape[-1]))
+def _weights(call: Call, scores: Any, scale: float, mask: Any, dropout_p: float) -> Any:
+    scores = call("", masked_scores, scores, scale, mask)
+    empty = None if mask is None else (scores == -math.inf).all(-1, keepdim=True)
+    if empty is not None:  # where all is masked, the fused function gives zeros
+        scores = call("", torch.Tensor.masked_fill, scores, empty, 0.0)
+    weights = call("softmax", functional.softmax, scores, -1)
+    if empty is not None:
+        weights = call("", torch.Tensor.masked_fill, weights, empty, 0.0)
+    return call("", torch.dropout, weights, dropout_p, True) if dropout_p else weights
+
+
+def masked_scores(scores: torch.Tensor, scale: float, mask: torch.Tensor | None) -> torch.Tensor:
+    """Scores as the softmax takes them: scaled, -infinity where a mask of booleans is false, plus one of floats."""
+    scores = scores * scale
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
+
+
+def multi_head(
+    call: Call,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: torch.Tensor | None,
+    in_proj_bias: torch.Tensor | None,
+    bias_k: torch.Tensor | None,
+    bias_v: torch.Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: torch.Tensor,
+    out_proj_bias: torch.Tensor | None,
+    training: bool = True,
+    key_padding_mask: torch.Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: torch.Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: torch.Tensor | None = None,
+    k_proj_weight: torch.Tensor | None = None,
+    v_proj_weight: torch.Tensor | None = None,
+    static_k: torch.Tensor | None = None,
+    static_v: torch.Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(output, attention weights or None), as ``torch.nn.functional.multi_head_attention_forward``.
+
+    o = out_proj(softmax(q·kᵀ/sqrt(d) + mask)·v) in each head; q, k, v are projections of query, key and value, which
+    come as (length, batch, features) or without a batch.
+    """
+    batched = query.ndim == 3
+    if not batched:
+        query, key, value = (call("", torch.Tensor.unsqueeze, each, 1) for each in (query, key, value))
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+    weights: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
+    if not use_separate_proj_weight:
+        weights = call("", torch.Tensor.chunk, in_proj_weight, 3)
+    biases: Any = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    parts = zip(("q_proj", "k_proj", "v_proj"), (query, key, value), weights, biases, strict=True)
+    q, k, v = (_heads(call, call(part, functional.linear, *given), num_heads) for part, *given in parts)
+    scores = call("scores", torch.matmul, q, call("", torch.Tensor.transpose, k, -2, -1))
+    mask = _mask(attn_mask, key_padding_mask, scores)
+    attention = _weights(call, scores, 1 / math.sqrt(q.size(-1)), mask, dropout_p if training else 0.0)
+    heads = call("context", torch.matmul, attention, v)
+    joined = call("", torch.Tensor.flatten, call("", torch.Tensor.permute, heads, 2, 0, 1, 3), -2)
+    output = call("out_proj", functional.linear, joined, out_proj_weight, out_proj_bias)
+    shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+    if not batched:
+        output = call("", torch.Tensor.squeeze, output, 1)
+        shown = None if shown is None else shown.squeeze(0)
+    return output, shown
+
+
+def _heads(call: Call, x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """(batch, heads, length, size)."""
+    split = call("", torch.Tensor.unflatten, x, -1, (num_heads, -1))
+    return call("", torch.Tensor.permute, split, 1, 2, 0, 3)
+
+
+def _mask(attn_mask: torch.Tensor | None, padding: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor | None:
+    """One mask of floats to add; true entries of the given ones are left out."""
+    masks = []
     if attn_mask is not None:
-        scores = _masked(scores, attn_mask if attn_mask.ndim < 3 else attn_mask.reshape(scores.shape))
-    if key_padding_mask is not None:
-        scores = _masked(scores, key_padding_mask[..., None, None, :])
-    return scores
+        masks.append(attn_mask if attn_mask.ndim < 3 else attn_mask.reshape(scores.size(0), -1, *attn_mask.shape[1:]))
+    if padding is not None:
+        masks.append(padding[:, None, None, :])
+    added = [_as_floats(mask, scores) if mask.dtype is torch.bool else mask for mask in masks]
+    return sum(added[1:], added[0]) if added else None
 
 
-@fx.wrap
-def mean_of_heads(weights: torch.Tensor) -> torch.Tensor:
-    """The attention weights that a layer shows."""
-    return weights.mean(-3)
+def _as_floats(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, -math.inf)
 
 
-def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+PARTS: dict[Callable[..., Any], Callable[..., Any]] = {
+    functional.scaled_dot_product_attention: scaled_dot_product,
+    functional.multi_head_attention_forward: multi_head,
+}
+"""The functions that are computed by their parts."""
 
 
-class _Parts:
-    """The three parts of packed parameters, the same ones whenever a parameter is met again."""
-
-    def __init__(self) -> None:
-        self._made: dict[nn.Parameter, list[nn.Parameter]] = {}
-
-    def of(self, packed: nn.Parameter) -> list[nn.Parameter]:
-        if packed not in self._made:
-            parts = packed.detach().clone().chunk(3)
-            self._made[packed] = [nn.Parameter(part.clone(), packed.requires_grad) for part in parts]
-        return self._made[packed]
-
-
-def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    linear = AttentionProjection(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    linear.weight, linear.bias = weight, bias
-    return linear
-
-
-def unfuse_attention(model: nn.Module) -> nn.Module:
-    """``model``, in place, without fused attention where that can be replaced, nor short cuts past its layers."""
-    parts = _Parts()
-    for module in list(model.modules()):
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
-        if UnfusedMultiheadAttention.replaces(module):
-            unfused = UnfusedMultiheadAttention(module, parts)
-            replace_everywhere(model, module, unfused)
-            model = unfused if model is module else model
-    return model
+def has_parts(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call can be computed by parts: not an attention with added keys and values."""
+    if function is not functional.multi_head_attention_forward:
+        return function in PARTS
+    given = (*args[7:10], kwargs.get("static_k"), kwargs.get("static_v"))
+    return not any(each is not None and each is not False for each in given)

@@ -1,69 +1,63 @@
-"""Batch norm folded into the layer before it."""
+"""Batch norms folded into the layers before them."""
 
 from __future__ import annotations
 
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+import torch
+from torch import nn
 
-from trainable_quantizers_torch.graph.kinds import CONVOLUTIONS, TRANSPOSED
-from trainable_quantizers_torch.graph.trace import followers, replace_everywhere
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from trainable_quantizers_torch.graph.build import RecordedGraph
+from trainable_quantizers_torch.graph.kinds import TRANSPOSED, is_standard
 
 
-def fold_batch_norm(model: nn.Module) -> dict[str, str]:
-    """Fold each batch norm whose only input is a convolution or linear layer, in place; names of norm and layer.
+def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, str]:
+    """Fold each batch norm that alone reads a convolution or linear layer, in place; paths of norm and layer.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
-    statistics of the batch norm are constants. In a model without a graph, those of each ``Sequential``.
+    statistics of the norm are constants. A norm that is a layer of its own becomes an ``nn.Identity``; one that
+    computes more, such as an activation function, goes on with that.
     """
-    return _in_graph(model) if isinstance(model, fx.GraphModule) else _in_sequentials(model)
-
-
-def _in_graph(model: fx.GraphModule) -> dict[str, str]:
     folded = {}
-    uses = [node.target for node in model.graph.nodes if node.op == "call_module"]
-    for node in list(model.graph.nodes):
-        if node.op != "call_module" or not isinstance(norm := model.get_submodule(node.target), NORMS):
-            continue
-        before = node.args[0]
-        if before.op != "call_module" or len(before.users) != 1:
-            continue
-        layer = model.get_submodule(before.target)
-        if not _foldable(layer, norm) or uses.count(before.target) != 1 or uses.count(node.target) != 1:
-            continue
-        replace_everywhere(model, layer, _fuse(layer, norm))
-        node.replace_all_uses_with(before)
-        model.graph.erase_node(node)
-        folded[node.target] = before.target
-    model.delete_all_unused_submodules()
-    model.recompile()
+    for norm, before in recorded.graph.folded().items():
+        norm_path, layer_path = recorded.nodes[norm].norm, recorded.nodes[before].layer
+        module = model.get_submodule(norm_path)
+        _fuse(model.get_submodule(layer_path), module)
+        if is_standard(module):
+            replace_everywhere(model, module, nn.Identity().train(module.training))
+        folded[norm_path] = layer_path
     return folded
 
 
-def _in_sequentials(model: nn.Module) -> dict[str, str]:
-    names = {module: name for name, module in model.named_modules()}
-    held = [module for _, module in model.named_modules(remove_duplicate=False)]
-    folded = {}
-    for layer, norm in followers(model).items():
-        if isinstance(norm, NORMS) and _foldable(layer, norm) and held.count(layer) == held.count(norm) == 1:
-            replace_everywhere(model, layer, _fuse(layer, norm))
-            replace_everywhere(model, norm, nn.Identity())
-            folded[names[norm]] = names[layer]
-    return folded
-
-
-def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
-    known = isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)) and "weight" in layer._parameters
-    return known and norm.running_mean is not None
-
-
-def _fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    was_training = layer.training
-    layer.eval()
-    norm.eval()
-    if isinstance(layer, nn.Linear):
-        fused = fuse_linear_bn_eval(layer, norm)
+@torch.no_grad()
+def _fuse(layer: nn.Module, norm: nn.Module) -> None:
+    """Scale the layer's weight and shift its bias as the norm would, computed in float64."""
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    shift = -norm.running_mean.double() * factor
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    weight = layer.weight
+    layer.weight.copy_((weight.double() * _along_outputs(factor, layer)).to(weight.dtype))
+    if layer.bias is not None:
+        layer.bias.copy_((layer.bias.double() * factor + shift).to(weight.dtype))
     else:
-        fused = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, TRANSPOSED))
-    return fused.train(was_training)
+        layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=weight.requires_grad)
+
+
+def _along_outputs(factor: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """The factors of the output channels, in the shape of the layer's weight."""
+    others = [1] * (layer.weight.ndim - 2)
+    if not isinstance(layer, TRANSPOSED):
+        return factor.reshape(-1, 1, *others)
+    per_group = factor.reshape(layer.groups, 1, -1, *others)
+    return per_group.expand(layer.groups, layer.weight.shape[0] // layer.groups, -1, *others).reshape(
+        layer.weight.shape[0], -1, *others
+    )
+
+
+def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in the place of ``old`` wherever the model holds it."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                parent._modules[name] = new

@@ -1,81 +1,153 @@
-"""What PyTorch's modules and functions are, in the words of recipes."""
+"""What PyTorch's functions and modules are, in the words of recipes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+
+from trainable_quantizers_torch.layers.mixed import classes_of
+
+CLIPPING = "relu relu6 leaky_relu prelu rrelu hardtanh threshold clamp clip clamp_min clamp_max"
+_NAMES = {  # of functions, operators and methods, without the underscores of in-place and reflected forms
+    "activation": f"{CLIPPING} gelu silu hardswish hardsigmoid sigmoid tanh softmax elu selu celu mish softplus "
+    "softsign glu log_softmax logsigmoid hardshrink softshrink tanhshrink softmin gumbel_softmax",
+    "add": "add sub rsub sum subtract addcmul addcdiv lerp",
+    "mul": "mul multiply truediv div divide true_divide",
+    "concat": "cat concat concatenate stack hstack vstack dstack",
+    "matmul": "matmul mm bmm mv dot einsum tensordot baddbmm addmm addbmm addmv",
+    "pool": "mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "interpolate upsample grid_sample lp_pool1d lp_pool2d roi_align nanmean",
+    "norm": "layer_norm batch_norm group_norm instance_norm rms_norm local_response_norm normalize",
+    "conv": "conv1d conv2d conv3d",
+    "conv_transpose": "conv_transpose1d conv_transpose2d conv_transpose3d",
+    "linear": "linear bilinear",
+    "embedding": "embedding embedding_bag",
+    "attention": "multi_head_attention_forward scaled_dot_product_attention",
+    "recurrent": "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
+}
+_IDENTITIES = (  # whose result is their input when a model is deployed
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout contiguous clone detach "
+    "to float half bfloat16 double type type_as cpu cuda requires_grad positive pos copy lift_fresh"
+)
+_MOVES = (  # whose results hold values of their inputs, and no others
+    "flatten reshape view view_as reshape_as transpose permute t adjoint swapaxes swapdims movedim moveaxis squeeze "
+    "unsqueeze expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile chunk split "
+    "split_with_sizes tensor_split unbind unflatten unfold roll rot90 flip fliplr flipud gather take take_along_dim "
+    "index_select narrow select masked_fill masked_scatter masked_select where scatter index_put index_copy index_fill "
+    "index_add slice_scatter select_scatter pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle "
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool2d "
+    "fractional_max_pool2d max amax min amin maximum minimum neg negative abs topk sort kthvalue median cummax "
+    "cummin getitem setitem get tril triu diagonal diag nan_to_num fill zero atleast_1d atleast_2d atleast_3d "
+    "as_strided ravel fold nested_tensor pack_padded_sequence resize masked_scores nonzero"
+)
+_LOSSES = "cross_entropy mse_loss l1_loss nll_loss kl_div ctc_loss smooth_l1_loss huber_loss binary_cross_entropy " + (
+    "binary_cross_entropy_with_logits sigmoid_focal_loss cosine_embedding_loss margin_ranking_loss soft_margin_loss"
+)
+_RANDOMS = "rand randn randint randperm rand_like randn_like randint_like bernoulli normal uniform exponential " + (
+    "multinomial poisson geometric random log_normal cauchy"
+)
+_KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+_KIND_OF_NAME |= dict.fromkeys((*_IDENTITIES.split(), *_MOVES.split(), *_LOSSES.split()), "other")
+_CLIPPING, _IDENTITY, _LOSS, _RANDOM = (
+    frozenset(names.split()) for names in (CLIPPING, _IDENTITIES, _LOSSES, _RANDOMS)
+)
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
 _WEIGHTS: tuple[tuple[Any, str, str, int], ...] = (  # classes, kind, weights, axis of their channels
     (CONVOLUTIONS, "conv", "weight", 0),
     (TRANSPOSED, "conv_transpose", "weight", 1),
-    (nn.Linear, "linear", "weight", 0),
+    ((nn.Linear, nn.Bilinear), "linear", "weight", 0),
     ((nn.Embedding, nn.EmbeddingBag), "embedding", "weight", 1),
-    (nn.MultiheadAttention, "attention", "", 0),
     (nn.RNNCellBase, "recurrent", "weight_ih weight_hh", 0),
 )
-GIVES_TUPLE = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)  # whose first item is the output
-_FILES = {  # by the file of torch.nn.modules that defines a class
-    "activation": "activation",
-    "batchnorm": "norm",
-    "instancenorm": "norm",
-    "normalization": "norm",
-    "pooling": "pool",
-    "upsampling": "pool",
-    "rnn": "recurrent",
-}
-_NAMES = {  # of functions, operators and methods
-    "activation": "relu relu_ relu6 gelu silu hardswish hardsigmoid sigmoid tanh softmax leaky_relu elu selu celu mish "
-    "softplus softsign hardtanh hardtanh_ prelu rrelu glu log_softmax logsigmoid hardshrink softshrink tanhshrink",
-    "add": "add iadd sub isub add_ sub_ sum",
-    "mul": "mul imul mul_ truediv div",
-    "concat": "cat concat stack",
-    "matmul": "matmul bmm einsum baddbmm addmm scaled_dot_product_attention",
-    "pool": "mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "interpolate upsample",
-    "norm": "layer_norm batch_norm group_norm instance_norm rms_norm",
-    "conv": "conv1d conv2d conv3d",
-    "conv_transpose": "conv_transpose1d conv_transpose2d conv_transpose3d",
-    "linear": "linear",
-}
-_KEEPS = (  # functions, operators and methods whose results hold no new values, or no values of a tensor
-    "flatten reshape view transpose permute t contiguous squeeze unsqueeze expand expand_as repeat repeat_interleave "
-    "tile chunk split unbind unflatten swapaxes movedim roll flip gather index_select narrow select masked_fill where "
-    "pad clone detach to float half bfloat16 long int bool type_as dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "pixel_shuffle pixel_unshuffle channel_shuffle max_pool1d max_pool2d max_pool3d adaptive_max_pool1d "
-    "adaptive_max_pool2d adaptive_max_pool3d max amax min amin maximum minimum neg abs clamp clip embedding one_hot "
-    "argmax argmin size dim numel getitem getattr setitem arange zeros ones full eq ne lt le gt ge floordiv mod "
-    "masked_scores mean_of_heads"
-)
-_KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
-_KEEPING = frozenset(_KEEPS.split())
 
-WHY_FLOAT = {
-    "attention": "reads its weights itself; not taken apart with bias_k, bias_v, add_zero_attn or a class of its own"
-}
+
+@functools.cache
+def name_of(function: Callable[..., Any]) -> str:
+    """The plain name of a function, operator or method: without ``_`` of in-place and ``r`` or ``i`` of operators.
+
+    Example:
+        >>> name_of(torch.Tensor.add_), name_of(torch.Tensor.__rsub__), name_of(nn.functional.relu)
+        ('add', 'sub', 'relu')
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "__get__":  # an attribute of tensors, such as .T
+        return "get"
+    if name.startswith("__") and name.endswith("__"):
+        name = name.strip("_")
+        return name[1:] if name[0] in "ri" and name[1:] in _KIND_OF_NAME else name
+    if name == "fn" or name.startswith("_"):  # functions that PyTorch chooses among by their arguments
+        name = torch.overrides.resolve_name(function).rpartition(".")[2] if name == "fn" else name.strip("_")
+    return name.rstrip("_")
+
+
+def kind_of(function: Callable[..., Any]) -> str:
+    """Such as ``conv``; ``other`` for what moves values, ``function`` for what recipes have no word for.
+
+    Example:
+        >>> kind_of(nn.functional.relu), kind_of(torch.flatten), kind_of(torch.exp)
+        ('activation', 'other', 'function')
+    """
+    return _KIND_OF_NAME.get(name_of(function), "function")
+
+
+def clips(function: Callable[..., Any]) -> bool:
+    """Whether an activation function is piecewise linear, like ReLU."""
+    return name_of(function) in _CLIPPING
+
+
+def is_identity(function: Callable[..., Any]) -> bool:
+    """Whether the result is the input when the model is deployed."""
+    return name_of(function) in _IDENTITY
+
+
+def is_loss(function: Callable[..., Any]) -> bool:
+    """Whether it compares an output with a target."""
+    return name_of(function) in _LOSS
+
+
+def is_random(function: Callable[..., Any]) -> bool:
+    """Whether the values it makes are random."""
+    return name_of(function) in _RANDOM
+
+
+def is_standard(module: nn.Module) -> bool:
+    """Whether a module is one of PyTorch's own that holds no others: it is one layer.
+
+    Example:
+        >>> is_standard(nn.ReLU()), is_standard(nn.Sequential())
+        (True, False)
+    """
+    own = classes_of(module)[-1].__module__.startswith("torch.") and not isinstance(module, _CONTAINERS)
+    return own and (not module._modules or isinstance(module, nn.MultiheadAttention))
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether a module's forward may go through all that it holds."""
+    return isinstance(module, _CONTAINERS)
 
 
 def kind_of_module(module: nn.Module) -> str:
-    """Such as ``conv``; ``other`` for what recipes have no word for.
+    """The kind of a layer with weights; ``other`` for the rest.
 
     Example:
-        >>> kind_of_module(nn.Conv2d(4, 4, 3, groups=4)), kind_of_module(nn.GELU()), kind_of_module(nn.Dropout())
-        ('depthwise_conv', 'activation', 'other')
+        >>> kind_of_module(nn.Conv2d(4, 4, 3, groups=4)), kind_of_module(nn.GRU(2, 3)), kind_of_module(nn.ReLU())
+        ('depthwise_conv', 'recurrent', 'other')
     """
+    if isinstance(module, nn.RNNBase):
+        return "recurrent"
     for classes, kind, _, _ in _WEIGHTS:
         if isinstance(module, classes):
             depthwise = kind == "conv" and 1 < module.groups == module.in_channels
             return "depthwise_conv" if depthwise else kind
-    if type(module).__name__.endswith("Activation"):  # as transformers calls its own
-        return "activation"
-    for base in type(module).__mro__:
-        package, _, file = base.__module__.rpartition(".")
-        if package == "torch.nn.modules":
-            return _FILES.get(file, "other")
     return "other"
 
 
@@ -90,26 +162,5 @@ def weights_of(module: nn.Module) -> tuple[tuple[str, ...], int]:
         return tuple(name for name in module._flat_weights_names if name.startswith("weight")), 0
     for classes, _, names, axis in _WEIGHTS:
         if isinstance(module, classes):
-            return tuple(name for name in names.split() if getattr(module, name, None) is not None), axis
+            return tuple(name for name in names.split() if module._parameters.get(name) is not None), axis
     return (), 0
-
-
-def kind_of_function(function: Callable[..., Any] | str) -> str:
-    """Of a function, an operator or the name of a method.
-
-    Example:
-        >>> kind_of_function(nn.functional.relu), kind_of_function("flatten")
-        ('activation', 'other')
-    """
-    name = function if isinstance(function, str) else getattr(function, "__name__", "")
-    return _KIND_OF_NAME.get(name, "other")
-
-
-def keeps_values(function: str) -> bool:
-    """Whether the results of a function are values of its inputs, so that there is nothing new to quantize.
-
-    Example:
-        >>> keeps_values("reshape"), keeps_values("exp")
-        (True, False)
-    """
-    return function in _KEEPING

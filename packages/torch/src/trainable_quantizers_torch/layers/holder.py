@@ -57,9 +57,35 @@ class PytorchTrainableActivationQuantizationHolder(PytorchActivationQuantization
 
         With a disabled quantizer it becomes a ``torch.nn.Identity``.
         """
+        return become(self, self.inferable())
+
+    def inferable(self) -> torch.nn.Module:
+        """A plain holder of the inferable quantizer, or an identity."""
         quantizer = self.activation_holder_quantizer
         if not getattr(quantizer, "enabled", True):
-            return become(self, torch.nn.Identity())
+            return torch.nn.Identity()
         convert = getattr(quantizer, "convert2inferable", None)
         inferable = quantizer if convert is None else convert()
-        return become(self, PytorchActivationQuantizationHolder(inferable).train(self.training))
+        return PytorchActivationQuantizationHolder(inferable).train(self.training)
+
+
+class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
+    """A holder for a weight that no layer owns alone: a function reads it, or the forward computes it.
+
+    Args:
+        quantizer: A quantizer of weights.
+        shape: That of the weight.
+
+    Example:
+        >>> from trainable_quantizers_torch import *
+        >>> config = TrainableQuantizerWeightsConfig(
+        ...     QuantizationMethod.POWER_OF_TWO, 2, {THRESHOLD: 1.0}, True, 0, True, MIN_THRESHOLD)
+        >>> holder = TrainableWeightHolder(LSQSymmetricWeightsTrainableQuantizer(config), (1, 2))
+        >>> holder(torch.tensor([[0.3, -2.0]])).tolist()
+        [[0.5, -1.0]]
+    """
+
+    def __init__(self, quantizer: BaseInferableQuantizer, shape: Any) -> None:
+        torch.nn.Module.__init__(self)
+        self.activation_holder_quantizer = quantizer
+        quantizer.initialize_quantization(torch.Size(shape), "weight", self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,14 +12,16 @@ from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 
-from trainable_quantizers_torch.layers.stateless import call_with
+from trainable_quantizers_torch.layers.mixed import mix
+from trainable_quantizers_torch.layers.stateless import call_with, without_modes
 
 
 class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
     """The wrapper of mct-quantizers for training: the weights stay parameters of the wrapped module.
 
-    A forward runs the module with quantized weights in the place of its own and leaves nothing behind, so
-    the wrapper can be copied, pickled, averaged, moved and reloaded at any time.
+    A forward runs the module with quantized weights in the place of its own and writes nothing anywhere, so the
+    wrapper can be copied, pickled, averaged, moved, reloaded, and called by several threads at any time. It is an
+    instance of the module's class too, and answers as the module does; a weight that is read is the quantized one.
 
     Args:
         module: The module, or a function together with ``weight_values``.
@@ -61,6 +64,8 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             None if op_call_kwargs is None else dict(op_call_kwargs),
             is_inputs_as_list,
         )
+        if self.is_str_attr and isinstance(module, torch.nn.Module):
+            mix(self, type(module))
 
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables (the parent calls this once, from its constructor)."""
@@ -70,6 +75,10 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
                     f"{POSITIONAL_WEIGHT}_{key}", torch.nn.Parameter(self.weight_values[key], requires_grad=False)
                 )
             name = key if self.is_str_attr else f"{POSITIONAL_WEIGHT}_{key}"
+            if getattr(quantizer, "quantizer_parameters", None):  # it quantizes the same weight in another wrapper
+                for variable in quantizer.quantizer_parameters:
+                    _share(self, f"{name}_{variable}", quantizer.get_quantizer_variable(variable))
+                continue
             quantizer.initialize_quantization(self._weight(key).shape, name, self)
             bind = getattr(quantizer, "bind", None)
             if bind is not None:
@@ -84,12 +93,12 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
 
     def get_quantized_weights(self) -> dict[Any, torch.Tensor]:
         """The quantized weights by key, as the next forward uses them."""
-        return {
-            key: quantizer(weight, self.training)
-            if isinstance(quantizer, BaseTrainableQuantizer)
-            else quantizer(weight)
-            for key, weight, quantizer in self.get_weights_vars()
-        }
+        with without_modes():
+            return {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
+
+    def _quantized(self, weight: torch.Tensor, quantizer: BaseInferableQuantizer) -> torch.Tensor:
+        trains = isinstance(quantizer, BaseTrainableQuantizer)
+        return quantizer(weight, self.training) if trains else quantizer(weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output with its weights quantized."""
@@ -105,14 +114,18 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         return self.layer(*inputs, *self.op_call_args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """What the wrapper lacks is the layer's, so that ``model.fc.in_features`` and ``.weight.dtype`` still work."""
+        """What the wrapper lacks is the layer's; a weight is quantized as the layer uses it."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             layer = self.__dict__.get("_modules", {}).get("layer")
             if layer is None:
                 raise
-            return getattr(layer, name)
+            quantizer = self.__dict__.get("weights_quantizers", {}).get(name)
+            if quantizer is None:
+                return getattr(layer, name)
+            with without_modes():
+                return self._quantized(getattr(layer, name), quantizer)
 
     def extra_repr(self) -> str:
         """The quantizers, by name of the weight."""
@@ -121,8 +134,13 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
     def convert_to_inferable_quantizers(self) -> PytorchQuantizationWrapper:
         """Become a plain ``PytorchQuantizationWrapper`` of inferable quantizers, in place; also returned.
 
-        A weight whose quantizer is disabled stays in float. Nothing of the result requires a gradient.
+        A weight whose quantizer is disabled stays in float; the others are kept as quantized. Nothing of the result
+        requires a gradient.
         """
+        return become(self, self.inferable())
+
+    def inferable(self) -> PytorchQuantizationWrapper:
+        """A plain wrapper of inferable quantizers around the same layer."""
         weights = {key: weight.detach() for key, weight, _ in self.get_weights_vars()}
         inferable = {}
         for key, quantizer in self.weights_quantizers.items():
@@ -137,8 +155,16 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
                 sorted(set(weights) - set(inferable)),
                 "a plain wrapper quantizes every constant it holds: leave the others to the function's own arguments",
             )
+        layer = self.layer
+        if self.is_str_attr:
+            layer = copy.copy(layer)  # the plain wrapper takes the weights out of it
+            layer._parameters = {**layer._parameters}
+            if isinstance(layer, torch.nn.RNNBase):
+                layer._flat_weights = list(layer._flat_weights)
+            for key, quantizer in inferable.items():
+                layer._parameters[key] = torch.nn.Parameter(quantizer(weights[key]).detach(), requires_grad=False)
         plain = PytorchQuantizationWrapper(
-            self.layer,
+            layer,
             inferable,
             None if self.is_str_attr else weights,
             self.op_call_args,
@@ -148,7 +174,14 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         for name in dir(self.layer) if self.is_str_attr else ():
             if not name.startswith("_") and not hasattr(plain, name):
                 vars(plain)[name] = getattr(self.layer, name)  # forwards read model.fc.in_features or model.fc.bias
-        return become(self, plain.requires_grad_(False).train(self.training))
+        return plain.requires_grad_(False).train(self.training)
+
+
+def _share(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    if isinstance(tensor, torch.nn.Parameter):
+        module.register_parameter(name, tensor)
+    else:
+        module.register_buffer(name, tensor)
 
 
 def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:

@@ -13,8 +13,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
 from trainable_quantizers_core.training.telemetry import gradient_ratio, means, repeatable, scalars
 
-from trainable_quantizers_torch.calibration.batches import batches_of, moved
-from trainable_quantizers_torch.graph.trace import modes_kept
+from trainable_quantizers_torch.calibration.batches import batches_of, modes_kept, moved
 from trainable_quantizers_torch.inventory import quantizers_of
 from trainable_quantizers_torch.report import report
 

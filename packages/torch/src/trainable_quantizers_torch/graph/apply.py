@@ -1,0 +1,266 @@
+"""Quantizers put where the core says that they stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from trainable_quantizers_core.graph.operation import SOURCES
+from trainable_quantizers_core.graph.settle import Settled
+
+from trainable_quantizers_torch.graph.build import RecordedGraph
+from trainable_quantizers_torch.graph.fold import replace_everywhere
+from trainable_quantizers_torch.graph.kinds import is_container
+from trainable_quantizers_torch.graph.record import Invocation, Node, Recording
+from trainable_quantizers_torch.graph.runtime import QUANTIZERS, Calls, Frame, QuantizedCalls, Quantizers, Step
+from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder, TrainableWeightHolder
+from trainable_quantizers_torch.layers.mixed import mix, unmix
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+
+_COMPUTES = ("conv", "depthwise_conv", "conv_transpose", "linear", "matmul", "recurrent", "add", "mul", "concat")
+_READS = (*_COMPUTES, "activation", "norm", "pool", "function")
+
+
+class Placed:
+    """A recorded model, ready to take quantizers.
+
+    Args:
+        model: Is changed in place.
+        recorded: Its graph.
+        evaluation: The run that the graph was made of.
+        training: A run in training, if there was one: it may call other functions in between.
+    """
+
+    def __init__(
+        self, model: nn.Module, recorded: RecordedGraph, evaluation: Recording, training: Recording | None
+    ) -> None:
+        self.model, self.recorded = model, recorded
+        self.evaluation, self.training = evaluation, training
+        self.where = {node: invocation for _, invocation, node in evaluation.calls if node is not None}
+        self.where |= {each.whole: each for each in evaluation.invocations if each.whole is not None}
+
+    def watch(self, outputs: Mapping[int, nn.Module]) -> None:
+        """Send the results of operations through modules."""
+        self._attach(self._steps(outputs, {}))
+
+    def leave(self) -> None:
+        """Take away what ``watch`` put in."""
+        for module in self.model.modules():
+            if isinstance(module, QuantizedCalls):
+                unmix(module, QuantizedCalls)
+                del module.quantized_calls
+
+    def apply(self, settled: Sequence[Settled]) -> None:
+        """Put quantizers where they stand: weights of layers into wrappers, all others into holders."""
+        self._wrap(settled)
+        holders = {at: PytorchTrainableActivationQuantizationHolder(each.output) for at, each in _with_output(settled)}
+        for at, holder in holders.items():
+            self._hold(at, holder, "output")
+        weights = self._weight_holders(settled)
+        self._attach(self._steps(holders, weights))
+
+    def _wrap(self, settled: Sequence[Settled]) -> None:
+        found: dict[str, dict[str, Any]] = {}
+        for node, each in zip(self.recorded.nodes, settled, strict=True):
+            direct = [weight.name for weight, _, _ in node.weights.values() if node.layer and weight.shared]
+            quantizers = {name: each.weights[name] for name in direct if name in each.weights}
+            found.setdefault(node.layer, {}).update(quantizers)
+        wrap(self.model, found)
+
+    def _weight_holders(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
+        """Holders of weights that functions read, by position and place among the arguments."""
+        made: dict[int, nn.Module] = {}
+        found: dict[int, dict[Any, nn.Module]] = {}
+        for at, (node, each) in enumerate(zip(self.recorded.nodes, settled, strict=True)):
+            direct = {place for place, (weight, _, _) in node.weights.items() if node.layer and weight.shared}
+            for place, (weight, tensor, _) in node.weights.items():
+                quantizer = each.weights.get(weight.name)
+                if quantizer is None or place in direct:
+                    continue
+                if id(quantizer) not in made:
+                    made[id(quantizer)] = TrainableWeightHolder(quantizer, tensor.shape)
+                    self._hold(at, made[id(quantizer)], weight.name)
+                found.setdefault(at, {})[place] = made[id(quantizer)]
+        return found
+
+    def _hold(self, at: int, holder: nn.Module, attribute: str) -> None:
+        """Register a holder in the module whose forward it serves, or in the nearest that goes through nothing."""
+        name, node = self.recorded.graph[at].name, self.recorded.nodes[at]
+        invocation = self.where.get(node) or self._first_reader(at)
+        while is_container(self.model.get_submodule(invocation.path)) and invocation.parent is not None:
+            invocation = invocation.parent
+        module = self.model.get_submodule(invocation.path)
+        if QUANTIZERS not in module._modules:
+            module.add_module(QUANTIZERS, Quantizers().train(module.training))
+        quantizers: Any = module._modules[QUANTIZERS]
+        local = name.removeprefix(invocation.path).lstrip("._") if invocation.path else name
+        key = "_".join(filter(None, (local.replace(".", "_"), "" if local and attribute == "output" else attribute)))
+        while key in quantizers or hasattr(nn.ModuleDict, key):
+            key += "_"
+        device = next((tensor.device for tensor in self.model.parameters()), None)
+        quantizers[key] = holder.to(device).train(module.training)
+        quantizers.places[key] = (name, attribute)
+
+    def _first_reader(self, at: int) -> Invocation:
+        """The call that an input or constant is first computed with in."""
+        for position, node in enumerate(self.recorded.nodes):
+            reads = node.kind in _READS and node in self.where
+            if reads and any(at in self.recorded.sources(position, path) for path in node.read):
+                return self.where[node]
+        return self.evaluation.invocations[0]
+
+    def _steps(
+        self, outputs: Mapping[int, nn.Module], weights: Mapping[int, Mapping[Any, nn.Module]]
+    ) -> dict[Node, Step]:
+        steps: dict[Node, Step] = {}
+        for _, _, node in self.evaluation.calls:
+            if node is not None and node.kind == "skipped":
+                steps[node] = Step(skipped=True)
+        for at, node in enumerate(self.recorded.nodes):
+            operation = self.recorded.graph[at]
+            if operation.kind in SOURCES:
+                continue
+            step = Step(dict(weights.get(at, {})), outputs.get(at), node.items)
+            if operation.kind in _READS:
+                for path in node.read:
+                    sources = [source for source in self.recorded.sources(at, path) if source in outputs]
+                    if sources:
+                        step.inputs[path] = outputs[sources[0]]
+            if step.inputs or step.output is not None:
+                steps[node] = step
+        return steps
+
+    def _attach(self, steps: Mapping[Node, Step]) -> None:
+        scoped = self._scoped(steps)
+        numbers = {path: number for number, path in enumerate(sorted(scoped))}
+        frames = _frames(self.evaluation, steps, scoped, numbers)
+        if self.training is not None:
+            _add_training(frames, self.evaluation, self.training, steps, scoped)
+        entered: dict[str, list[Frame]] = {}
+        parents: dict[str, Invocation | None] = {}
+        for invocation, frame in frames.items():
+            parent = parents.setdefault(invocation.path, _scope(invocation.parent, scoped))
+            if parent is _scope(invocation.parent, scoped):
+                entered.setdefault(invocation.path, []).append(frame)
+        for path, of_module in entered.items():
+            module = self.model.get_submodule(path)
+            mix(module, QuantizedCalls, first=True)
+            module.quantized_calls = Calls(numbers[path], of_module)
+
+    def _scoped(self, steps: Mapping[Node, Step]) -> frozenset[str]:
+        """Paths of the modules that quantize: those whose forwards do, and those that tell their calls apart."""
+        scoped = {self.where[node].path for node in steps if node in self.where}
+        scoped |= {each.path for each in self.evaluation.invocations if each.whole is not None} if scoped else set()
+        waiting = list(scoped)
+        calls: dict[str, list[Invocation]] = {}
+        for invocation in self.evaluation.invocations:
+            calls.setdefault(invocation.path, []).append(invocation)
+        while waiting:
+            path = waiting.pop()
+            above = [invocation.parent for invocation in calls[path]]
+            while len(calls[path]) > 1 and all(parent is not None for parent in above):
+                paths = {parent.path for parent in above if parent is not None}
+                for each in paths - scoped:
+                    scoped.add(each)
+                    waiting.append(each)
+                if len(set(map(id, above))) == 1:
+                    break
+                above = [parent.parent if parent is not None else None for parent in above]
+        return frozenset(scoped)
+
+
+def wrap(model: nn.Module, quantizers: Mapping[str, dict[str, Any]]) -> None:
+    """Put layers into wrappers, in place, with the quantizers of their weights by path and name."""
+    for path, of_layer in quantizers.items():
+        if of_layer:
+            layer = model.get_submodule(path)
+            wrapper = PytorchTrainableQuantizationWrapper(layer, of_layer)
+            replace_everywhere(model, layer, wrapper.train(layer.training))
+
+
+def _with_output(settled: Sequence[Settled]) -> Iterable[tuple[int, Settled]]:
+    return ((at, each) for at, each in enumerate(settled) if each.output is not None)
+
+
+def _scope(invocation: Invocation | None, scoped: frozenset[str]) -> Invocation | None:
+    """The nearest call of a module that quantizes."""
+    while invocation is not None and invocation.path not in scoped:
+        invocation = invocation.parent
+    return invocation
+
+
+def _frames(
+    recording: Recording, steps: Mapping[Node, Step], scoped: frozenset[str], numbers: Mapping[str, int]
+) -> dict[Invocation, Frame]:
+    frames: dict[Invocation, Frame] = {each: Frame() for each in recording.invocations if each.path in scoped}
+    for function, invocation, node in recording.calls:
+        scope = _scope(invocation, scoped)
+        if scope is not None:
+            frames[scope].steps.setdefault(function, []).append(None if node is None else steps.get(node))
+    for invocation, frame in frames.items():
+        frame.steps = {function: each for function, each in frame.steps.items() if any(each)}
+        frame.whole = None if invocation.whole is None else steps.get(invocation.whole)
+        parent = _scope(invocation.parent, scoped)
+        if parent is not None:
+            frames[parent].inside.setdefault(numbers[invocation.path], []).append(frame)
+    return frames
+
+
+def _add_training(
+    frames: Mapping[Invocation, Frame],
+    evaluation: Recording,
+    training: Recording,
+    steps: Mapping[Node, Step],
+    scoped: frozenset[str],
+) -> None:
+    """Where training calls a function more often, tell which calls are those of evaluation."""
+    theirs = _by_place(training, scoped)
+    ours = _by_place(evaluation, scoped)
+    places = _places(evaluation, scoped)
+    for invocation, frame in frames.items():
+        changed = {}
+        for function in frame.steps:
+            wanted = ours[places[invocation], function]
+            found = theirs.get((places[invocation], function), [])
+            if found and len(found) != len(wanted):
+                changed[function] = _aligned(wanted, found, steps)
+        if changed:
+            frame.training = {**frame.steps, **changed}
+
+
+def _aligned(wanted: list[Node | None], found: list[Node | None], steps: Mapping[Node, Step]) -> list[Step | None]:
+    """Steps for the calls in training: those with random numbers exist there only."""
+    waiting = [None if node is None else steps.get(node) for node in wanted]
+    aligned: list[Step | None] = []
+    for node in found:
+        noise = node is not None and any(each.random for each in node.arguments.values())
+        aligned.append(None if noise or not waiting else waiting.pop(0))
+    return aligned
+
+
+def _places(recording: Recording, scoped: frozenset[str]) -> dict[Invocation, tuple[Any, ...]]:
+    """What tells a call of a module in one run from others, as it does in another run."""
+    counts: Counter[tuple[Any, ...]] = Counter()
+    found: dict[Invocation, tuple[Any, ...]] = {}
+    for invocation in recording.invocations:
+        if invocation.path in scoped:
+            parent = _scope(invocation.parent, scoped)
+            inside = found[parent] if parent is not None else ()
+            place = (*inside, invocation.path)
+            found[invocation] = (*place, counts[place])
+            counts[place] += 1
+    return found
+
+
+def _by_place(
+    recording: Recording, scoped: frozenset[str]
+) -> dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]]:
+    places = _places(recording, scoped)
+    found: dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]] = {}
+    for function, invocation, node in recording.calls:
+        scope = _scope(invocation, scoped)
+        if scope is not None:
+            found.setdefault((places[scope], function), []).append(node)
+    return found

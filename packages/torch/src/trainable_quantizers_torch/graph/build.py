@@ -1,0 +1,133 @@
+"""The core's graph of a recorded run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from trainable_quantizers_core.calibration.observation import UNREACHED
+from trainable_quantizers_core.graph.operation import JOINING, SOURCES, ModelGraph, Operation
+
+from trainable_quantizers_torch.graph import kinds
+from trainable_quantizers_torch.graph.modules import layers_alone
+from trainable_quantizers_torch.graph.record import Node, Recording, unique_names
+from trainable_quantizers_torch.graph.runtime import Path
+
+
+@dataclass(frozen=True)
+class RecordedGraph:
+    """A graph and the nodes that its operations stand for.
+
+    Args:
+        graph: What the core sees.
+        nodes: By position of the operation.
+        positions: The other way.
+    """
+
+    graph: ModelGraph
+    nodes: tuple[Node, ...]
+    positions: dict[Node, int]
+
+    def sources(self, position: int, path: Path) -> list[int]:
+        """The inputs and constants that an argument holds values of alone; empty if an operation made any of them."""
+        found: list[int] = []
+        waiting = [self.positions.get(self.nodes[position].arguments[path])]
+        while waiting:
+            at = waiting.pop()
+            if at is None:
+                return []
+            operation = self.graph[at]
+            if operation.kind in SOURCES:
+                found.append(at)
+            elif operation.kind == "other" and operation.inputs:
+                waiting += operation.inputs
+            else:
+                return []
+        return found
+
+
+def build(recording: Recording, model: nn.Module) -> RecordedGraph:
+    """What of a recording counts: what the outputs depend on, without random numbers."""
+    wanted = _reached(recording)
+    nodes = [node for node in recording.nodes if node in wanted]
+    names = unique_names(nodes)
+    positions = {node: at for at, node in enumerate(nodes)}
+    shared = _shared_parameters(model)
+    operations = tuple(_operation(node, names[node], positions, shared) for node in nodes)
+    outputs = tuple(positions[node] for node in recording.outputs if node in positions)
+    unseen = _unreached(model, {node.layer for node in nodes} | {each.path for each in recording.invocations})
+    operations += tuple(unseen)
+    nodes += [Node(each.kind, each.type, each.name, layer=each.layer, weights=_held(model, each)) for each in unseen]
+    return RecordedGraph(ModelGraph(operations, outputs), tuple(nodes), positions)
+
+
+def _reached(recording: Recording) -> set[Node]:
+    """The nodes that count: those the outputs depend on, and constants where an operation joins them with others."""
+    waiting = [node for node in recording.outputs if not node.constant and not node.random]
+    if not waiting:
+        waiting = [node for node in recording.nodes if not node.constant and not node.random]
+    found: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            if not node.constant:
+                waiting += _read(node)
+    return found
+
+
+def _read(node: Node) -> list[Node]:
+    """What a node computes with."""
+    read = [node.arguments[path] for path in node.read]
+    joins = node.kind in (*JOINING, "matmul")
+    return [each for each in read if not each.random and (joins or not each.constant)]
+
+
+def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozenset[str]) -> Operation:
+    if node.kind in SOURCES or node.constant:
+        kind = "input" if node.kind == "input" else "constant"
+        return Operation(name, kind, node.type, floating=node.floating)
+    function = node.function
+    weights = tuple(weight for weight, _, _ in node.weights.values())
+    takes_norm = (
+        node.kind in ("conv", "depthwise_conv", "conv_transpose", "linear")
+        and bool(node.layer)
+        and node.bias
+        and len(weights) == 1
+        and weights[0].shared not in shared
+        and (node.kind != "linear" or node.ndim == 2)
+    )
+    return Operation(
+        name=name,
+        kind=node.kind,
+        type=node.type,
+        inputs=tuple(positions[each] for each in _read(node)),
+        layer=node.norm or node.layer,
+        weights=weights,
+        work=node.work,
+        clips=function is not None and node.kind == "activation" and kinds.clips(function),
+        folds=bool(node.norm) or takes_norm,
+        identity=node.kind == "other" and function is not None and kinds.is_identity(function),
+        floating=node.floating,
+        inside=node.inside,
+    )
+
+
+def _unreached(model: nn.Module, reached: set[str]) -> list[Operation]:
+    """Layers with weights that the run did not come to."""
+    known = [operation for operation in layers_alone(model) if operation.layer not in reached]
+    return [replace(operation, note=UNREACHED) for operation in known]
+
+
+def _held(model: nn.Module, operation: Operation) -> Any:
+    layer = model.get_submodule(operation.layer)
+    return {("module", each.name): (each, getattr(layer, each.name), None) for each in operation.weights}
+
+
+def _shared_parameters(model: nn.Module) -> frozenset[str]:
+    """Parameters that stand in a model more than once."""
+    seen: set[int] = set()
+    named = [(name, id(parameter)) for name, parameter in model.named_parameters(remove_duplicate=False)]
+    twice = {each for _, each in named if each in seen or seen.add(each)}  # type: ignore[func-returns-value]
+    return frozenset(name for name, each in named if each in twice)

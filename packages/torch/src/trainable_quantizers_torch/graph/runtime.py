@@ -1,0 +1,204 @@
+"""Quantizing inside the forward that a model has: a function mode that knows which call of a function is which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from trainable_quantizers_torch.graph.attention import PARTS, has_parts
+from trainable_quantizers_torch.layers.mixed import mix
+from trainable_quantizers_torch.layers.wrapper import become
+
+QUANTIZERS = "activation_quantizers"
+"""The name under which a module holds the quantizers of what its forward computes."""
+
+Path = tuple[int | str, ...]
+"""Where an argument is: its position or keyword, and within a list its index."""
+
+
+@dataclass
+class Step:
+    """What happens at one call of a function.
+
+    Args:
+        inputs: What quantizes arguments.
+        output: What quantizes the result.
+        items: Which items of a result that is a tuple are quantized; None for a tensor.
+        skipped: Whether the call gives its first argument: a batch norm that was folded.
+    """
+
+    inputs: dict[Path, nn.Module] = field(default_factory=dict)
+    output: nn.Module | None = None
+    items: tuple[int, ...] | None = None
+    skipped: bool = False
+
+    def __call__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of the function, quantized."""
+        if self.skipped:
+            return args[0]
+        args, kwargs = self.given(args, kwargs)
+        return self.taken(function(*args, **kwargs))
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, quantized."""
+        if not self.inputs:
+            return args, kwargs
+        positional, keywords = list(args), dict(kwargs)
+        for (place, *inside), quantizer in self.inputs.items():
+            holder: Any = positional if isinstance(place, int) else keywords
+            if inside:
+                holder[place] = list(holder[place])
+                holder, place = holder[place], inside[0]
+            if isinstance(holder, list) and isinstance(place, int) and place >= len(holder):
+                continue  # fewer arguments than when it was recorded
+            holder[place] = quantized(quantizer, holder[place])
+        return tuple(positional), keywords
+
+    def taken(self, result: Any) -> Any:
+        """The result, quantized."""
+        if self.output is None:
+            return result
+        if self.items is None or not isinstance(result, (tuple, list)):
+            return quantized(self.output, result)
+        items = [quantized(self.output, item) if at in self.items else item for at, item in enumerate(result)]
+        return tuple(items) if type(result) in (tuple, list) else type(result)(*items)
+
+
+def quantized(quantizer: nn.Module, value: Any) -> Any:
+    """A floating tensor, quantized; anything else as it is."""
+    return quantizer(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+@dataclass
+class Frame:
+    """What one call of a module computes.
+
+    Args:
+        steps: By function, one for each of its calls; None where nothing happens.
+        training: The same for training, where that differs.
+        inside: By the number of a module called inside, one for each of its calls.
+        whole: What happens to the module's own arguments and result; nothing is quantized inside then.
+    """
+
+    steps: dict[Callable[..., Any], list[Step | None]] = field(default_factory=dict)
+    training: dict[Callable[..., Any], list[Step | None]] | None = None
+    inside: dict[int, list[Frame]] = field(default_factory=dict)
+    whole: Step | None = None
+
+
+_NOTHING = Frame()
+
+
+class Quantizing(TorchFunctionMode):
+    """Quantizes while a module's forward runs: each function at its n-th call in a call of a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame = _NOTHING
+        self.steps: Mapping[Callable[..., Any], list[Step | None]] = {}
+        self.counts: dict[Any, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What PyTorch calls in the place of a function."""
+        kwargs = kwargs or {}
+        steps = self.steps.get(func)
+        if steps is None:
+            parts = PARTS.get(func)
+            if parts is not None and self.steps and has_parts(func, args, kwargs):
+                return parts(self.part, *args, **kwargs)
+            return func(*args, **kwargs)
+        count = self.counts.get(func, 0)
+        self.counts[func] = count + 1
+        step = steps[min(count, len(steps) - 1)]
+        return func(*args, **kwargs) if step is None else step(func, args, kwargs)
+
+    def part(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A part of a function, quantized as if the forward called it."""
+        return self.__torch_function__(function, (), args, kwargs)
+
+    def run(self, calls: Calls, frame: Frame, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module's forward, its functions quantized as the frame says."""
+        outer = self.frame, self.steps, self.counts
+        whole = frame.whole
+        self.frame, self.counts = frame, {}
+        self.steps = frame.training if module.training and frame.training is not None else frame.steps
+        try:
+            if whole is None:
+                return calls.forward(module, args, kwargs)
+            args, kwargs = whole.given(args, kwargs)
+            return whole.taken(calls.forward(module, args, kwargs))
+        finally:
+            self.frame, self.steps, self.counts = outer
+
+
+@dataclass
+class Calls:
+    """What a module's calls compute, kept in the module.
+
+    Args:
+        number: Which module it is.
+        frames: For calls outside any other module that quantizes.
+    """
+
+    number: int
+    frames: list[Frame]
+
+    @staticmethod
+    def forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The forward of the module's own class."""
+        return super(QuantizedCalls, module).forward(*args, **kwargs)  # type: ignore[misc]
+
+
+class QuantizedCalls:
+    """A module whose forward quantizes what it computes; mixed into the module's own class."""
+
+    quantized_calls: Calls
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes, quantized."""
+        calls = self.quantized_calls
+        for mode in _get_current_function_mode_stack():
+            if isinstance(mode, Quantizing):
+                frames = mode.frame.inside.get(calls.number, calls.frames)
+                count = mode.counts.get(calls.number, 0)
+                mode.counts[calls.number] = count + 1
+                return mode.run(calls, frames[min(count, len(frames) - 1)], self, args, kwargs)
+        mode = Quantizing()
+        with mode:
+            return mode.run(calls, calls.frames[0], self, args, kwargs)
+
+
+class Quantizers(nn.ModuleDict):
+    """The quantizers of what a module's forward computes, by name; passes on what it is called with.
+
+    A forward that goes through all that its module holds comes by here too.
+
+    Args:
+        places: By name, the operation (relative to the module) and what of it is quantized.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, tuple[str, str]] = {}
+
+    def forward(self, x: Any) -> Any:
+        """``x`` itself."""
+        return x
+
+
+def take_over(module: nn.Module, other: nn.Module) -> nn.Module:
+    """Give ``module`` the class and state of ``other``; what its calls quantize stays."""
+    calls = getattr(module, "quantized_calls", None) if isinstance(module, QuantizedCalls) else None
+    held = module._modules.get(QUANTIZERS)
+    become(module, other)
+    if calls is not None:
+        mix(module, QuantizedCalls, first=True)
+        module.quantized_calls = calls
+        if held is not None:
+            module.add_module(QUANTIZERS, held)
+    return module
