@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.calibration.initial_parameters import activation_parameters, weights_parameters
-from trainable_quantizers_core.calibration.observation import Observation
+from trainable_quantizers_core.calibration.observation import NOT_FLOATING, Observation
 from trainable_quantizers_core.enums import Granularity
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.coverage import Coverage, coverage
@@ -154,6 +154,7 @@ def _row(
         return None  # a function that moves values
     concerned = bool(operation.weights) or where.quantized or where.left_to
     reasons = [plan.reason if concerned else "", operation.note, operation.inside]
+    reasons += [NOT_FLOATING] if operation.kind == "input" and not operation.floating else []
     reasons += [f"output: left to {where.left_to}"] if where.left_to else []
     text = "; ".join(filter(None, [*reasons, *notes])) or "nothing to quantize"
     weights = scheme_in_words(plan.weights) if quantizers and plan.weights is not None else ""

@@ -117,7 +117,7 @@ def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozen
 def _unreached(model: nn.Module, reached: set[str]) -> list[Operation]:
     """Layers with weights that the run did not come to."""
     known = [operation for operation in layers_alone(model) if operation.layer not in reached]
-    return [replace(operation, note=UNREACHED) for operation in known]
+    return [replace(operation, note=UNREACHED, floating=False) for operation in known]
 
 
 def _held(model: nn.Module, operation: Operation) -> Any:

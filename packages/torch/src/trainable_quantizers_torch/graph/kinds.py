@@ -124,7 +124,7 @@ def is_standard(module: nn.Module) -> bool:
         (True, False)
     """
     own = classes_of(module)[-1].__module__.startswith("torch.") and not isinstance(module, _CONTAINERS)
-    return own and (not module._modules or isinstance(module, nn.MultiheadAttention))
+    return own and (not set(module._modules) - {"parametrizations"} or isinstance(module, nn.MultiheadAttention))
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

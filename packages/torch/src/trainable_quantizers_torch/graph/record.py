@@ -288,6 +288,7 @@ class _Recorder(TorchFunctionMode):
         elif kind == "attention":  # one that has no parts: see attention.py
             node.read, node.items = tuple(_activations(node))[:3], (0,)
             node.inside = WHOLE
+            node.work = 4 * args[0].numel() * args[0].shape[-1]  # the projections
         elif kind in ("norm", "activation", "pool"):
             node.read = tuple(_activations(node))[:1]
         elif kind in ("add", "mul", "concat"):
@@ -320,7 +321,8 @@ class _Recorder(TorchFunctionMode):
                 node.name, node.type = path, class_name(module)  # a layer of one's own
             node.weights[place] = (Weight(name, axis, shared), tensor, made)
         node.read = tuple(place for place in roles.inputs if place in node.arguments and place not in weights)
-        node.read = tuple(place for place in node.read if node.arguments[place].floating)
+        if node.kind != "embedding":
+            node.read = tuple(place for place in node.read if node.arguments[place].floating)
         node.work = roles.macs
         if node.kind == "conv" and roles.depthwise:
             node.kind = "depthwise_conv"

@@ -14,7 +14,15 @@ def mixed_class(*classes: type) -> type:
     """A class derived from ``classes``, called like the first that is a module; the same for the same classes."""
     named = next((cls for cls in classes if issubclass(cls, nn.Module)), classes[-1])
     facts = {"__module__": named.__module__, "__qualname__": named.__qualname__, "__doc__": named.__doc__}
-    return type(named.__name__, (*classes, Mixed), {**facts, "_mixed_from": classes, **_forward_of(classes)})
+    facts |= {"_mixed_from": classes, "__reduce_ex__": _reduce}
+    return type(named.__name__, classes, {**_life_of(named, classes), **facts, **_forward_of(classes)})
+
+
+def _life_of(named: type, classes: tuple[type, ...]) -> dict[str, Any]:
+    """What a wrapper does as a module, not as its layer would: move, copy, load, set attributes."""
+    if sum(issubclass(cls, nn.Module) for cls in classes) < 2:
+        return {}
+    return {name: getattr(named, name) for name, value in vars(nn.Module).items() if callable(value)}
 
 
 def _forward_of(classes: tuple[type, ...]) -> dict[str, Any]:
@@ -31,17 +39,12 @@ def _forward_of(classes: tuple[type, ...]) -> dict[str, Any]:
     return {"forward": forward}
 
 
-class Mixed:
-    """What makes such a module picklable: its class is made again from the classes that can be imported."""
-
-    _mixed_from: tuple[type, ...]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """As the module is pickled, with a class that is made anew."""
-        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))
-        if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
-            return reduced
-        return _new, (self._mixed_from, *reduced[1][1:]), *reduced[2:]
+def _reduce(self: Any, protocol: Any) -> Any:
+    """As the module is pickled, with a class that is mixed anew from those that can be imported."""
+    reduced = super(type(self), self).__reduce_ex__(max(int(protocol), 2))
+    if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return reduced
+    return _new, (type(self)._mixed_from, *reduced[1][1:]), *reduced[2:]
 
 
 def _new(classes: tuple[type, ...], *arguments: Any) -> Any:
