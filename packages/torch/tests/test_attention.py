@@ -1,4 +1,4 @@
-"""Attention by layers of its own computes what the fused module does."""
+"""Attention by its parts computes what the fused functions do."""
 
 import itertools
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
-from trainable_quantizers_torch.graph.attention import UnfusedMultiheadAttention, unfuse_attention
+from torch.overrides import TorchFunctionMode
+from trainable_quantizers_torch.graph.attention import PARTS, has_parts
 
 BATCH, LENGTH, KEYS, SIZE, HEADS = 3, 5, 7, 8, 2
 
@@ -19,12 +20,24 @@ def tensors(batched, batch_first, sizes=(SIZE, SIZE, SIZE)):
     return [torch.randn(shape) for shape in shapes]
 
 
+class ByParts(TorchFunctionMode):
+    """Every attention is computed by its parts."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in PARTS and has_parts(func, args, kwargs or {}):
+            return PARTS[func](lambda name, part, *args, **kwargs: part(*args, **kwargs), *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def by_parts(module, *arguments, **options):
+    with ByParts():
+        return module(*arguments, **options)
+
+
 def same(fused, arguments, **options):
-    unfused = UnfusedMultiheadAttention(fused)
     for mode in (True, False):
         fused.train(mode)
-        unfused.train(mode)
-        for wanted, found in zip(fused(*arguments, **options), unfused(*arguments, **options), strict=True):
+        for wanted, found in zip(fused(*arguments, **options), by_parts(fused, *arguments, **options), strict=True):
             assert (wanted is None) == (found is None)
             if wanted is not None:
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
@@ -64,24 +77,45 @@ def test_masks(mask, padding, boolean, batched):
     same(attention, tensors(batched, True), attn_mask=masks[0], key_padding_mask=masks[1])
 
 
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}, {"enable_gqa": True}], ids=str)
+@pytest.mark.parametrize("mask", [None, "boolean", "float"])
+def test_scaled_dot_product(mask, options):
+    torch.manual_seed(0)
+    heads = 2 if options.get("enable_gqa") else 4
+    q, k, v = torch.randn(3, 4, 5, 8), torch.randn(3, heads, 5, 8), torch.randn(3, heads, 5, 6)
+    given = None if mask is None or "is_causal" in options else torch.randn(5, 5)
+    given = given > 0 if mask == "boolean" and given is not None else given
+    function = nn.functional.scaled_dot_product_attention
+    torch.testing.assert_close(by_parts(function, q, k, v, given, **options), function(q, k, v, given, **options))
+
+
 def test_dropout_drops_attention_weights_in_training():
-    attention = UnfusedMultiheadAttention(nn.MultiheadAttention(SIZE, HEADS, dropout=0.5))
+    attention = nn.MultiheadAttention(SIZE, HEADS, dropout=0.5)
     inputs = tensors(True, False)
-    assert not torch.equal(attention(*inputs)[0], attention(*inputs)[0])
-    assert torch.equal(attention.eval()(*inputs)[0], attention(*inputs)[0])
+    assert not torch.equal(by_parts(attention, *inputs)[0], by_parts(attention, *inputs)[0])
+    assert torch.equal(by_parts(attention.eval(), *inputs)[0], by_parts(attention, *inputs)[0])
 
 
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}], ids=str)
-def test_what_it_cannot_stand_for_is_left_as_it_is(options):
-    network = nn.Sequential(nn.MultiheadAttention(SIZE, HEADS, **options))
-    assert type(unfuse_attention(network)[0]) is nn.MultiheadAttention
+def test_what_has_no_parts_is_left_as_it_is_and_said(options):
+    network, x = nn.Sequential(Itself(**options)), torch.randn(BATCH, LENGTH, SIZE)
+    model = tq.prepare(network, tq.Recipe({}, {}), [x], verbose=False).eval()
+    row = next(row for row in tq.summary(model).rows if row.layer == "0.attention")
+    assert "it has no parts with bias_k, bias_v or add_zero_attn" in row.reason
+    assert row.activations
+    assert tq.summary(model).coverage == 0
+    assert torch.allclose(model(x), network.eval()(x), atol=0.1)
 
 
-def test_a_module_that_is_used_twice_is_replaced_once_and_frozen_weights_stay_frozen():
-    attention = nn.MultiheadAttention(SIZE, HEADS).requires_grad_(False)
-    network = unfuse_attention(nn.ModuleList([attention, nn.ModuleList([attention])]))
-    assert network[0] is network[1][0]
-    assert not any(parameter.requires_grad for parameter in network.parameters())
+class Itself(nn.Module):
+    """Attends to its input."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(SIZE, HEADS, batch_first=True, **options)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
 
 
 def test_queries_without_a_key_give_zeros_and_no_gradient_that_is_none():
@@ -92,54 +126,30 @@ def test_queries_without_a_key_give_zeros_and_no_gradient_that_is_none():
     padding = torch.zeros(BATCH, LENGTH)
     padding[1, :2] = -torch.inf
     masks = {"attn_mask": causal, "key_padding_mask": padding, "need_weights": False}
-    output, _ = UnfusedMultiheadAttention(attention)(x, x, x, **masks)
+    output, _ = by_parts(attention, x, x, x, **masks)
     torch.testing.assert_close(output, attention(x, x, x, **masks)[0], rtol=1e-4, atol=1e-6)
     output.square().sum().backward()
-    unfused = UnfusedMultiheadAttention(attention)
-    unfused(x, x, x, **masks)[0].square().sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in unfused.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in attention.parameters())
 
 
-def test_a_causal_hint_without_a_mask_is_refused():
+def test_a_causal_hint_without_a_mask_is_refused_as_pytorch_does():
     x = torch.randn(BATCH, LENGTH, SIZE)
-    with pytest.raises(tq.QuantizerError, match="attn_mask must be given with is_causal, got None"):
-        UnfusedMultiheadAttention(nn.MultiheadAttention(SIZE, HEADS))(x, x, x, is_causal=True)
-
-
-def test_weights_that_modules_share_stay_shared():
-    network = nn.ModuleList([nn.MultiheadAttention(SIZE, HEADS) for _ in range(2)])
-    network[1].in_proj_weight, network[1].out_proj.weight = network[0].in_proj_weight, network[0].out_proj.weight
-    one, other = unfuse_attention(network)
-    assert one.k_proj.weight is other.k_proj.weight
-    assert one.out_proj.weight is other.out_proj.weight
-    assert one.k_proj.bias is not other.k_proj.bias
-
-
-def test_what_forwards_read_of_it_is_there():
-    fused = nn.MultiheadAttention(SIZE, HEADS, dropout=0.1, kdim=4)
-    unfused = UnfusedMultiheadAttention(fused)
-    for name in ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "batch_first", "dropout"):
-        assert getattr(unfused, name) == getattr(fused, name)
+    with pytest.raises(RuntimeError, match="Need attn_mask if specifying the is_causal hint"):
+        by_parts(nn.MultiheadAttention(SIZE, HEADS), x, x, x, is_causal=True)
 
 
 class OwnAttention(nn.MultiheadAttention):
-    """A class of one's own, which may do anything."""
+    """A class of one's own."""
+
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0] + x
 
 
-def test_a_class_of_ones_own_stays_in_float_and_the_rest_of_the_graph_is_quantized():
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention, self.head = OwnAttention(SIZE, HEADS, batch_first=True), nn.Linear(SIZE, 2)
-
-        def forward(self, x):
-            return self.head(self.attention(x, x, x)[0] + x)
-
-    model = tq.prepare(Network(), tq.Recipe({}, {}), [torch.randn(3, 5, SIZE)], verbose=False)
-    table = {row.layer: row for row in tq.summary(model).rows}
-    assert "a class of its own" in table["attention"].reason
-    assert table["attention.output"].activations
-    assert table["add"].activations
+def test_a_class_of_ones_own_is_quantized_inside():
+    network = nn.Sequential(OwnAttention(SIZE, HEADS, batch_first=True), nn.Linear(SIZE, 2))
+    model = tq.prepare(network, tq.Recipe({}, {}), [torch.randn(3, 5, SIZE)], verbose=False)
+    assert isinstance(model[0], OwnAttention)
+    assert tq.summary(model).coverage == 1
 
 
 def test_a_mask_that_is_given_is_not_quantized():
@@ -147,8 +157,8 @@ def test_a_mask_that_is_given_is_not_quantized():
     layer = nn.TransformerDecoderLayer(SIZE, HEADS, 16, batch_first=True).eval()
     x, mask = torch.randn(3, LENGTH, SIZE), nn.Transformer.generate_square_subsequent_mask(LENGTH)
     model = tq.prepare(layer, tq.Recipe({}, {}), [{"memory": x, "tgt": x, "tgt_mask": mask}], verbose=False).eval()
-    rows = {row.layer: row for row in tq.summary(model).rows}
-    assert "it holds infinities, as masks do" in rows["tgt_mask"].reason
+    assert not any(row.activations for row in tq.summary(model).rows if row.layer == "tgt_mask")
+    assert tq.summary(model).coverage == 1
     future = x.clone()
     future[:, -1] += 5
     assert torch.equal(model(x, x, mask)[:, 0], model(future, x, mask)[:, 0])
@@ -177,7 +187,7 @@ def test_a_transformer_is_quantized_inside(norm_first):
             assert table[f"body.{layer}.{part}"].weights.startswith("6-bit")
     assert table["body.encoder.layers.0.linear1"].weights.startswith("8-bit")
     assert not [row for row in table.values() if "Linear" in row.type and not row.weights]
-    assert all(table[name].activations for name in table if name.startswith(("matmul", "add")))
+    assert tq.summary(model).coverage == 1
     model.eval()
     deployed = tq.convert(model)
     for graded in (True, False):
@@ -187,7 +197,7 @@ def test_a_transformer_is_quantized_inside(norm_first):
 
 
 class Masked(nn.Module):
-    """Cannot be traced; an encoder with a padding mask, which evaluates by nested tensors in PyTorch."""
+    """An encoder with a padding mask, which evaluates by nested tensors in PyTorch, and control flow on data."""
 
     def __init__(self):
         super().__init__()
@@ -200,7 +210,7 @@ class Masked(nn.Module):
         return self.encoder(self.words(tokens), src_key_padding_mask=tokens < 5)
 
 
-def test_without_a_graph_the_layers_inside_are_called_and_quantized():
+def test_an_encoder_is_quantized_inside_with_masks_and_without_gradients():
     torch.manual_seed(0)
     tokens = torch.randint(0, 20, (3, 6))
     tokens[:, 0] = 7
@@ -208,11 +218,12 @@ def test_without_a_graph_the_layers_inside_are_called_and_quantized():
     table = {row.layer: row for row in tq.summary(model).rows}
     assert table["encoder.layers.0.self_attn.out_proj"].weights
     assert table["encoder.layers.1.self_attn.softmax"].activations
+    assert tq.summary(model).coverage == 1
     called = []
     for module in model.modules():
-        if isinstance(module, tq.PytorchTrainableQuantizationWrapper):
+        if isinstance(module, tq.PytorchTrainableActivationQuantizationHolder):
             module.register_forward_hook(lambda module, args, output: called.append(module))
     with torch.no_grad():
         wanted = model.eval()(tokens)
-        assert len(set(called)) == 13
+        assert len(set(called)) == sum("Holder" in type(module).__name__ for module in model.modules())
         assert torch.equal(tq.convert(model)(tokens), wanted)

@@ -98,5 +98,5 @@ def test_the_model_itself_may_be_the_wrapper():
     wrapper = network()[0]
     converted = tq.convert(wrapper)
     assert type(converted) is mct_quantizers.PytorchQuantizationWrapper
-    assert type(wrapper) is tq.PytorchTrainableQuantizationWrapper
+    assert isinstance(wrapper, tq.PytorchTrainableQuantizationWrapper)
     assert torch.equal(converted(images()), wrapper(images()))

@@ -15,10 +15,10 @@ from trainable_quantizers_core.files import optional
 EXPORTED = ("residual", "inverted", "shared", "own layer", "attention", "encoder", "recurrent", "vision transformer")
 
 
-def deployed(name="residual", bits=4, method="power_of_two", granularity="per_channel"):
+def deployed(name="residual", bits=4, method="power_of_two", granularity="per_channel", weight_bits=None):
     torch.manual_seed(0)
     build, inputs = NETWORKS[name]
-    weights = {"num_bits": bits, "method": method, "granularity": granularity}
+    weights = {"num_bits": weight_bits or bits, "method": method, "granularity": granularity}
     recipe = tq.Recipe(weights, {"num_bits": bits, "method": method})
     return tq.convert(tq.prepare(build(), recipe, [inputs], verbose=False).eval()), inputs
 
@@ -30,7 +30,8 @@ def output_step(model):
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_network_in_onnx_computes_what_the_model_computes(name, tmp_path):
-    model, inputs = deployed(name, bits=8)
+    # kernels of x64 processors without VNNI add pairs of 8 by 8 bit products in 16 bits, where they may saturate
+    model, inputs = deployed(name, bits=8, weight_bits=7)
     found = tq.export(model, tmp_path / "model.onnx", inputs)
     onnx.checker.check_model(tmp_path / "model.onnx")
     # float convolutions of two runtimes differ in the last bits, which ties turn into steps

@@ -19,7 +19,7 @@ def folded(name):
             nn.init.uniform_(module.bias)
             nn.init.uniform_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    model = tq.prepare(network, WEIGHTS_OF_16_BITS, verbose=False, fold_batch_norm=True)
+    model = tq.prepare(network, WEIGHTS_OF_16_BITS, [inputs], verbose=False, fold_batch_norm=True)
     return network, model, inputs, {row.layer: row.reason for row in tq.summary(model).rows}
 
 
@@ -30,13 +30,13 @@ def test_folding_changes_nothing_in_evaluation(name):
     assert torch.equal(call(tq.convert(model), inputs), call(model, inputs))
 
 
-def test_a_graph_folds_all_that_follow_a_layer():
+def test_all_that_follow_a_layer_are_folded():
     for name in ("residual", "inverted"):
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(name)[1].modules())
     assert folded("inverted")[3]["expand.1"] == "folded into expand.0"
 
 
-def test_without_a_graph_sequences_are_folded_and_the_rest_is_said():
+def test_the_rest_is_said():
     _, model, _, reasons = folded("reads attributes")
     assert reasons["body.1"] == "folded into body.0"
     assert isinstance(model.body[1], nn.Identity)
@@ -53,7 +53,7 @@ def test_a_layer_with_another_reader_is_not_folded():
             x = self.conv(x)
             return x + self.norm(x)
 
-    model = tq.prepare(Forked(), WEIGHTS_OF_16_BITS, verbose=False, fold_batch_norm=True)
+    model = tq.prepare(Forked(), WEIGHTS_OF_16_BITS, [torch.randn(2, 3, 8, 8)], verbose=False, fold_batch_norm=True)
     assert isinstance(model.norm, nn.BatchNorm2d)
     (reason,) = [row.reason for row in tq.summary(model).rows if row.layer == "norm"]
     assert "not folded" in reason

@@ -326,7 +326,7 @@ def test_what_stays_in_float_is_said():
 
 
 def test_a_weight_that_a_function_reads_is_quantized_once():
-    _, model, tokens = prepared("read directly")
+    _, model, _ = prepared("read directly")
     assert "with words_1" in rows(model)["words"].reason
     assert model.words.weight.unique().numel() <= 16 * 4
     assert tq.summary(model).coverage == 1

@@ -10,7 +10,7 @@ from torch import nn
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 
-from trainable_quantizers_torch.graph.runtime import Quantizers
+from trainable_quantizers_torch.graph.runtime import Place, Quantizers
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
@@ -24,19 +24,20 @@ def quantizers_of(model: nn.Module) -> list[PlacedQuantizer]:
 
 
 def _all(model: nn.Module) -> Iterator[PlacedQuantizer]:
-    placed = {
-        module[key]: place
-        for module in model.modules()
-        if isinstance(module, Quantizers)
-        for key, place in module.places.items()
-    }
-    for name, module in model.named_modules():
+    """Weights of layers in the order of modules, then what forwards compute, in order of execution."""
+    named = dict(model.named_modules())
+    for name, module in named.items():
         if isinstance(module, PytorchQuantizationWrapper):
             for key, quantizer in module.weights_quantizers.items():
                 yield PlacedQuantizer(name, str(key), quantizer, module)
-        elif isinstance(module, PytorchActivationQuantizationHolder):
-            layer, attribute = placed.get(module, (name, "output"))
-            yield PlacedQuantizer(layer, attribute, module.activation_holder_quantizer, module)
+    inside = [module for module in named.values() if isinstance(module, Quantizers)]
+    places = {each[key]: place for each in inside for key, place in each.places.items()}
+    holders = {
+        module: name for name, module in named.items() if isinstance(module, PytorchActivationQuantizationHolder)
+    }
+    for module in sorted(holders, key=lambda module: places[module].order if module in places else -1):
+        place = places.get(module, Place(holders[module], "output", -1))
+        yield PlacedQuantizer(place.operation, place.attribute, module.activation_holder_quantizer, module)
 
 
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -75,7 +75,7 @@ def prepare(
     """
     _check(model, recipe)
     model = copied(model, "prepare")
-    needs_data = recipe.activations is not None or any(rule.activations for rule in recipe.rules)
+    needs_data = fold_batch_norm or recipe.activations is not None or any(rule.activations for rule in recipe.rules)
     if calibration_data is None and not needs_data:
         found = _prepare_layers(model, recipe)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mct_quantizers import PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measured
@@ -58,28 +59,36 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
     )
 
 
-def _samples(model: nn.Module, placed: list[PlacedQuantizer], data: Any) -> dict[int, Sample]:
-    samples = {id(each): Sample() for each in placed if each.target == "activation"}
+def _samples(model: nn.Module, placed: list[PlacedQuantizer], data: Any) -> dict[int, Any]:
+    """Values of activations, spread over the batches, and of weights that forwards compute, by quantizer."""
+    samples: dict[int, Any] = {}
 
-    def watch(sample: Sample) -> Any:
-        return lambda module, args: sample.add(args[0].detach().float().cpu().numpy())
+    def watch(each: PlacedQuantizer) -> Any:
+        def see(module: nn.Module, args: Any) -> None:
+            values = args[0].detach().float().cpu().numpy()
+            if each.target == "weights":
+                samples[id(each)] = values
+            else:
+                samples.setdefault(id(each), Sample()).add(values)
+
+        return see
 
     with ExitStack() as stack:
         for each in placed:
-            if id(each) in samples:
-                stack.callback(each.holder.register_forward_pre_hook(watch(samples[id(each)])).remove)
+            if not isinstance(each.holder, PytorchQuantizationWrapper):
+                stack.callback(each.holder.register_forward_pre_hook(watch(each)).remove)
         for _ in run_on(model, data, "report"):
             pass
-    return samples
+    return {key: getattr(sample, "values", sample) for key, sample in samples.items()}
 
 
 @torch.no_grad()
-def _measured(each: PlacedQuantizer, samples: dict[int, Sample]) -> TensorReport:
-    if each.target == "weights":
+def _measured(each: PlacedQuantizer, samples: Mapping[int, np.ndarray]) -> TensorReport:
+    if isinstance(each.holder, PytorchQuantizationWrapper):
         weights = {str(key): weight for key, weight, _ in each.holder.get_weights_vars()}
         values = weights[each.attribute].detach().float().cpu().numpy()
-    elif id(each) in samples and samples[id(each)].values.size:
-        values = samples[id(each)].values
+    elif id(each) in samples and samples[id(each)].size:
+        values = samples[id(each)]
     else:
         return each.report()
 

@@ -67,11 +67,21 @@ def _is_left_to(
 
 
 def _is_computed_with(graph: ModelGraph, position: int, seen: set[int]) -> bool:
-    """Whether a tensor reaches an operation that computes with it, past what moves values."""
+    """Whether an operation computes with a tensor of no operation, past what moves values of such tensors alone."""
     for user in graph.users(position):
         if user not in seen:
             seen.add(user)
-            kind = graph[user].kind
-            if kind in _READ_ON_GRID or (kind == "other" and _is_computed_with(graph, user, seen)):
+            if graph[user].kind in _READ_ON_GRID:
+                return True
+            if graph[user].kind == "other" and _is_moved(graph, user) and _is_computed_with(graph, user, seen):
                 return True
     return False
+
+
+def _is_moved(graph: ModelGraph, position: int) -> bool:
+    """Whether an operation that moves values has them of inputs and constants alone."""
+    operation = graph[position]
+    if operation.kind in SOURCES:
+        return True
+    moves = operation.kind == "other" and bool(operation.inputs)
+    return moves and all(_is_moved(graph, source) for source in operation.inputs)

@@ -73,7 +73,7 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
     if isinstance(data, (torch.Tensor, Mapping)):
         return [data]
     if not isinstance(data, Iterable):
-        advice = "pass a DataLoader or a list of batches: activations are measured on data"
+        advice = "pass a DataLoader or a list of batches: a run shows what the model computes"
         raise invalid(owner, argument, "an iterable of batches", data, advice)
     return data
 

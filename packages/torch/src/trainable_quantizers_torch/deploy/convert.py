@@ -45,7 +45,8 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
             module.convert_to_inferable_quantizers()
             for quantizer in quantizers:
                 quantizer.release()
-    return converted.requires_grad_(False)
+            module.requires_grad_(False)
+    return converted
 
 
 def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer]:

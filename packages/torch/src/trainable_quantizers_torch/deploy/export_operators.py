@@ -34,6 +34,10 @@ class _Quantization(nn.Module):
         scale, zero_point = torch.as_tensor(scale).float(), torch.as_tensor(zero_point).int()
         self.register_buffer("scale", scale.reshape(() if axis is None else -1))
         self.register_buffer("zero_point", zero_point.reshape(() if axis is None else -1))
+        self.ends: list[float] | None = None
+        if axis is None and highest - lowest < 2**_WIDEST - 1:
+            step, zero = np.float32(scale.item()), int(zero_point)
+            self.ends = [float((level - zero) * step) for level in (lowest, highest)]
 
     def _along(self, part: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return part if self.axis is None else part.reshape([-1 if at == self.axis else 1 for at in range(x.ndim)])
@@ -58,18 +62,16 @@ class StandardQuantization(_Quantization):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The quantized ``x``, when it is exported."""
         dtype = torch.int8 if self.lowest < 0 else torch.uint8
-        if self.highest - self.lowest < 2**_WIDEST - 1:
+        if self.ends is not None:
+            x = torch.clamp(x, *self.ends)
+        elif self.highest - self.lowest < 2**_WIDEST - 1:
             scale, zero_point = self._along(self.scale, x), self._along(self.zero_point, x)
-            ends = [(level - zero_point) * scale for level in (self.lowest, self.highest)]
-            x = torch.minimum(torch.maximum(x, ends[0]), ends[1]) if self.axis is not None else self._clipped(x)
+            low, high = ((level - zero_point) * scale for level in (self.lowest, self.highest))
+            x = torch.minimum(torch.maximum(x, low), high)
         grid = (self.scale, self.zero_point.to(dtype))
         attributes = {} if self.axis is None else {"axis": self.axis}
         levels = _operator("QuantizeLinear", (x, *grid), x.shape, dtype, attributes)
         return _operator("DequantizeLinear", (levels, *grid), x.shape, torch.float32, attributes)
-
-    def _clipped(self, x: torch.Tensor) -> torch.Tensor:
-        scale, zero_point = np.float32(self.scale.item()), int(self.zero_point)
-        return torch.clamp(x, *(float((level - zero_point) * scale) for level in (self.lowest, self.highest)))
 
 
 class IntegerWeights(nn.Module):
@@ -92,20 +94,20 @@ class IntegerWeights(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's output, when it is exported."""
-        weights = {}
-        for name, axis in self.axes.items():
-            levels = getattr(self, f"{name}_levels")
-            inputs = (levels, getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"))
-            attributes = {} if axis is None else {"axis": axis}
-            weights[name] = _operator("DequantizeLinear", inputs, levels.shape, torch.float32, attributes)
-        return call_with(self.layer, weights, args, kwargs)
+        return call_with(self.layer, {name: self._weight(name) for name in self.axes}, args, kwargs)
+
+    def _weight(self, name: str) -> torch.Tensor:
+        levels, *grid = (getattr(self, f"{name}_{part}") for part in ("levels", "scale", "zero_point"))
+        attributes = {} if self.axes[name] is None else {"axis": self.axes[name]}
+        return _operator("DequantizeLinear", (levels, *grid), levels.shape, torch.float32, attributes)
 
     def __getattr__(self, name: str) -> Any:
-        """What it lacks is the layer's, for forwards that read ``self.fc.weight.dtype``."""
+        """What it lacks is the layer's, for forwards that read ``self.fc.weight``."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("layer"), name)
+            held = name in self.__dict__.get("axes", ())
+            return self._weight(name) if held else getattr(super().__getattr__("layer"), name)
 
 
 def with_standard_operators(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
+from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 
 _QUANTIZED = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
 
@@ -86,9 +87,9 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if name and not (inside and name.startswith(inside)):
-            if isinstance(module, _QUANTIZED):
-                inside = (*inside, f"{name}.")
-            if isinstance(module, _QUANTIZED) or not module._modules:
+            if isinstance(module, PytorchQuantizationWrapper):
+                inside = (*inside, f"{name}.layer")
+            if isinstance(module, _QUANTIZED) or not set(module._modules) - {QUANTIZERS}:
                 yield name, module
 
 

@@ -14,7 +14,15 @@ from trainable_quantizers_torch.graph.build import RecordedGraph
 from trainable_quantizers_torch.graph.fold import replace_everywhere
 from trainable_quantizers_torch.graph.kinds import is_container
 from trainable_quantizers_torch.graph.record import Invocation, Node, Recording
-from trainable_quantizers_torch.graph.runtime import QUANTIZERS, Calls, Frame, QuantizedCalls, Quantizers, Step
+from trainable_quantizers_torch.graph.runtime import (
+    QUANTIZERS,
+    Calls,
+    Frame,
+    Place,
+    QuantizedCalls,
+    Quantizers,
+    Step,
+)
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder, TrainableWeightHolder
 from trainable_quantizers_torch.layers.mixed import mix, unmix
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
@@ -96,12 +104,13 @@ class Placed:
             module.add_module(QUANTIZERS, Quantizers().train(module.training))
         quantizers: Any = module._modules[QUANTIZERS]
         local = name.removeprefix(invocation.path).lstrip("._") if invocation.path else name
-        key = "_".join(filter(None, (local.replace(".", "_"), "" if local and attribute == "output" else attribute)))
+        local = f"output_{local}" if local.isdigit() else local.replace(".", "_")  # of a layer called once more
+        key = "_".join(filter(None, (local, "" if local and attribute == "output" else attribute)))
         while key in quantizers or hasattr(nn.ModuleDict, key):
             key += "_"
         device = next((tensor.device for tensor in self.model.parameters()), None)
         quantizers[key] = holder.to(device).train(module.training)
-        quantizers.places[key] = (name, attribute)
+        quantizers.places[key] = Place(name, attribute, at)
 
     def _first_reader(self, at: int) -> Invocation:
         """The call that an input or constant is first computed with in."""

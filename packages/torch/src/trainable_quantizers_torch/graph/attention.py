@@ -150,8 +150,9 @@ PARTS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def has_parts(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call can be computed by parts: not an attention with added keys and values."""
+    """Whether a call can be computed by parts: not an attention with added keys and values, nor one it would refuse."""
     if function is not functional.multi_head_attention_forward:
         return function in PARTS
-    given = (*args[7:10], kwargs.get("static_k"), kwargs.get("static_v"))
-    return not any(each is not None and each is not False for each in given)
+    added = (*args[7:10], kwargs.get("static_k"), kwargs.get("static_v"))
+    refused = kwargs.get("is_causal", False) and kwargs.get("attn_mask") is None
+    return not refused and not any(each is not None and each is not False for each in added)

@@ -293,6 +293,8 @@ class _Recorder(TorchFunctionMode):
             node.read = tuple(_activations(node))[:1]
         elif kind in ("add", "mul", "concat"):
             node.read = tuple(path for path, each in arguments.items() if each.floating and each.size != 1)
+        elif word == "masked_scores":
+            node.read = ((0,),)
         else:
             node.read = tuple(_activations(node))
         if word == "batch_norm" and isinstance(module, nn.modules.batchnorm._BatchNorm) and not _by_batch(args, kwargs):

@@ -173,18 +173,33 @@ class QuantizedCalls:
             return mode.run(calls, calls.frames[0], self, args, kwargs)
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a quantizer quantizes.
+
+    Args:
+        operation: The name of the operation.
+        attribute: ``output``, or the name of a weight.
+        order: The position of the operation in a run of the model.
+    """
+
+    operation: str
+    attribute: str
+    order: int
+
+
 class Quantizers(nn.ModuleDict):
     """The quantizers of what a module's forward computes, by name; passes on what it is called with.
 
     A forward that goes through all that its module holds comes by here too.
 
     Args:
-        places: By name, the operation (relative to the module) and what of it is quantized.
+        places: What each quantizes, by name.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: dict[str, tuple[str, str]] = {}
+        self.places: dict[str, Place] = {}
 
     def forward(self, x: Any) -> Any:
         """``x`` itself."""

@@ -89,3 +89,18 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
         torch.nn.Module.__init__(self)
         self.activation_holder_quantizer = quantizer
         quantizer.initialize_quantization(torch.Size(shape), "weight", self)
+
+    def inferable(self) -> torch.nn.Module:
+        """The same with an inferable quantizer, or an identity."""
+        plain = super().inferable()
+        if isinstance(plain, PytorchActivationQuantizationHolder):
+            plain.__class__ = InferableWeightHolder
+        return plain
+
+
+class InferableWeightHolder(PytorchActivationQuantizationHolder):
+    """The holder of mct-quantizers for a weight that a forward computes: inferable quantizers want it detached."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The quantized weight."""
+        return self.activation_holder_quantizer(inputs.detach())

@@ -75,7 +75,7 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
                     f"{POSITIONAL_WEIGHT}_{key}", torch.nn.Parameter(self.weight_values[key], requires_grad=False)
                 )
             name = key if self.is_str_attr else f"{POSITIONAL_WEIGHT}_{key}"
-            if getattr(quantizer, "quantizer_parameters", None):  # it quantizes the same weight in another wrapper
+            if _quantizes(quantizer, self._weight(key)):  # in another wrapper
                 for variable in quantizer.quantizer_parameters:
                     _share(self, f"{name}_{variable}", quantizer.get_quantizer_variable(variable))
                 continue
@@ -175,6 +175,13 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             if not name.startswith("_") and not hasattr(plain, name):
                 vars(plain)[name] = getattr(self.layer, name)  # forwards read model.fc.in_features or model.fc.bias
         return plain.requires_grad_(False).train(self.training)
+
+
+def _quantizes(quantizer: Any, weight: torch.Tensor) -> bool:
+    """Whether a quantizer serves a weight already, in another wrapper."""
+    owner = getattr(quantizer, "_owner", None)
+    pairs = owner.get_weights_vars() if isinstance(owner, PytorchTrainableQuantizationWrapper) else ()
+    return any(each is quantizer and theirs is weight for _, theirs, each in pairs)
 
 
 def _share(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:

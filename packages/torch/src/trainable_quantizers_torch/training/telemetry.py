@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mct_quantizers import PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
@@ -82,7 +83,7 @@ def _gradient_ratios(
     with modes_kept(model), ExitStack() as stack:
         model.eval()
         for each in placed:
-            if each.target == "activation":
+            if not isinstance(each.holder, PytorchQuantizationWrapper):
                 stack.callback(each.holder.register_forward_pre_hook(keep(each)).remove)
         for batch in data:
             inputs.clear()
@@ -100,7 +101,7 @@ def _of_batch(
     wanted: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
     for each in placed:
         parameters = [each.quantizer.get_quantizer_variable(name) for name in each.quantizer.specification.initial]
-        if each.target == "weights":
+        if isinstance(each.holder, PytorchQuantizationWrapper):
             quantized = [weight for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute]
         else:
             quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
