@@ -32,6 +32,6 @@ class Observation:
         """Values of a further batch as a float array; None for a tensor of another type."""
         if values is None:
             self.left_in_float = NOT_FLOATING
-        else:
+        elif values.size:
             self.statistics.update(values)
             self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""

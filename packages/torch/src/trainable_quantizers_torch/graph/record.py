@@ -292,7 +292,9 @@ class _Recorder(TorchFunctionMode):
         elif kind in ("norm", "activation", "pool"):
             node.read = tuple(_activations(node))[:1]
         elif kind in ("add", "mul", "concat"):
-            node.read = tuple(path for path, each in arguments.items() if each.floating and each.size != 1)
+            node.read = tuple(
+                path for path, each in arguments.items() if each.floating and (each.size > 1 or not each.constant)
+            )
         elif word == "masked_scores":
             node.read = ((0,),)
         else:

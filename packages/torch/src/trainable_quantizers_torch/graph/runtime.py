@@ -50,13 +50,12 @@ class Step:
             return args, kwargs
         positional, keywords = list(args), dict(kwargs)
         for (place, *inside), quantizer in self.inputs.items():
-            holder: Any = positional if isinstance(place, int) else keywords
-            if inside:
-                holder[place] = list(holder[place])
-                holder, place = holder[place], inside[0]
-            if isinstance(holder, list) and isinstance(place, int) and place >= len(holder):
-                continue  # fewer arguments than when it was recorded
-            holder[place] = quantized(quantizer, holder[place])
+            holder, key = _place_in(positional, keywords, place)
+            if inside and holder is not None:
+                holder[key] = list(holder[key])
+                holder, key = holder[key], inside[0]
+            if holder is not None and (isinstance(holder, dict) or key < len(holder)):
+                holder[key] = quantized(quantizer, holder[key])
         return tuple(positional), keywords
 
     def taken(self, result: Any) -> Any:
@@ -67,6 +66,21 @@ class Step:
             return quantized(self.output, result)
         items = [quantized(self.output, item) if at in self.items else item for at, item in enumerate(result)]
         return tuple(items) if type(result) in (tuple, list) else type(result)(*items)
+
+
+_NAMES = ("input", "weight", "bias")
+
+
+def _place_in(positional: list[Any], keywords: dict[str, Any], place: int | str) -> tuple[Any, Any]:
+    """Where an argument is now: by position where it was by name when it was recorded, or the other way round."""
+    if isinstance(place, int):
+        if place < len(positional):
+            return positional, place
+        place = _NAMES[place] if place < len(_NAMES) else ""
+    if place in keywords:
+        return keywords, place
+    index = _NAMES.index(place) if place in _NAMES else len(positional)
+    return (positional, index) if index < len(positional) else (None, None)
 
 
 def quantized(quantizer: nn.Module, value: Any) -> Any:
