@@ -46,6 +46,7 @@ class Placed:
     ) -> None:
         self.model, self.recorded = model, recorded
         self.evaluation, self.training = evaluation, training
+        self.modules = dict(model.named_modules())
         self.where = {node: invocation for _, invocation, node in evaluation.calls if node is not None}
         self.where |= {each.whole: each for each in evaluation.invocations if each.whole is not None}
 
@@ -75,7 +76,7 @@ class Placed:
             direct = [weight.name for weight, _, _ in node.weights.values() if node.layer and weight.shared]
             quantizers = {name: each.weights[name] for name in direct if name in each.weights}
             found.setdefault(node.layer, {}).update(quantizers)
-        wrap(self.model, found)
+        self.modules |= wrap(self.model, found)
 
     def _weight_holders(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
         """Holders of weights that functions read, by position and place among the arguments."""
@@ -97,9 +98,9 @@ class Placed:
         """Register a holder in the module whose forward it serves, or in the nearest that goes through nothing."""
         name, node = self.recorded.graph[at].name, self.recorded.nodes[at]
         invocation = self.where.get(node) or self._first_reader(at)
-        while is_container(self.model.get_submodule(invocation.path)) and invocation.parent is not None:
+        while is_container(self.modules[invocation.path]) and invocation.parent is not None:
             invocation = invocation.parent
-        module = self.model.get_submodule(invocation.path)
+        module = self.modules[invocation.path]
         if QUANTIZERS not in module._modules:
             module.add_module(QUANTIZERS, Quantizers().train(module.training))
         quantizers: Any = module._modules[QUANTIZERS]
@@ -154,7 +155,7 @@ class Placed:
             if parent is _scope(invocation.parent, scoped):
                 entered.setdefault(invocation.path, []).append(frame)
         for path, of_module in entered.items():
-            module = self.model.get_submodule(path)
+            module = self.modules[path]
             mix(module, QuantizedCalls, first=True)
             module.quantized_calls = Calls(numbers[path], of_module)
 
@@ -180,13 +181,14 @@ class Placed:
         return frozenset(scoped)
 
 
-def wrap(model: nn.Module, quantizers: Mapping[str, dict[str, Any]]) -> None:
-    """Put layers into wrappers, in place, with the quantizers of their weights by path and name."""
-    for path, of_layer in quantizers.items():
-        if of_layer:
-            layer = model.get_submodule(path)
-            wrapper = PytorchTrainableQuantizationWrapper(layer, of_layer)
-            replace_everywhere(model, layer, wrapper.train(layer.training))
+def wrap(model: nn.Module, quantizers: Mapping[str, dict[str, Any]]) -> dict[str, nn.Module]:
+    """Put layers into wrappers, in place, with the quantizers of their weights by path and name; wrappers by path."""
+    layers = {path: model.get_submodule(path) for path, of_layer in quantizers.items() if of_layer}
+    wrappers: dict[str, nn.Module] = {}
+    for path, layer in layers.items():
+        wrappers[path] = PytorchTrainableQuantizationWrapper(layer, quantizers[path]).train(layer.training)
+        replace_everywhere(model, layer, wrappers[path])
+    return wrappers
 
 
 def _with_output(settled: Sequence[Settled]) -> Iterable[tuple[int, Settled]]:

@@ -347,9 +347,10 @@ class _Recorder(TorchFunctionMode):
         return made is not None and made.constant and made.floating and made.size > 1
 
     def _is_layer(self, path: str) -> bool:
-        """Whether the module that owns a weight can be wrapped: no model itself, and nothing inside."""
+        """Whether the module that owns a weight can be wrapped: not the model, and no weights inside it."""
         module = self.modules[path]
-        return bool(path) and not module._modules and not hasattr(module, "parametrizations")
+        inside = any(True for child in module.children() for _ in child.parameters())
+        return bool(path) and not inside and not hasattr(module, "parametrizations")
 
 
 class _Watched:
