@@ -1,4 +1,4 @@
-"""Sets itself up and runs a task of the workspace: ``python3 tools/dev.py demo|test|lint|build|bench [arguments]``.
+"""Sets itself up and runs a task of the workspace: ``python3 tools/dev.py demo|test|lint|build|bench|zoo [arguments]``.
 
 Needs Python >= 3.10 and a package index. Makes ``.venv`` with hatch, whose environments (under ``.hatch``)
 hold everything else.
@@ -73,6 +73,11 @@ def bench(arguments: list[str]) -> None:
     hatch("run", "bench:run", *arguments)
 
 
+def zoo(arguments: list[str]) -> None:
+    """Public architectures all the way, from float to file; see docs/zoo.md."""
+    hatch("run", "zoo:run", *arguments)
+
+
 def heading(text: str) -> None:
     """A line that separates the parts of a long run."""
     print(f"\n=== {text} ===", flush=True)
@@ -80,7 +85,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, lint, build, bench)}
+    tasks = {task.__name__: task for task in (demo, test, lint, build, bench, zoo)}
     lines = "\n".join(f"  {name:6}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

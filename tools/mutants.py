@@ -49,7 +49,7 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
     ("keras", f"{KERAS_KERNELS}/fake_quantize.py", "forward() - x, passed", "x - forward(), passed"),
     ("keras", f"{KERAS_KERNELS}/fake_quantize.py", "grad_max * gradient_scale", "grad_max"),
     ("keras", f"{KERAS_KERNELS}/fake_quantize.py", "order[channel_axis], order[last] = last, channel_axis", "pass"),
-    ("keras", f"{KERAS}/effective.py", "tensor / tf.maximum(divisor, -tf.abs(tensor))", "tensor / divisor"),
+    ("keras", f"{KERAS_KERNELS}/effective.py", "tensor / tf.maximum(divisor, -tf.abs(tensor))", "tensor / divisor"),
     (
         "keras",
         f"{KERAS}/range_quantizer.py",

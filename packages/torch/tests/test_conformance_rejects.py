@@ -18,7 +18,7 @@ from trainable_quantizers_core import (
 from trainable_quantizers_core.conformance import checks, load_adapters
 from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.quantizer.grid import Grid, range_step, symmetric_range
-from trainable_quantizers_torch.quantizer.effective import TORCH_OPS
+from trainable_quantizers_torch.kernels.effective import TORCH_OPS
 
 WEIGHTS = TrainableQuantizerWeightsConfig
 ACTIVATION = TrainableQuantizerActivationConfig

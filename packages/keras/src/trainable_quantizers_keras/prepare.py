@@ -7,26 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import (
-    LayerPlan,
-    Recipe,
-    Summary,
-    SummaryRow,
-    TensorStatistics,
-    activation_parameters,
-    weights_parameters,
-)
+from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.graph.placement import UNBOUNDED
-from trainable_quantizers_core.graph.summary import scheme_in_words
+from trainable_quantizers_core.graph.operation import Weight
+from trainable_quantizers_core.graph.settle import settle
 
 from trainable_quantizers_keras.calibration.batches import in_order, run_on
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.graph.calls import input_layers, is_graph
 from trainable_quantizers_keras.graph.copies import copied, input_shape_of
-from trainable_quantizers_keras.graph.discover import Found, Place, discover, executions, place_of_part
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
+from trainable_quantizers_keras.graph.record import (
+    Place,
+    RecordedCall,
+    RecordedModel,
+    executions,
+    place_of_part,
+    record,
+)
 from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
@@ -78,12 +79,10 @@ def prepare(
     folded: dict[str, str] = {}
     if fold_batch_norm:
         model, folded = fold(model)
-    rows, quantizers, holders = _quantizers(model, recipe, calibration_data, verbose)
+    found, quantizers, holders = _quantizers(model, recipe, calibration_data, verbose)
     prepared = copied(model, _wrapping(quantizers, holders), lambda call: holders.get(call.place))
     if fold_batch_norm:
-        rows = [replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in rows]
-    rows += [SummaryRow(norm, "BatchNormalization", reason=f"folded into {layer}") for norm, layer in folded.items()]
-    found = Summary(tuple(rows))
+        found = _with_norms(found, folded)
     vars(prepared)[_SUMMARY] = found
     if verbose:
         print(found)
@@ -108,6 +107,15 @@ def find_summary(model: Any) -> Summary | None:
     return vars(model).get(_SUMMARY)
 
 
+def _with_norms(found: Summary, folded: Mapping[str, str]) -> Summary:
+    """The summary, with what became of batch norms."""
+    rows = [
+        replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in found.rows
+    ]
+    rows += [SummaryRow(norm, "BatchNormalization", reason=f"folded into {layer}") for norm, layer in folded.items()]
+    return Summary(tuple(rows), found.work)
+
+
 def _check(model: Any, recipe: Any) -> None:
     if not isinstance(model, keras.Model):
         rule = f"a {keras.__name__.rpartition('.')[2]}.Model"
@@ -124,44 +132,35 @@ def _check(model: Any, recipe: Any) -> None:
 
 def _quantizers(
     model: Any, recipe: Recipe, data: Any, verbose: bool
-) -> tuple[list[SummaryRow], dict[int, dict[str, Any]], dict[Place, Any]]:
+) -> tuple[Summary, dict[int, dict[str, Any]], dict[Place, Any]]:
     """What became of each layer; quantizers of weights by layer; holders by call."""
-    found = discover(model, recipe)
-    plans = recipe.plan([one.layer for one in found])
-    seen = _calibrate(model, found, data, verbose) if any(plan.activations for plan in plans) else {}
-    rows = []
+    recorded = record(model)
+
+    def values(position: int, weight: Weight) -> np.ndarray:
+        layer = recorded.calls[position].layer
+        slots, slot = located(layer, slot_of(layer, weight.name))
+        return slots[slot].numpy()
+
+    def observe(positions: Sequence[int]) -> dict[int, Observation]:
+        return _observe(model, recorded, positions, data, verbose)
+
+    settled, found = settle(recorded.graph, recipe, BaseKerasTrainableQuantizer, values, observe)
     quantizers: dict[int, dict[str, Any]] = {}
     holders: dict[Place, Any] = {}
-    for one, plan in zip(found, plans, strict=True):
-        row, of_weights, holder = _settle(one, plan, seen.get(one.place))
-        rows.append(row)
-        if of_weights:
-            quantizers[id(one.source)] = of_weights
-        if holder is not None:
-            holders[one.place] = holder
-    return rows, quantizers, holders
+    for call, each in zip(recorded.calls, settled, strict=True):
+        if each.weights:
+            quantizers[id(call.layer)] = each.weights
+        if each.output is not None:
+            kind = KerasMaskedActivationQuantizationHolder if call.masked else KerasActivationQuantizationHolder
+            holders[call.place] = kind(each.output, name=_holder_name(call), dtype="float32")
+    return found, quantizers, holders
 
 
-class _Seen:
-    """Statistics of a tensor, or why there are none."""
-
-    def __init__(self) -> None:
-        self.statistics = TensorStatistics()
-        self.left_in_float = "calibration never reached it"
-
-    def update(self, value: Any) -> None:
-        if not isinstance(value, tf.Tensor) or not value.dtype.is_floating:
-            self.left_in_float = "not a floating tensor"
-        elif not hasattr(value, "numpy"):
-            self.left_in_float = "it runs inside a tf.function"
-        else:
-            self.statistics.update(tf.cast(value, tf.float32).numpy())
-            self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""
-
-
-def _calibrate(model: Any, found: Sequence[Found], data: Any, verbose: bool) -> dict[Place, _Seen]:
-    """Statistics of the output of each call over all batches; calls beyond those of a run begin again."""
-    seen = {one.place: _Seen() for one in found}
+def _observe(
+    model: Any, recorded: RecordedModel, positions: Sequence[int], data: Any, verbose: bool
+) -> dict[int, Observation]:
+    """Statistics of the results of calls over all batches; calls beyond those of a run begin again."""
+    seen = {recorded.calls[position].place: Observation() for position in positions}
     places = executions(model)
     count: Counter[int] = Counter()
 
@@ -169,52 +168,28 @@ def _calibrate(model: Any, found: Sequence[Found], data: Any, verbose: bool) -> 
         run = places[id(layer)]
         place = run[count[id(layer)] % len(run)]
         count[id(layer)] += 1
-        if place in seen:  # what goes into an inner model is quantized before
-            seen[place].update(result)
+        if place in seen:
+            seen[place].update(_as_array(result))
 
     inputs = input_layers(model) if is_graph(model) else []  # a Sequential may have others once it ran
-    layers = [one.source for one in found if not isinstance(one.source, keras.layers.InputLayer)]
+    layers = [call.layer for call in recorded.calls if id(call.layer) in places]
+    layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
     with watching(layers, see):
         for given, _ in run_on(model, data, "prepare", "calibration_data", verbose):
             for layer, value in zip(inputs, in_order(model, given) if inputs else (), strict=True):
                 see(layer, value)
-    return seen
+    return {position: seen[recorded.calls[position].place] for position in positions}
 
 
-def _settle(one: Found, plan: LayerPlan, seen: _Seen | None) -> tuple[SummaryRow, dict[str, Any], Any]:
-    """What becomes of a layer: its row, quantizers by path of the weight, and a holder for its output."""
-    weights = activations = ""
-    reasons = [plan.reason if one.layer.weights or one.layer.activation else "", one.why]
-    findings: list[str] = []
-    quantizers: dict[str, Any] = {}
-    holder = None
-    if plan.weights is not None:
-        for path, axis in one.weights.items():
-            slots, slot = located(one.source, slot_of(one.source, path))
-            calibrated = weights_parameters(slots[slot].numpy(), plan.weights, axis)
-            findings += calibrated.findings
-            config = plan.weights.config(calibrated.params, axis)
-            quantizers[path] = plan.weights.quantizer(config, BaseKerasTrainableQuantizer)
-        weights = scheme_in_words(plan.weights) if quantizers else ""
-    if plan.activations is not None and seen is not None:
-        if seen.left_in_float:
-            reasons.append(f"output: {seen.left_in_float}")
-        else:
-            measured = activation_parameters(seen.statistics, plan.activations)
-            findings += measured.findings
-            for_output = plan.activations.config(measured.params)
-            quantizer = plan.activations.quantizer(for_output, BaseKerasTrainableQuantizer)
-            kind = KerasMaskedActivationQuantizationHolder if one.masked else KerasActivationQuantizationHolder
-            holder = kind(quantizer, name=_holder_name(one), dtype="float32")
-            activations = scheme_in_words(plan.activations)
-    reason = "; ".join(filter(None, reasons)) or "nothing to quantize"
-    row = SummaryRow(one.layer.name, one.layer.types[-1], weights, activations, reason, tuple(findings))
-    return row, quantizers, holder
+def _as_array(value: Any) -> np.ndarray | None:
+    """A floating tensor as an array; None for anything else, also for one inside a tf.function."""
+    readable = isinstance(value, tf.Tensor) and value.dtype.is_floating and hasattr(value, "numpy")
+    return tf.cast(value, tf.float32).numpy() if readable else None
 
 
-def _holder_name(one: Found) -> str:
-    _, _, index = one.place
-    return one.source.name + HOLDER_SUFFIX + (f"_{index}" if index else "")
+def _holder_name(call: RecordedCall) -> str:
+    _, _, index = call.place
+    return call.layer.name + HOLDER_SUFFIX + (f"_{index}" if index else "")
 
 
 def _named(layer: Any, name: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
-from trainable_quantizers_core.graph.placement import UNBOUNDED
 
+UNBOUNDED = "it holds infinities, as masks do: quantized they would be numbers like others"
 UNREACHED = "calibration never reached it"
 NOT_FLOATING = "not a floating tensor"
 

@@ -68,9 +68,9 @@ def coverage(
     work = quantized_work = sums = quantized_sums = 0
     left = []
     for position, operation in enumerate(graph):
-        if operation.kind in (*SOURCES, "other", "embedding") or not operation.inputs:
+        if operation.kind in (*SOURCES, "other", "embedding"):
             continue
-        clean = all(on_grid[source] for source in operation.inputs)
+        clean = bool(operation.inputs) and all(on_grid[source] for source in operation.inputs)
         covered = clean and not operation.inside
         if operation.kind in MULTIPLYING:
             covered = covered and (weights.get(position, False) if operation.weights else len(operation.inputs) > 1)

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from trainable_quantizers_core.graph.operation import JOINING, MULTIPLYING, SOURCES, WEIGHTED, ModelGraph, Operation
 
-UNBOUNDED = "it holds infinities, as masks do: quantized they would be numbers like others"
-"""Why such a tensor stays in float."""
-
 _NEW_VALUES = (*WEIGHTED, *JOINING, "activation", "norm", "pool", "function")
 _READ_ON_GRID = (*MULTIPLYING, *JOINING, "activation", "norm", "pool", "function")
 _BEFORE_CLIP = (*MULTIPLYING, *JOINING, "norm", "pool", "function")

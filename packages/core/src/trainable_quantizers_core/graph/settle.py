@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.calibration.initial_parameters import activation_parameters, weights_parameters
-from trainable_quantizers_core.calibration.observation import NOT_FLOATING, Observation
+from trainable_quantizers_core.calibration.observation import NOT_FLOATING, UNBOUNDED, Observation
 from trainable_quantizers_core.enums import Granularity
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.coverage import Coverage, coverage
 from trainable_quantizers_core.graph.operation import MULTIPLYING, ModelGraph, Operation, Weight
-from trainable_quantizers_core.graph.placement import UNBOUNDED, Place, place
+from trainable_quantizers_core.graph.placement import Place, place
 from trainable_quantizers_core.graph.summary import Summary, SummaryRow, scheme_in_words
 from trainable_quantizers_core.recipe.plan import Layer, LayerPlan
 from trainable_quantizers_core.recipe.recipe import Recipe

@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_keras.graph.calls import Call, calls_of, is_graph
 from trainable_quantizers_keras.graph.copies import build_like, copied
 from trainable_quantizers_keras.graph.kinds import kind_of, weights_of
-from trainable_quantizers_keras.keras_version import keras
-
-_FOLDABLE = ("conv", "depthwise_conv", "conv_transpose", "linear")
+from trainable_quantizers_keras.graph.record import record
 
 
 def fold_batch_norm(model: Any) -> tuple[Any, dict[str, str]]:
@@ -20,7 +17,7 @@ def fold_batch_norm(model: Any) -> tuple[Any, dict[str, str]]:
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
     statistics of the batch norm are constants.
     """
-    pairs = dict(_pairs(model))
+    pairs = _pairs(model)
     norms = {id(norm): norm for norm in pairs.values()}
     fused = {layer: _fuse(layer, norm) for layer, norm in pairs.items()}
 
@@ -30,33 +27,12 @@ def fold_batch_norm(model: Any) -> tuple[Any, dict[str, str]]:
     return copied(model, replace), {norm.name: layer.name for layer, norm in pairs.items()}
 
 
-def _pairs(model: Any) -> Any:
-    if not is_graph(model):
-        return
-    calls = calls_of(model)
-    once = [call for call in calls if sum(other.layer is call.layer for other in calls) == 1]
-    for call in once:
-        if isinstance(call.layer, keras.Model):
-            yield from _pairs(call.layer)
-        elif len(call.users) == 1 and call.users[0] in once and _foldable(call.layer, call.users[0]):
-            yield call.layer, call.users[0].layer
-
-
-def _foldable(layer: Any, user: Call) -> bool:
-    norm = user.layer
-    return (
-        isinstance(norm, keras.layers.BatchNormalization)
-        and kind_of(layer) in _FOLDABLE
-        and type(layer).__name__ != "EinsumDense"
-        and layer.get_config().get("activation") == "linear"
-        and _axis(norm) in (-1, len(norm.get_build_config()["input_shape"]) - 1)
-        and layer.get_config().get("data_format", "channels_last") == "channels_last"
-    )
-
-
-def _axis(norm: Any) -> int:
-    axis = norm.get_config()["axis"]
-    return axis[0] if isinstance(axis, (list, tuple)) else axis
+def _pairs(model: Any) -> dict[Any, Any]:
+    """Layers and the batch norms that read them alone."""
+    recorded = record(model)
+    return {
+        recorded.calls[before].layer: recorded.calls[norm].layer for norm, before in recorded.graph.folded().items()
+    }
 
 
 def _fuse(layer: Any, norm: Any) -> Any:

@@ -42,6 +42,11 @@ _KEEPS = (  # what gives no new values, or no values of a tensor
     "abs absolute negative neg clip clipbyvalue roll flip reverse broadcastto swapaxes moveaxis argmax argmin "
     "onehot equal notequal less lessequal greater greaterequal size range arange zeros ones zeroslike oneslike full"
 )
+_CLIPS = ("relu", "relu6", "leakyrelu", "prelu", "thresholdedrelu", "hardtanh", "clip", "clipbyvalue")
+_IDENTITIES = (
+    *("dropout", "spatialdropout1d", "spatialdropout2d", "spatialdropout3d", "alphadropout", "gaussiandropout"),
+    *("gaussiannoise", "identity", "activityregularization"),
+)
 _KIND_OF_WORD = {word: kind for kind, words in _NAMES.items() for word in words.split()}
 _KEEPING = frozenset(_KEEPS.split())
 
@@ -102,3 +107,35 @@ def keeps_values(layer: Any) -> bool:
 
 def _plain(word: str) -> str:
     return word.replace("_", "").lower()
+
+
+def clips(layer: Any) -> bool:
+    """Whether a layer is a piecewise linear activation function, like ReLU.
+
+    Example:
+        >>> clips(keras.layers.Activation("relu")), clips(keras.layers.Activation("tanh"))
+        (True, False)
+    """
+    word = word_of(layer)
+    if isinstance(layer, keras.layers.Activation):
+        word = str(getattr(layer.activation, "__name__", ""))
+    return _plain(word) in _CLIPS
+
+
+def is_identity(layer: Any) -> bool:
+    """Whether its result is its input when the model is deployed."""
+    linear = isinstance(layer, keras.layers.Activation) and getattr(layer.activation, "__name__", "") == "linear"
+    return linear or _plain(word_of(layer)) in _IDENTITIES
+
+
+def folds(layer: Any) -> bool:
+    """Whether a layer is a batch norm that can fold, or can take one in: of Keras itself, over the last axis."""
+    if not type(layer).__module__.startswith(("keras.", "tf_keras.", "tensorflow.")):
+        return False  # a class of one's own may do anything
+    if isinstance(layer, keras.layers.BatchNormalization):
+        axis = layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis
+        return axis in (-1, len(layer.get_build_config()["input_shape"]) - 1)
+    linear = layer.get_config().get("activation", "linear") == "linear" if hasattr(layer, "get_config") else False
+    folding = kind_of(layer) in ("conv", "depthwise_conv", "conv_transpose", "linear")
+    last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return folding and linear and last and type(layer).__name__ != "EinsumDense"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from trainable_quantizers_core.quantizer.grid import Grid, range_step
 
-from trainable_quantizers_keras.quantizer.effective import TF_OPS
+from trainable_quantizers_keras.kernels.effective import TF_OPS
 
 
 def fake_quantize(

@@ -15,9 +15,9 @@ from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
 
 from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
+from trainable_quantizers_keras.kernels.effective import TF_OPS, symmetric_range, uniform_range
 from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
-from trainable_quantizers_keras.quantizer.effective import TF_OPS, symmetric_range, uniform_range
 
 
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):

@@ -98,7 +98,8 @@ class IntegerWeights(nn.Module):
 
     def _weight(self, name: str) -> torch.Tensor:
         levels, *grid = (getattr(self, f"{name}_{part}") for part in ("levels", "scale", "zero_point"))
-        attributes = {} if self.axes[name] is None else {"axis": self.axes[name]}
+        axis = self.axes[name]
+        attributes = {} if axis is None else {"axis": axis}
         return _operator("DequantizeLinear", (levels, *grid), levels.shape, torch.float32, attributes)
 
     def __getattr__(self, name: str) -> Any:

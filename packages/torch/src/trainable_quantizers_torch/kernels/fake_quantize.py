@@ -19,9 +19,9 @@ from trainable_quantizers_core.quantizer.grid import (
 )
 
 from trainable_quantizers_torch.kernels import blocks, jit
+from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow
 from trainable_quantizers_torch.kernels.limits import limits
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator
-from trainable_quantizers_torch.quantizer.effective import TORCH_OPS, follow
 
 
 def fake_quantize(

@@ -13,7 +13,11 @@ from torch import nn
 def mixed_class(*classes: type) -> type:
     """A class derived from ``classes``, called like the first that is a module; the same for the same classes."""
     named = next((cls for cls in classes if issubclass(cls, nn.Module)), classes[-1])
-    facts = {"__module__": named.__module__, "__qualname__": named.__qualname__, "__doc__": named.__doc__}
+    facts: dict[str, Any] = {
+        "__module__": named.__module__,
+        "__qualname__": named.__qualname__,
+        "__doc__": named.__doc__,
+    }
     facts |= {"_mixed_from": classes, "__reduce_ex__": _reduce}
     return type(named.__name__, classes, {**_life_of(named, classes), **facts, **_forward_of(classes)})
 

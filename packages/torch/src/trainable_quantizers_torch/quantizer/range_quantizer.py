@@ -15,10 +15,10 @@ from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
 
+from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
-from trainable_quantizers_torch.quantizer.effective import TORCH_OPS, symmetric_range, uniform_range
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):

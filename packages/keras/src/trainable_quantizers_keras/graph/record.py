@@ -1,0 +1,255 @@
+"""A model as operations of the core's graph: one for each call of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import tensorflow as tf
+from trainable_quantizers_core.graph.operation import ModelGraph, Operation, Weight
+
+from trainable_quantizers_keras.graph.calls import OUTPUT, Call, calls_of, is_graph
+from trainable_quantizers_keras.graph.copies import part_at, parts_of
+from trainable_quantizers_keras.graph.kinds import (
+    clips,
+    folds,
+    has_weight,
+    is_identity,
+    keeps_values,
+    kind_of,
+    weights_of,
+    word_of,
+)
+from trainable_quantizers_keras.keras_version import keras
+
+Place = tuple[int, int, int]
+"""Identity of the graph and of the layer, and how many calls of the layer the graph makes before."""
+
+_INSIDE = "what it computes inside stays in float"
+_UNSEEN = "a layer of a subclassed model: its inputs, and sums and functions of the call, stay in float"
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """A call of a layer, as an operation stands for it.
+
+    Args:
+        layer: The layer of the model.
+        place: What tells its result from others.
+        masked: Whether its result carries a mask.
+    """
+
+    layer: Any
+    place: Place
+    masked: bool = False
+
+
+@dataclass
+class RecordedModel:
+    """A graph and the calls that its operations stand for, in the same order."""
+
+    operations: list[Operation] = field(default_factory=list)
+    calls: list[RecordedCall] = field(default_factory=list)
+    outputs: tuple[int, ...] = ()
+
+    @property
+    def graph(self) -> ModelGraph:
+        """What the core sees."""
+        return ModelGraph(tuple(self.operations), self.outputs)
+
+    def add(self, operation: Operation, call: RecordedCall) -> tuple[int, ...]:
+        """Take in an operation; its position."""
+        self.operations.append(operation)
+        self.calls.append(call)
+        return (len(self.operations) - 1,)
+
+
+def record(model: Any) -> RecordedModel:
+    """The calls in order of execution; of a subclassed model, its layers in order of definition."""
+    recorder = _Recorder()
+    recorder.found.outputs = recorder.graph(model, "", None) if is_graph(model) else recorder.parts(model, "")
+    return recorder.found
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.found = RecordedModel()
+        self.first: dict[int, str] = {}  # names of layers and models by identity
+        self.results: dict[int, tuple[int, ...]] = {}  # of inner models
+
+    def graph(self, model: Any, prefix: str, given: Sequence[tuple[int, ...]] | None) -> tuple[int, ...]:
+        """Record a Sequential or functional model, whose inputs are results of given operations."""
+        results: dict[int, tuple[int, ...]] = {}
+        waiting = list(given or ())
+        outputs: tuple[int, ...] = ()
+        for call in calls_of(model):
+            name = f"{prefix}{call.layer.name}" + (f"_{call.index}" if call.index else "")
+            inputs = [results[id(each)] for each in call.inputs]
+            if given is not None and isinstance(call.layer, keras.layers.InputLayer):
+                results[id(call)] = waiting.pop(0) if waiting else ()
+            elif isinstance(call.layer, keras.Model):
+                results[id(call)] = self._inner(call, name, inputs)
+            else:
+                results[id(call)] = self._call(call, name, _joined(inputs))
+            outputs += results[id(call)] if any(user is OUTPUT for user in call.users) else ()
+        return outputs
+
+    def parts(self, model: Any, prefix: str) -> tuple[int, ...]:
+        """Record the layers of a subclassed model, whose calls nobody sees."""
+        outputs: tuple[int, ...] = ()
+        for path, part in parts_of(model).items():
+            name = f"{prefix}{path}"
+            if id(part) in self.first:
+                continue
+            if isinstance(part, keras.Model):
+                self.first[id(part)] = name
+                inside = self.graph(part, f"{name}/", None) if is_graph(part) else self.parts(part, f"{name}/")
+                outputs += inside
+            else:
+                operation = _operation(name, part, (), None, self.first.get(id(part), ""), _UNSEEN)
+                self.first.setdefault(id(part), name)
+                outputs += self.found.add(operation, RecordedCall(part, place_of_part(part)))
+        return outputs
+
+    def _inner(self, call: Call, name: str, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Record a model that a model calls, at its first call."""
+        model = call.layer
+        if id(model) in self.first:
+            again = Operation(name, "function", "Model", _joined(inputs), floating=False)
+            self.found.add(again, RecordedCall(model, call.place))
+            return self.results.get(id(model), ())
+        self.first[id(model)] = name
+        if is_graph(model):
+            self.results[id(model)] = self.graph(model, f"{name}/", inputs)
+        else:
+            reads = Operation(name, "function", type(model).__name__, _joined(inputs), floating=False)
+            self.found.add(reads, RecordedCall(model, call.place))
+            self.parts(model, f"{name}/")
+            result = Operation(f"{name}.result", "function", type(model).__name__, inside=_INSIDE, floating=False)
+            self.results[id(model)] = self.found.add(result, RecordedCall(model, call.place))
+        return self.results[id(model)]
+
+    def _call(self, call: Call, name: str, inputs: tuple[int, ...]) -> tuple[int, ...]:
+        operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), "")
+        self.first.setdefault(id(call.layer), name)
+        return self.found.add(operation, RecordedCall(call.layer, call.place, call.masked))
+
+
+def _joined(inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(position for each in inputs for position in each))
+
+
+def _operation(name: str, layer: Any, inputs: tuple[int, ...], call: Call | None, first: str, note: str) -> Operation:
+    if isinstance(layer, keras.layers.InputLayer):
+        return Operation(name, "input", "InputLayer", floating=_is_floating(layer.dtype))
+    word, kind = word_of(layer), kind_of(layer)
+    weights, parts = weights_of(layer), parts_of(layer)
+    inside = ""
+    if parts:
+        weights = dict(_weights_inside(layer, ""))
+        inside = _INSIDE if weights else ""
+    elif len(weights) > 1:  # a separable convolution
+        inside = _INSIDE
+    elif kind == "other" and not keeps_values(layer):
+        own = bool(getattr(layer, "weights", ()))
+        weights = {"kernel": -1} if own and has_weight(layer, "kernel") else {}
+        kind = "linear" if weights else "function"
+    shared = f"{first or name}"
+    return Operation(
+        name=name,
+        kind=kind,
+        type=word,
+        inputs=inputs,
+        layer=first or name,
+        weights=tuple(Weight(path, axis, f"{shared}.{path}") for path, axis in weights.items()),
+        work=_work(layer, call, kind, weights),
+        clips=clips(layer),
+        folds=folds(layer),
+        identity=is_identity(layer),
+        inside=inside,
+        note=note,
+    )
+
+
+def _is_floating(dtype: Any) -> bool:
+    return dtype is None or tf.as_dtype(str(getattr(dtype, "name", dtype))).is_floating
+
+
+def _work(layer: Any, call: Call | None, kind: str, weights: dict[str, int]) -> int:
+    """Multiply-accumulates for one example; unknown lengths count as one."""
+    shapes = _shapes(layer, call)
+    if kind == "matmul" and len(shapes) == 2:
+        (_, before), (_, after) = ([shape[0], _size(shape)] for shape in shapes)
+        return int(after * (shapes[0][-1] or 1)) if before else 0
+    if not weights or not shapes or kind == "embedding":
+        return 0
+    numbers = sum(prod(_weight_shape(layer, path)) for path in weights)
+    before, after = shapes[0], shapes[-1]
+    if kind in ("conv", "depthwise_conv"):
+        return _positions(layer, after) * numbers
+    if kind == "conv_transpose":
+        return _positions(layer, before) * numbers
+    return _size(before[:-1]) * numbers
+
+
+def _shapes(layer: Any, call: Call | None) -> list[Any]:
+    """Of the first input and of the first result."""
+    try:
+        if call is not None and call.node is not None:
+            first = [tf.nest.flatten(call.inputs[0].node.outputs)[0]] if call.inputs else []
+            tensors = [*first, tf.nest.flatten(call.node.outputs)[0]]
+        else:
+            tensors = [tf.nest.flatten(layer.input)[0], tf.nest.flatten(layer.output)[0]]
+    except (AttributeError, ValueError, RuntimeError):  # a layer that no graph calls has neither
+        return []
+    return [tuple(tensor.shape) for tensor in tensors]
+
+
+def _size(shape: Any) -> int:
+    return prod(size or 1 for size in shape[1:])
+
+
+def _positions(layer: Any, shape: Any) -> int:
+    last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return prod(size or 1 for size in (shape[1:-1] if last else shape[2:]))
+
+
+def _weight_shape(layer: Any, path: str) -> tuple[int, ...]:
+    owner, _, name = path.rpartition(".")
+    return tuple(getattr(part_at(layer, owner), name).shape)
+
+
+def place_of_part(layer: Any) -> Place:
+    """That of a layer outside graphs, however often it is called."""
+    return 0, id(layer), 0
+
+
+def executions(model: Any) -> dict[int, list[Place]]:
+    """By identity of the layer, the places of its calls in one run of the model, in their order."""
+    found: dict[int, list[Place]] = {}
+    for layer, place in _executions(model):
+        found.setdefault(id(layer), []).append(place)
+    return found
+
+
+def _executions(model: Any) -> Iterator[tuple[Any, Place]]:
+    if is_graph(model):
+        called = [(call.layer, call.place) for call in calls_of(model)]
+    else:
+        called = [(part, place_of_part(part)) for part in parts_of(model).values()]
+    for layer, place in called:
+        if isinstance(layer, keras.Model):
+            yield from _executions(layer)
+        else:
+            yield layer, place
+
+
+def _weights_inside(layer: Any, path: str) -> Iterator[tuple[str, int]]:
+    """Of the layers inside a layer, at any depth."""
+    for name, part in parts_of(layer).items():
+        inside = f"{path}{name}"
+        for weight, axis in weights_of(part).items():
+            yield f"{inside}.{weight}", axis
+        yield from _weights_inside(part_at(layer, name), f"{inside}.")

@@ -1,0 +1,55 @@
+"""Imports point one way: framework package -> core, and between the folders of a package without a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).parent.parent / "packages"
+FOREIGN = {
+    "core": {"torch", "tensorflow", "keras", "trainable_quantizers_torch", "trainable_quantizers_keras"},
+    "torch": {"tensorflow", "keras", "trainable_quantizers_keras"},
+    "keras": {"torch", "trainable_quantizers_torch"},
+}
+ROOMS = {"quantizer", "layers", "graph", "calibration", "deploy", "training", "kernels"}
+
+
+def imports(package):
+    """(module that imports, module that it imports) of all files of a package."""
+    source = PACKAGES / package / "src"
+    for path in sorted(source.rglob("*.py")):
+        module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield module, node.module
+            elif isinstance(node, ast.Import):
+                yield from ((module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("package", FOREIGN)
+def test_no_package_imports_what_is_beside_or_above_it(package):
+    found = {(module, name) for module, name in imports(package) if name.partition(".")[0] in FOREIGN[package]}
+    assert not found
+
+
+def room(module):
+    """The folder of a module, or the module itself where it stands in none."""
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("package", FOREIGN)
+def test_folders_import_each_other_without_a_circle(package):
+    name = f"trainable_quantizers_{package}"
+    graph: dict[str, set[str]] = {}
+    for module, other in imports(package):
+        if module != name and other.startswith(f"{name}.") and room(module) != room(other):
+            graph.setdefault(room(module), set()).add(room(other))
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert len(order) > 5
+
+
+def test_both_framework_packages_have_the_same_folders():
+    for framework in ("torch", "keras"):
+        source = PACKAGES / framework / "src" / f"trainable_quantizers_{framework}"
+        assert {path.name for path in source.iterdir() if (path / "__init__.py").exists()} == ROOMS
