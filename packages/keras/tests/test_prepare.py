@@ -180,7 +180,7 @@ def test_a_layer_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_ou
     assert sum(isinstance(layer, WRAPPER) for layer in model._flatten_layers()) == 2
     assert table["twice"].activations
     assert table["twice_1"].activations
-    assert table["twice_1"].reason == "default; the same layer as twice"
+    assert table["twice_1"].reason == "default; shares its weight, and the quantizer of it, with twice"
     assert table["inner/conv"].weights
 
 
@@ -215,13 +215,23 @@ def test_quantizing_a_weight_inside_changes_what_the_layer_computes():
         assert (outputs(network, inputs)[0] != outputs(model, inputs)[0]).any(), name
 
 
-def test_integers_and_unknown_layers_stay_in_float_and_it_is_said():
-    table = rows(prepared("inputs of two kinds")[1])
-    assert table["tokens"].reason == "default; output: not a floating tensor"
-    assert "a rule with type = 'Own' quantizes its weight" in rows(prepared("own layers")[1])["own"].reason
+def test_integers_stay_as_they_are_and_functions_of_ones_own_are_quantized():
+    assert rows(prepared("inputs of two kinds")[1])["tokens"].reason == "not a floating tensor"
+    own = rows(prepared("own layers")[1])["own"]
+    assert own.weights
+    assert own.activations
     network = keras.Sequential([keras.Input((4,)), L.Dense(2), L.Lambda(lambda x: x * 2, name="double")])
-    model = tq.prepare(network, tq.Recipe(tq.WeightsScheme()), verbose=False)
-    assert rows(model)["double"].reason == "a layer that recipes have no word for"
+    model = tq.prepare(network, RECIPE, [ROWS[:, :4]], verbose=False)
+    assert rows(model)["double"].activations
+
+
+def test_coverage_counts_what_is_quantized():
+    for name in ("residual", "shared"):
+        assert tq.summary(prepared(name)[1]).coverage == 1
+    assert tq.summary(prepared("subclassed")[1]).coverage == 0  # nobody sees what its call computes
+    found = tq.summary(prepared("vision transformer")[1])
+    assert 0 < found.coverage < 1
+    assert "attention_0" in found.work.float_operations
 
 
 def test_a_rule_that_names_a_layer_of_your_own_quantizes_it():

@@ -196,6 +196,114 @@ class ReadsAttributes(nn.Module):
         return self.norm(self.head(x) * self.head.out_features) + self.norm.eps
 
 
+class DropPath(nn.Module):
+    """Drops whole samples while it trains, as stochastic depth does."""
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(0.8)
+        return x * kept / 0.8
+
+
+class Stochastic(nn.Module):
+    """Blocks that training runs otherwise: a drop path, a scale, and a layer that is left out at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
+        self.scale, self.drop, self.head = nn.Parameter(torch.rand(8)), DropPath(), nn.Linear(8, 2)
+
+    def forward(self, x):
+        for index, block in enumerate(self.blocks):
+            if self.training and index == 1 and torch.rand(()) < -1:
+                continue
+            x = x + self.drop(F.silu(block(x)) * self.scale)
+        return self.head(x)
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm with an activation function inside."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class StandardConv(nn.Conv2d):
+    """A convolution that standardizes its weight."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / (self.weight.std((1, 2, 3), keepdim=True) + 1e-5), self.bias)
+
+
+class OwnLayers(nn.Module):
+    """Layers of classes that change what their bases compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = StandardConv(3, 4, 3), nn.BatchNorm2d(4)
+        self.plain, self.act = nn.Conv2d(4, 4, 1, bias=False), NormAct(4)
+
+    def forward(self, x):
+        return self.act(self.plain(self.norm(self.conv(x)))).mean((2, 3))
+
+
+class Unit(nn.Module):
+    activation = nn.SiLU()  # one object for all
+
+    def __init__(self, inputs: int, outputs: int, size: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        self.norm, self.act = nn.BatchNorm2d(outputs), self.activation
+
+    def forward(self, x):
+        return self.act(self.norm(self.conv(x)))
+
+
+class Detecting(nn.Module):
+    """As YOLO is written: chunks in a list, shared activation functions, heads, other results in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.join = Unit(3, 8), nn.ModuleList([Unit(4, 4, 3)]), Unit(12, 8)
+        self.heads = nn.ModuleList([nn.Conv2d(8, 6, 1) for _ in range(2)])
+
+    def forward(self, image):
+        parts = list(self.stem(image).chunk(2, 1))
+        parts.extend(inner(parts[-1]) for inner in self.inner)
+        x = self.join(torch.cat(parts, 1))
+        found = [head(each).flatten(2) for head, each in zip(self.heads, (x, F.max_pool2d(x, 2)), strict=True)]
+        boxes, classes = torch.cat(found, 2).split((4, 2), 1)
+        return torch.cat([boxes, classes.sigmoid()], 1)
+
+
+class Asking(nn.Module):
+    """Asks what its layers are, and takes any number of inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.bias = (
+            nn.ModuleList([nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4)]),
+            nn.Parameter(torch.zeros(4)),
+        )
+
+    def forward(self, *inputs):
+        x = sum(inputs, self.bias)
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.Linear):
+                x = torch.relu(x) + 1
+        return x
+
+
+def language_model() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=32, vocab_size=50, max_position_embeddings=32))
+
+
 def vision_transformer() -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -219,6 +327,11 @@ NETWORKS = {
     "optional": (Optional, (torch.randn(3, 4),)),
     "optional given": (Optional, {"x": torch.randn(3, 4), "mask": torch.rand(3, 4)}),
     "branching": (Branching, (torch.randn(3, 8),)),
+    "stochastic": (Stochastic, (torch.randn(5, 8),)),
+    "own layers": (OwnLayers, (torch.randn(4, 3, 8, 8),)),
+    "detecting": (Detecting, (torch.rand(3, 3, 8, 8),)),
+    "asking": (Asking, (torch.randn(5, 4), torch.randn(5, 4))),
+    "language model": (language_model, {"input_ids": torch.randint(0, 50, (2, 7))}),
     "vision transformer": (vision_transformer, {"pixel_values": torch.randn(2, 3, 16, 16)}),
 }
 

@@ -129,7 +129,8 @@ def test_dropout_in_a_function_follows_the_mode_of_the_model():
     model.eval()
     assert torch.equal(call(model, inputs), call(model, inputs))
     model.train()
-    assert not torch.equal(call(model, inputs), call(model, inputs))
+    first = call(model, inputs)
+    assert any(not torch.equal(call(model, inputs), first) for _ in range(20))
 
 
 def test_calibration_leaves_the_mode_and_the_batch_statistics_alone():

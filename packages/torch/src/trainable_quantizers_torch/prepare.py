@@ -57,7 +57,7 @@ def prepare(
         calibration_data: Batches for the ranges of activations: tensors, tuples (of which as many items are used as
             the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
             weights of layers alone can be quantized.
-        fold_batch_norm: Fold batch norms into the layers before them first.
+        fold_batch_norm: Fold batch norms into the layers before them first; needs data.
         verbose: Show a progress bar and print the summary.
 
     Raises:
@@ -75,7 +75,8 @@ def prepare(
     """
     _check(model, recipe)
     model = copied(model, "prepare")
-    needs_data = fold_batch_norm or recipe.activations is not None or any(rule.activations for rule in recipe.rules)
+    quantizes_activations = recipe.activations is not None or any(rule.activations for rule in recipe.rules)
+    needs_data = fold_batch_norm or quantizes_activations or recipe.require_coverage is not None
     if calibration_data is None and not needs_data:
         found = _prepare_layers(model, recipe)
     else:

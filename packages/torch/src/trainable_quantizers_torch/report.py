@@ -37,7 +37,7 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
         >>> x = torch.randn(8, 4)
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe.preset("mixed_w4a8"), [x], verbose=False)
         >>> [f"{tensor.layer}.{tensor.attribute}" for tensor in report(model, [x]).tensors]
-        ['0.weight', 'input_1.output', '_0.output']
+        ['0.weight', 'input.output', '0.output']
     """
     placed = quantizers_of(model)
     if not placed:

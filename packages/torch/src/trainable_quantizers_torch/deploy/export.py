@@ -186,8 +186,7 @@ def _custom(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     names = [f"input_{index}" for index in range(len(args))]
     axes = {name: {0: "batch"} for name in names} if dynamic_batch else None
     file = io.BytesIO()
-    plain = _Called(model)  # the exporter takes the graph of a traced model for one of its own
-    torch.onnx.export(plain, args, file, dynamo=False, opset_version=17, input_names=names, dynamic_axes=axes)
+    torch.onnx.export(_Called(model), args, file, dynamo=False, opset_version=17, input_names=names, dynamic_axes=axes)
     return file.getvalue()
 
 

@@ -123,7 +123,7 @@ def multi_head(
 
 def _heads(call: Call, x: torch.Tensor, num_heads: int) -> torch.Tensor:
     """(batch, heads, length, size)."""
-    split = call("", torch.Tensor.unflatten, x, -1, (num_heads, -1))
+    split = call("", torch.Tensor.reshape, x, (*x.shape[:-1], num_heads, x.shape[-1] // num_heads))
     return call("", torch.Tensor.permute, split, 1, 2, 0, 3)
 
 

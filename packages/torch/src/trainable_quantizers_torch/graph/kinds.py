@@ -50,10 +50,11 @@ _LOSSES = "cross_entropy mse_loss l1_loss nll_loss kl_div ctc_loss smooth_l1_los
 _RANDOMS = "rand randn randint randperm rand_like randn_like randint_like bernoulli normal uniform exponential " + (
     "multinomial poisson geometric random log_normal cauchy"
 )
+_FACTORIES = "new_empty new_zeros new_ones new_full new_tensor empty_like zeros_like ones_like full_like"
 _KIND_OF_NAME = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 _KIND_OF_NAME |= dict.fromkeys((*_IDENTITIES.split(), *_MOVES.split(), *_LOSSES.split()), "other")
-_CLIPPING, _IDENTITY, _LOSS, _RANDOM = (
-    frozenset(names.split()) for names in (CLIPPING, _IDENTITIES, _LOSSES, _RANDOMS)
+_CLIPPING, _IDENTITY, _LOSS, _RANDOM, _FACTORY = (
+    frozenset(names.split()) for names in (CLIPPING, _IDENTITIES, _LOSSES, _RANDOMS, _FACTORIES)
 )
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -114,6 +115,11 @@ def is_loss(function: Callable[..., Any]) -> bool:
 def is_random(function: Callable[..., Any]) -> bool:
     """Whether the values it makes are random."""
     return name_of(function) in _RANDOM
+
+
+def is_factory(function: Callable[..., Any]) -> bool:
+    """Whether it takes no more of a tensor than its shape and type."""
+    return name_of(function) in _FACTORY
 
 
 def is_standard(module: nn.Module) -> bool:

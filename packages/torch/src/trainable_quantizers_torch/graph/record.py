@@ -152,6 +152,8 @@ class _Recorder(TorchFunctionMode):
         self.paths = {module: path for path, module in self.modules.items()}
         self.owners: dict[int, tuple[str, str]] = {}  # of parameters: path of the module, name
         self.buffers: dict[int, str] = {}
+        held = (leaf for module in self.modules.values() for leaf in _pytree.tree_leaves(dict(vars(module))))
+        self.held = {id(leaf) for leaf in held if isinstance(leaf, torch.Tensor)}  # constants of the model
         for path, module in self.modules.items():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
@@ -219,15 +221,14 @@ class _Recorder(TorchFunctionMode):
         node.floating = any(tensor.is_floating_point() for tensor in tensors)
         node.size = max((tensor.numel() for tensor in tensors), default=0)
         node.ndim = max((tensor.ndim for tensor in tensors), default=0)
+        function = node.function
+        if function is not None and (kinds.is_random(function) or kinds.is_factory(function)):
+            node.arguments, node.read = {}, ()
         made_of = [*node.arguments.values()]
-        node.random = not made_of and node.function is not None and kinds.is_random(node.function)
-        node.random |= (
-            bool(made_of)
-            and all(each.random or each.constant for each in made_of)
-            and (any(each.random for each in made_of) or (node.function is not None and kinds.is_random(node.function)))
-        )
+        node.random = function is not None and kinds.is_random(function)
+        node.random |= any(each.random for each in made_of) and all(each.random or each.constant for each in made_of)
         node.constant = not node.random and all(each.constant for each in made_of)
-        node.loss = (node.function is not None and kinds.is_loss(node.function)) or any(each.loss for each in made_of)
+        node.loss = (function is not None and kinds.is_loss(function)) or any(each.loss for each in made_of)
         if node.loss:
             node.kind = "other"
         self.recording.nodes.append(node)
@@ -262,7 +263,7 @@ class _Recorder(TorchFunctionMode):
             return Node("constant", "buffer", self.buffers[id(tensor)], constant=True)
         if id(tensor) in self.names:
             return Node("input", "input", self.names[id(tensor)])
-        if tensor.requires_grad or tensor.grad_fn is not None:  # made by what no mode sees
+        if id(tensor) not in self.held and tensor.numel() > 1:  # made by what no mode sees
             return Node("input", "tensor", self._where("tensor"))
         return Node("constant", "tensor", self._where("constant"), constant=True)
 

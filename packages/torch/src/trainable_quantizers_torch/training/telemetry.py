@@ -48,9 +48,9 @@ def telemetry(
         >>> recipe = Recipe(activations={"method": "symmetric"})
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, [x], verbose=False)
         >>> found = telemetry(model, [x], loss=lambda model, batch: model(batch).square().mean())
-        >>> [name for name in found if name.startswith("_0")]
-        ['_0.output/threshold', '_0.output/clipped', '_0.output/range_used', '_0.output/levels_used', \
-'_0.output/sqnr', '_0.output/gradient_ratio']
+        >>> [name for name in found if name.startswith("0.output")]
+        ['0.output/threshold', '0.output/clipped', '0.output/range_used', '0.output/levels_used', \
+'0.output/sqnr', '0.output/gradient_ratio']
     """
     if writer is not None and not callable(getattr(writer, "add_scalar", None)):
         advice = "pass torch.utils.tensorboard.SummaryWriter(folder), or leave it out and log what this returns"

@@ -1,0 +1,198 @@
+"""Whatever a forward is written like, the prepared model is the model, and quantizes all that multiplies."""
+
+import copy
+import threading
+
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from networks import NETWORKS, Stochastic, call, language_model
+from torch import nn
+from trainable_quantizers_torch.graph.runtime import QuantizedCalls
+
+RECIPE = tq.Recipe.preset("power_of_two_8bit")
+RECURRENT = ("cells", "recurrent")
+
+
+def prepared(name, **options):
+    torch.manual_seed(0)
+    build, inputs = NETWORKS[name]
+    network = build()
+    return network, tq.prepare(network, RECIPE, [inputs], verbose=False, **options), inputs
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in RECURRENT])
+def test_all_multiply_accumulates_and_sums_are_quantized(name):
+    work = tq.summary(prepared(name)[1]).work
+    assert work.work > 0
+    assert work.quantized_work == work.work, str(work)
+    assert work.quantized_sums == work.sums, str(work)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_model_keeps_its_class_and_its_modules(name):
+    network, model, _ = prepared(name)
+    assert isinstance(model, type(network))
+    assert type(model).__name__ == type(network).__name__
+    for path, module in network.named_modules():
+        if "parametrizations" not in path and path in dict(model.named_modules()):
+            assert isinstance(model.get_submodule(path), type(module))
+
+
+def test_what_only_training_does_is_left_alone():
+    _, model, inputs = prepared("stochastic")
+    seen = []
+    for module in model.modules():
+        if isinstance(module, tq.PytorchTrainableActivationQuantizationHolder):
+            module.register_forward_hook(lambda module, args, output: seen.append(module))
+    orders = []
+    for training in (False, True, True):
+        seen.clear()
+        call(model.train(training), inputs)
+        orders.append(list(map(id, seen)))
+    assert orders[0] == orders[1] == orders[2]
+    assert not torch.equal(call(model, inputs), call(model, inputs))
+
+
+def test_threads_do_not_meet():
+    _, model, inputs = prepared("residual")
+    model.eval()
+    wanted, before = call(model, inputs), copy.deepcopy(model.state_dict())
+    differing = []
+
+    def work():
+        differing.extend(not torch.equal(call(model, inputs), wanted) for _ in range(20))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(differing) == 80
+    assert not any(differing)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["stochastic", "asking", "residual", "own layers", "attention"])
+def test_a_prepared_model_compiles_whole(name):
+    _, model, inputs = prepared(name)
+    torch.compiler.reset()
+    compiled = torch.compile(model.eval(), fullgraph=True, backend="eager")
+    assert torch.allclose(call(compiled, inputs), call(model, inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["asking", "detecting"])
+def test_a_prepared_model_is_exported_with_its_quantizers(name):
+    _, model, inputs = prepared(name)
+    model.eval()
+    with torch.no_grad():
+        program = torch.export.export(model, inputs).module()
+        assert torch.equal(program(*inputs), call(model, inputs))
+
+
+def test_parameters_may_be_given_from_outside():
+    _, model, inputs = prepared("detecting")
+    model.eval()
+    other = {name: parameter.detach() * 1.1 for name, parameter in model.named_parameters()}
+    found = torch.func.functional_call(model, other, inputs)
+    model.load_state_dict(other, strict=False)
+    assert torch.equal(found, call(model, inputs))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_parts_are_computed_again(reentrant):
+    _, model, (x,) = prepared("stochastic")
+    model.eval()
+    x = x.clone().requires_grad_()
+    found = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=reentrant)
+    found.sum().backward()
+    again = x.grad.clone()
+    x.grad = None
+    model(x).sum().backward()
+    assert torch.equal(x.grad, again)
+    assert torch.equal(found, model(x))
+
+
+def test_a_language_model_generates_and_takes_labels():
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 50, (2, 7))
+    model = tq.prepare(language_model(), RECIPE, [{"input_ids": tokens}], verbose=False)
+    loss = model(input_ids=tokens, labels=tokens).loss
+    loss.backward()
+    model.eval()
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(tokens, **options), tq.convert(model).generate(tokens, **options))
+
+
+def test_a_lightning_module_trains_by_its_own_steps():
+    import pytorch_lightning as lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = Stochastic()
+
+        def forward(self, x):
+            return self.network(x)
+
+        def training_step(self, batch, index):
+            return self.network(batch[0]).square().mean()  # not by its own forward
+
+    x = torch.randn(6, 8)
+    model = tq.prepare(Module(), RECIPE, [x], verbose=False)
+    assert isinstance(model, Module)
+    model.training_step((x,), 0).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval()
+    assert torch.equal(tq.convert(model)(x), model(x))
+
+
+def test_a_network_of_layers_in_a_row_is_asked_for_no_more_than_it_holds():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = tq.prepare(network, RECIPE, [torch.randn(3, 4)], verbose=False)
+    assert len(model) == 3
+    assert not isinstance(model, QuantizedCalls)
+
+
+def test_a_recipe_may_require_coverage():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, add_zero_attn=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    recipe = tq.Recipe({}, {}, require_coverage=1.0)
+    with pytest.raises(tq.QuantizerError, match=r"coverage must be at least 1.0, got 0.0; .* in float: attention"):
+        tq.prepare(Half(), recipe, [torch.randn(3, 2, 8)], verbose=False)
+
+
+class Unseen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.from_numpy(x.detach().numpy() * 2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def test_what_no_mode_sees_does_not_hide_the_layers_after_it():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.last(Unseen.apply(self.first(x)))
+
+    model = tq.prepare(Network(), RECIPE, [torch.randn(3, 4)], verbose=False)
+    table = {row.layer: row for row in tq.summary(model).rows}
+    assert table["last"].weights
+    assert tq.summary(model).coverage == 1
+
+
+def test_coverage_that_nothing_shows_is_not_taken_for_granted():
+    with pytest.raises(tq.QuantizerError, match="a run shows what the model computes"):
+        tq.prepare(nn.Sequential(nn.Linear(4, 2)), tq.Recipe({}, require_coverage=1.0), verbose=False)
