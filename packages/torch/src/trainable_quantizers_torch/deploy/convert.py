@@ -8,6 +8,7 @@ from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.graph.runtime import take_over
 from trainable_quantizers_torch.layers.copies import copied
+from trainable_quantizers_torch.layers.mixed import classes_of, mix
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
@@ -37,8 +38,12 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
         advice = "wrap its layers in PytorchTrainableQuantizationWrapper, or its activations in a holder, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", type(model).__name__, advice)
     ours = [module for module in found if hasattr(module, "inferable")]
+    asks = any(_is_own(module) for module in converted.modules())
     for module, plain in [(module, module.inferable()) for module in ours]:  # all before any: some share quantizers
+        layer = classes_of(module)[-1]
         take_over(module, plain)
+        if asks and isinstance(plain, PytorchQuantizationWrapper) and plain.is_str_attr:
+            mix(module, layer)
     for module in found:
         if module not in ours:  # the conversion of mct-quantizers leaves the parameters of our quantizers behind
             quantizers = quantizers_in(module)
@@ -47,6 +52,11 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
                 quantizer.release()
             module.requires_grad_(False)
     return converted
+
+
+def _is_own(module: torch.nn.Module) -> bool:
+    """Whether a forward that PyTorch does not know may ask what its layers are."""
+    return not classes_of(module)[-1].__module__.startswith(("torch.", "mct_quantizers.", "trainable_quantizers_"))
 
 
 def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer]:
