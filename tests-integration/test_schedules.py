@@ -67,7 +67,7 @@ def test_telemetry_of_twins_is_the_same():
     in_keras = keras_package.telemetry(other, [X], lambda model, batch: tf.reduce_sum(model(batch) ** 2))
     assert len(in_torch) == len(in_keras) == 22
     # The dense layer of the two frameworks adds up in other orders, which may move a value at a tie.
-    twins = {"input_1.output": "x.output", "0.weight": "dense.kernel", "_0.output": "dense.output"}
+    twins = {"input.output": "x.output", "0.weight": "dense.kernel", "0.output": "dense.output"}
     for name, found in in_torch.items():
         tensor, _, figure = name.partition("/")
         assert found == pytest.approx(in_keras[f"{twins[tensor]}/{figure}"], rel=2e-2, abs=2e-2), name
