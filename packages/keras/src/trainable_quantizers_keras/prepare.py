@@ -15,11 +15,12 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
 
-from trainable_quantizers_keras.calibration.batches import in_order, run_on
+from trainable_quantizers_keras.calibration.batches import first_of, in_order, run_on
 from trainable_quantizers_keras.deploy.convert import quantized_inside
-from trainable_quantizers_keras.graph.calls import input_layers, is_graph
-from trainable_quantizers_keras.graph.copies import copied, input_shape_of
+from trainable_quantizers_keras.layers.calls import input_layers, is_graph
+from trainable_quantizers_keras.layers.copies import copied, input_shape_of
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
+from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.record import (
     Place,
     RecordedCall,
@@ -76,10 +77,12 @@ def prepare(
         True
     """
     _check(model, recipe)
-    folded: dict[str, str] = {}
+    example, calibration_data = first_of(model, calibration_data)
+    graph = opened(model, example)
+    model, notes, folded = graph.model, graph.notes, {}
     if fold_batch_norm:
-        model, folded = fold(model)
-    found, quantizers, holders = _quantizers(model, recipe, calibration_data, verbose)
+        model, folded, notes = fold(model, notes)
+    found, quantizers, holders = _quantizers(model, notes, recipe, calibration_data, verbose)
     prepared = copied(model, _wrapping(quantizers, holders), lambda call: holders.get(call.place))
     if fold_batch_norm:
         found = _with_norms(found, folded)
@@ -131,14 +134,14 @@ def _check(model: Any, recipe: Any) -> None:
 
 
 def _quantizers(
-    model: Any, recipe: Recipe, data: Any, verbose: bool
+    model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool
 ) -> tuple[Summary, dict[int, dict[str, Any]], dict[Place, Any]]:
     """What became of each layer; quantizers of weights by layer; holders by call."""
-    recorded = record(model)
+    recorded = record(model, notes)
 
     def values(position: int, weight: Weight) -> np.ndarray:
-        layer = recorded.calls[position].layer
-        slots, slot = located(layer, slot_of(layer, weight.name))
+        layer, name = recorded.calls[position].holder_of(weight.name)
+        slots, slot = located(layer, slot_of(layer, name))
         return slots[slot].numpy()
 
     def observe(positions: Sequence[int]) -> dict[int, Observation]:
@@ -148,8 +151,9 @@ def _quantizers(
     quantizers: dict[int, dict[str, Any]] = {}
     holders: dict[Place, Any] = {}
     for call, each in zip(recorded.calls, settled, strict=True):
-        if each.weights:
-            quantizers[id(call.layer)] = each.weights
+        for weight, quantizer in each.weights.items():
+            layer, name = call.holder_of(weight)
+            quantizers.setdefault(id(layer), {})[name] = quantizer
         if each.output is not None:
             kind = KerasMaskedActivationQuantizationHolder if call.masked else KerasActivationQuantizationHolder
             holders[call.place] = kind(each.output, name=_holder_name(call), dtype="float32")
@@ -198,16 +202,16 @@ def _named(layer: Any, name: str) -> dict[str, Any]:
     return {"name": name} if policy is None else {"name": name, "dtype": policy}
 
 
-def _wrapping(quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, Any]) -> Callable[[Any, bool], Any]:
+def _wrapping(quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, Any]) -> Callable[[Any, Any], Any]:
     """What stands for a layer in the copy: its wrapper, and outside graphs with its holder in one."""
 
-    def replace(layer: Any, in_graph: bool) -> Any:
+    def replace(layer: Any, call: Any) -> Any:
         replacement = layer
         if id(layer) in quantizers:
             replacement = KerasTrainableQuantizationWrapper(
                 copied(layer), quantizers[id(layer)], **_named(layer, layer.name), trainable=layer.trainable
             )
-        if in_graph:
+        if call is not None:
             return replacement
         if replacement is not layer:
             replacement.build(input_shape_of(layer))  # a graph does it by its calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.progress import track
 
-from trainable_quantizers_keras.graph.calls import input_tensors, is_graph
+from trainable_quantizers_keras.layers.calls import input_tensors, is_graph
 
 
 def run_on(
@@ -49,6 +50,17 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
         advice = "pass a tf.data.Dataset or a list of batches: activations are measured on data"
         raise invalid(owner, argument, "an iterable of batches", data, advice)
     return data
+
+
+def first_of(model: Any, data: Any) -> tuple[Any, Any]:
+    """The inputs in the first batch, of a model that does not say what it takes; and the data, all of them still."""
+    if is_graph(model) or data is None:
+        return None, data
+    batches = iter(batches_of(data, "prepare", "calibration_data"))
+    first = next(batches, None)
+    if first is None:
+        return None, data
+    return inputs_of(model, first), chain([first], batches) if batches is data else data
 
 
 def inputs_of(model: Any, batch: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.graph.copies import copied
+from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
@@ -44,7 +44,7 @@ def convert(model: Any) -> Any:
     return copied(model, _converted)
 
 
-def _converted(layer: Any, in_graph: bool) -> Any:
+def _converted(layer: Any, call: Any) -> Any:
     """What stands for a layer in the converted model."""
     if isinstance(layer, KerasQuantizedOutput):
         inner, holder = (copied(part, _converted) for part in (layer.layer, layer.holder))
@@ -54,7 +54,7 @@ def _converted(layer: Any, in_graph: bool) -> Any:
             raise invalid("convert", "model", "built", layer.name, "call it on a batch first")
         return layer
     if isinstance(layer, KerasTrainableQuantizationWrapper):
-        return layer.convert_to_inferable_quantizers(in_graph)
+        return layer.convert_to_inferable_quantizers(call is not None)
     if _is_trainable(layer):
         quantizer = layer.activation_holder_quantizer
         if not getattr(quantizer, "enabled", True):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_keras.graph.copies import build_like, copied
+from trainable_quantizers_keras.layers.copies import build_like, copied
 from trainable_quantizers_keras.graph.kinds import kind_of, weights_of
 from trainable_quantizers_keras.graph.record import record
 
 
-def fold_batch_norm(model: Any) -> tuple[Any, dict[str, str]]:
-    """A copy without the batch norms whose only input is a convolution or dense layer; names of norm and layer.
+def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> tuple[Any, dict[str, str], dict[int, str]]:
+    """A copy without the batch norms whose only input is a convolution or dense layer.
+
+    Args:
+        model: The model; stays as it is.
+        notes: About its layers, by their identity.
+
+    Returns:
+        The copy; names of folded norms and of their layers; the notes, about the layers of the copy.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
     statistics of the batch norm are constants.
@@ -21,10 +29,13 @@ def fold_batch_norm(model: Any) -> tuple[Any, dict[str, str]]:
     norms = {id(norm): norm for norm in pairs.values()}
     fused = {layer: _fuse(layer, norm) for layer, norm in pairs.items()}
 
-    def replace(layer: Any, in_graph: bool) -> Any:
+    def replace(layer: Any, call: Any) -> Any:
         return None if id(layer) in norms else fused.get(layer, layer)
 
-    return copied(model, replace), {norm.name: layer.name for layer, norm in pairs.items()}
+    copies: dict[int, Any] = {}
+    folded = copied(model, replace, copies=copies)
+    about = {id(copies[identity]): note for identity, note in (notes or {}).items() if identity in copies}
+    return folded, {norm.name: layer.name for layer, norm in pairs.items()}, about
 
 
 def _pairs(model: Any) -> dict[Any, Any]:

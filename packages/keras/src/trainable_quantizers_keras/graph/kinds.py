@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.calls import Call, arguments_of
+from trainable_quantizers_keras.layers.copies import OF_KERAS
 
 _WEIGHTS: tuple[tuple[str, str, dict[str, int]], ...] = (  # classes, kind, weights and the axis of their channels
     ("DepthwiseConv1D DepthwiseConv2D", "depthwise_conv", {"depthwise_kernel": -2, "kernel": -2}),
@@ -28,6 +30,9 @@ _NAMES = {  # of layers and operations, in lower case without underscores
     "add": "add addv2 addn subtract sub average sum reducesum",
     "mul": "multiply mul divide truediv truedivide realdiv rescaling",
     "concat": "concatenate concat concatv2 stack",
+    "conv": "conv conv1d conv2d conv3d convolution",
+    "depthwise_conv": "depthwiseconv depthwiseconv2d",
+    "conv_transpose": "convtranspose conv1dtranspose conv2dtranspose conv3dtranspose",
     "matmul": "matmul dot einsum tensordot",
     "pool": "averagepooling1d averagepooling2d averagepooling3d averagepool globalaveragepooling1d "
     "globalaveragepooling2d globalaveragepooling3d mean reducemean upsampling1d upsampling2d upsampling3d resizing",
@@ -47,6 +52,11 @@ _IDENTITIES = (
     *("dropout", "spatialdropout1d", "spatialdropout2d", "spatialdropout3d", "alphadropout", "gaussiandropout"),
     *("gaussiannoise", "identity", "activityregularization"),
 )
+_PLAIN = frozenset(
+    "__init__ __module__ __doc__ __qualname__ __firstlineno__ __static_attributes__ __dict__ __weakref__ "
+    "__annotations__ build get_config from_config compute_output_shape compute_output_spec".split()
+)
+"""What a class may have of its own and still compute what its base does."""
 _KIND_OF_WORD = {word: kind for kind, words in _NAMES.items() for word in words.split()}
 _KEEPING = frozenset(_KEEPS.split())
 
@@ -59,7 +69,8 @@ def word_of(layer: Any) -> str:
         'ReLU'
     """
     name = type(layer).__name__
-    return str(layer.get_config()["function"]).rpartition(".")[2] if name == "TFOpLambda" else name
+    of_function = name in ("TFOpLambda", "KerasTensorFlowFunction")
+    return str(layer.get_config()["function"]).rpartition(".")[2] if of_function else name
 
 
 def kind_of(layer: Any) -> str:
@@ -116,10 +127,35 @@ def clips(layer: Any) -> bool:
         >>> clips(keras.layers.Activation("relu")), clips(keras.layers.Activation("tanh"))
         (True, False)
     """
-    word = word_of(layer)
-    if isinstance(layer, keras.layers.Activation):
-        word = str(getattr(layer.activation, "__name__", ""))
-    return _plain(word) in _CLIPS
+    return clips_by(layer.activation if isinstance(layer, keras.layers.Activation) else layer)
+
+
+def clips_by(activation: Any) -> bool:
+    """Whether a function or layer is piecewise linear, like ReLU.
+
+    Example:
+        >>> clips_by(keras.activations.relu)
+        True
+    """
+    named = not isinstance(activation, keras.layers.Layer) and hasattr(activation, "__name__")
+    return _plain(activation.__name__ if named else word_of(activation)) in _CLIPS
+
+
+def follows_keras(layer: Any) -> bool:
+    """Whether a layer computes as the class of Keras does that it is of, or derives from.
+
+    Example:
+        >>> follows_keras(keras.layers.Dense(2)), follows_keras(type("Own", (keras.layers.Layer,), {})())
+        (True, False)
+    """
+    own = []
+    for cls in type(layer).__mro__:
+        if cls.__module__.startswith(OF_KERAS):
+            changed = {name for each in own for name in vars(each) if hasattr(cls, name)} - _PLAIN
+            general = cls in (keras.layers.Layer, keras.Model, keras.layers.Wrapper)
+            return not own or not (general or changed)
+        own.append(cls)
+    return False
 
 
 def is_identity(layer: Any) -> bool:
@@ -130,8 +166,8 @@ def is_identity(layer: Any) -> bool:
 
 def folds(layer: Any) -> bool:
     """Whether a layer is a batch norm that can fold, or can take one in: of Keras itself, over the last axis."""
-    if not type(layer).__module__.startswith(("keras.", "tf_keras.", "tensorflow.")):
-        return False  # a class of one's own may do anything
+    if not follows_keras(layer):
+        return False  # it may do anything
     if isinstance(layer, keras.layers.BatchNormalization):
         axis = layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis
         return axis in (-1, len(layer.get_build_config()["input_shape"]) - 1)
@@ -139,3 +175,26 @@ def folds(layer: Any) -> bool:
     folding = kind_of(layer) in ("conv", "depthwise_conv", "conv_transpose", "linear")
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     return folding and linear and last and type(layer).__name__ != "EinsumDense"
+
+
+def weight_axis(call: Call, weight: Any, kind: str) -> int | None:
+    """The axis that counts the channels of a weight which a function reads; None where none does."""
+    if kind in ("conv", "embedding"):
+        return -1
+    if kind in ("depthwise_conv", "conv_transpose"):
+        return -2
+    args, kwargs = arguments_of(call.node)
+    equation = kwargs.get("equation", kwargs.get("subscripts", args[0] if args else None))
+    if not isinstance(equation, str):
+        config = call.layer.get_config() if hasattr(call.layer, "get_config") else {}
+        equation = getattr(call.layer, "subscripts", config.get("subscripts"))
+    if isinstance(equation, str) and "->" in equation:
+        terms, result = equation.replace(" ", "").split("->")
+        others = terms.split(",")
+        ours = next((term for term in reversed(others) if len(term) == len(weight.shape)), "")
+        rest = "".join(term for term in others if term != ours)
+        free = [at for at, letter in enumerate(ours) if letter in result and letter not in rest]
+        return free[-1] - len(ours) if len(free) == 1 else None
+    if len(weight.shape) != 2:
+        return None
+    return -2 if kwargs.get("transpose_b") else -1

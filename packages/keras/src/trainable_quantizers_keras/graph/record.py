@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import tensorflow as tf
-from trainable_quantizers_core.graph.operation import ModelGraph, Operation, Weight
+from trainable_quantizers_core.graph.operation import WEIGHTED, ModelGraph, Operation, Weight
 
-from trainable_quantizers_keras.graph.calls import OUTPUT, Call, calls_of, is_graph
-from trainable_quantizers_keras.graph.copies import part_at, parts_of
+from trainable_quantizers_keras.layers.calls import OUTPUT, Call, calls_of, input_layers, is_graph
+from trainable_quantizers_keras.layers.copies import part_at, parts_of
+from trainable_quantizers_keras.layers.weight import KerasWeight
 from trainable_quantizers_keras.graph.kinds import (
     clips,
     folds,
@@ -19,6 +20,7 @@ from trainable_quantizers_keras.graph.kinds import (
     is_identity,
     keeps_values,
     kind_of,
+    weight_axis,
     weights_of,
     word_of,
 )
@@ -39,11 +41,17 @@ class RecordedCall:
         layer: The layer of the model.
         place: What tells its result from others.
         masked: Whether its result carries a mask.
+        reads: The layers of weights that it reads as arguments, by the names of the weights.
     """
 
     layer: Any
     place: Place
     masked: bool = False
+    reads: Mapping[str, Any] = field(default_factory=dict)
+
+    def holder_of(self, weight: str) -> tuple[Any, str]:
+        """The layer that holds a weight, and the name of the weight there."""
+        return (self.reads[weight], "weight") if weight in self.reads else (self.layer, weight)
 
 
 @dataclass
@@ -66,29 +74,35 @@ class RecordedModel:
         return (len(self.operations) - 1,)
 
 
-def record(model: Any) -> RecordedModel:
-    """The calls in order of execution; of a subclassed model, its layers in order of definition."""
-    recorder = _Recorder()
+def record(model: Any, notes: Mapping[int, str] | None = None) -> RecordedModel:
+    """The calls in order of execution; of a subclassed model, its layers in order of definition.
+
+    Args:
+        model: The model.
+        notes: What else a user should read about layers, by their identity.
+    """
+    recorder = _Recorder(notes or {})
     recorder.found.outputs = recorder.graph(model, "", None) if is_graph(model) else recorder.parts(model, "")
     return recorder.found
 
 
 class _Recorder:
-    def __init__(self) -> None:
+    def __init__(self, notes: Mapping[int, str]) -> None:
         self.found = RecordedModel()
+        self.notes = notes
         self.first: dict[int, str] = {}  # names of layers and models by identity
         self.results: dict[int, tuple[int, ...]] = {}  # of inner models
 
     def graph(self, model: Any, prefix: str, given: Sequence[tuple[int, ...]] | None) -> tuple[int, ...]:
         """Record a Sequential or functional model, whose inputs are results of given operations."""
         results: dict[int, tuple[int, ...]] = {}
-        waiting = list(given or ())
+        begin = dict(zip(map(id, input_layers(model)), given or (), strict=False))
         outputs: tuple[int, ...] = ()
         for call in calls_of(model):
             name = f"{prefix}{call.layer.name}" + (f"_{call.index}" if call.index else "")
-            inputs = [results[id(each)] for each in call.inputs]
+            inputs = [results[id(each)] for each in call.arguments]
             if given is not None and isinstance(call.layer, keras.layers.InputLayer):
-                results[id(call)] = waiting.pop(0) if waiting else ()
+                results[id(call)] = begin.get(id(call.layer), ())
             elif isinstance(call.layer, keras.Model):
                 results[id(call)] = self._inner(call, name, inputs)
             else:
@@ -132,9 +146,30 @@ class _Recorder:
         return self.results[id(model)]
 
     def _call(self, call: Call, name: str, inputs: tuple[int, ...]) -> tuple[int, ...]:
-        operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), "")
+        note = self.notes.get(id(call.layer), "")
+        operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), note)
         self.first.setdefault(id(call.layer), name)
-        return self.found.add(operation, RecordedCall(call.layer, call.place, call.masked))
+        operation, reads = self._with_weights(operation, call)
+        return self.found.add(operation, RecordedCall(call.layer, call.place, call.masked, reads))
+
+    def _with_weights(self, operation: Operation, call: Call) -> tuple[Operation, dict[str, Any]]:
+        """A function that multiplies, with the weights among its arguments; the layers that give these."""
+        given = {at: self.found.calls[at].layer for at in operation.inputs}
+        given = {at: layer for at, layer in given.items() if isinstance(layer, KerasWeight)}
+        looks_up = operation.kind == "other" and word_of(call.layer).lower() in ("take", "gather", "embeddinglookup")
+        kind = "embedding" if looks_up else operation.kind
+        if not given or operation.layer and operation.weights or kind not in WEIGHTED:
+            return operation, {}
+        axes = {layer.name: weight_axis(call, layer, kind) for layer in given.values()}
+        weights = tuple(Weight(layer.name, axes[layer.name], f"{self.first[id(layer)]}") for layer in given.values())
+        read = replace(
+            operation,
+            kind=kind,
+            inputs=tuple(at for at in operation.inputs if at not in given),
+            weights=weights,
+            work=operation.work or _work_of_function(call, kind, [layer.shape for layer in given.values()]),
+        )
+        return read, {layer.name: layer for layer in given.values()}
 
 
 def _joined(inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -144,6 +179,8 @@ def _joined(inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def _operation(name: str, layer: Any, inputs: tuple[int, ...], call: Call | None, first: str, note: str) -> Operation:
     if isinstance(layer, keras.layers.InputLayer):
         return Operation(name, "input", "InputLayer", floating=_is_floating(layer.dtype))
+    if isinstance(layer, KerasWeight):
+        return Operation(name, "constant", "weight", floating=_is_floating(layer.weight_dtype))
     word, kind = word_of(layer), kind_of(layer)
     weights, parts = weights_of(layer), parts_of(layer)
     inside = ""
@@ -192,6 +229,15 @@ def _work(layer: Any, call: Call | None, kind: str, weights: dict[str, int]) -> 
     if kind == "conv_transpose":
         return _positions(layer, before) * numbers
     return _size(before[:-1]) * numbers
+
+
+def _work_of_function(call: Call, kind: str, weights: Sequence[tuple[int, ...]]) -> int:
+    """Multiply-accumulates for one example of a convolution that is a function."""
+    shapes = _shapes(call.layer, call)
+    if kind not in ("conv", "depthwise_conv", "conv_transpose") or not shapes:
+        return 0
+    where = shapes[0] if kind == "conv_transpose" else shapes[-1]
+    return _positions(call.layer, where) * sum(map(prod, weights))
 
 
 def _shapes(layer: Any, call: Call | None) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.opened import KerasOpenedModel, functional_like
 
 OUTPUT = "(output)"
 """Stands among the users of a call whose result the model gives."""
@@ -25,7 +26,7 @@ class Call:
         graph: Identity of the model that makes it.
         layer: The layer, or the operation.
         index: How many calls of the same layer come before it.
-        inputs: Calls whose results it takes.
+        arguments: Calls whose results it takes, one for each tensor among its arguments.
         users: Calls that take its result; ``OUTPUT`` for the end of the model.
         node: What Keras keeps of it; None in a Sequential.
     """
@@ -33,9 +34,14 @@ class Call:
     graph: int
     layer: Any
     index: int
-    inputs: tuple[Call, ...]
+    arguments: tuple[Call, ...]
     users: list[Any]
     node: Any = None
+
+    @property
+    def inputs(self) -> tuple[Call, ...]:
+        """The calls whose results it takes, each once."""
+        return tuple(dict.fromkeys(self.arguments))
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -79,15 +85,20 @@ def calls_of(model: Any) -> list[Call]:
     return _chain(model) if isinstance(model, keras.Sequential) else _calls(model)
 
 
-def rebuild(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call], Any]) -> Any:
-    """The model again, of other layers.
+def rebuild(
+    model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any], again: Callable[[Any], Any]
+) -> Any:
+    """The model again, of other layers, of the same class and with the same attributes.
 
     Args:
         model: A built Sequential or functional model.
-        layer_of: The layer that stands for one of the model; None passes its input on.
-        after: A layer that its result goes through; None for none.
+        stand_in: The layer or function that stands for that of a call; None passes the input on.
+        after: What the result of a call goes through; None for nothing.
+        again: What stands for layers and variables among the model's attributes.
     """
-    return (_rebuild_sequential if isinstance(model, keras.Sequential) else _rebuild)(model, layer_of, after)
+    if isinstance(model, keras.Sequential):
+        return _rebuild_sequential(model, stand_in, after)
+    return functional_like(model, *redrawn(calls_of(model), model.input, model.output, stand_in, after), again)
 
 
 def _chain(model: Any) -> list[Call]:
@@ -101,11 +112,11 @@ def _chain(model: Any) -> list[Call]:
     return calls
 
 
-def _rebuild_sequential(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call], Any]) -> Any:
+def _rebuild_sequential(model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any]) -> Any:
     source, *calls = calls_of(model)
     layers = [keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name=source.layer.name), after(source)]
     for call in calls:
-        layers += [layer_of(call.layer), after(call)]
+        layers += [stand_in(call), after(call)]
     return keras.Sequential([layer for layer in layers if layer is not None], name=model.name)
 
 
@@ -116,8 +127,8 @@ def _calls(model: Any) -> list[Call]:
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             layer = node.operation if KERAS_3 else node.layer
-            read = {id(producers[id(t)]): producers[id(t)] for t in _tensors(node) if id(t) in producers}
-            call = Call(id(model), layer, counts[id(layer)], tuple(read.values()), [], node)
+            read = tuple(producers[id(tensor)] for tensor in _tensors(node) if id(tensor) in producers)
+            call = Call(id(model), layer, counts[id(layer)], read, [], node)
             counts[id(layer)] += 1
             for before in call.inputs:
                 before.users.append(call)
@@ -129,49 +140,69 @@ def _calls(model: Any) -> list[Call]:
     return calls
 
 
-def _arguments(node: Any) -> tuple[Any, Any]:
+def arguments_of(node: Any) -> tuple[Any, Any]:
+    """Positional and keyword arguments of a call in a graph."""
     return (node.arguments.args, node.arguments.kwargs) if KERAS_3 else (node.call_args, node.call_kwargs)
 
 
 def _tensors(node: Any) -> list[Any]:
-    return [] if node.is_input else tf.nest.flatten(_arguments(node))
+    return [] if node.is_input else tf.nest.flatten(arguments_of(node))
 
 
-def _rebuild(model: Any, layer_of: Callable[[Any], Any], after: Callable[[Call], Any]) -> Any:
+def redrawn(
+    calls: Sequence[Call],
+    inputs: Any,
+    outputs: Any,
+    stand_in: Callable[[Call], Any],
+    after: Callable[[Call], Any],
+) -> tuple[Any, Any]:
+    """Inputs and outputs of a graph that is drawn again.
+
+    Args:
+        calls: Its calls in order of execution.
+        inputs: The symbols of its inputs. Other inputs become what ``stand_in`` gives, called on the first of these.
+        outputs: The symbols of its outputs.
+        stand_in: As of ``rebuild``.
+        after: As of ``rebuild``.
+    """
     values: dict[int, Any] = {}
     begin: dict[int, Any] = {}
+    given = {id(tensor) for tensor in tf.nest.flatten(inputs)}
 
     def now(tensor: Any) -> Any:
         return values.get(id(tensor), tensor)
 
-    for call in calls_of(model):
+    def is_given(call: Call) -> bool:
+        return call.node.is_input and id(tf.nest.flatten(call.node.outputs)[0]) in given
+
+    for call in sorted(calls, key=lambda call: not is_given(call)):
         if type(call.layer).__name__ == "AddLoss":
             advice = "let a layer add it in its call, self.add_loss(...), or a train_step of your own"
-            raise invalid(model.name, "loss", "part of a layer", "model.add_loss(tensor)", advice)
-        if call.node.is_input:
+            raise invalid("prepare", "loss", "part of a layer", "model.add_loss(tensor)", advice)
+        if is_given(call):
             (tensor,) = tf.nest.flatten(call.node.outputs)
             kind = _kind_of_input(call.layer)
             result = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=call.layer.name, **kind)
             begin[id(tensor)] = result
+        elif call.node.is_input:
+            result = stand_in(call)(next(iter(begin.values())))
         else:
-            args, kwargs = tf.nest.map_structure(now, _arguments(call.node))
-            layer = layer_of(call.layer)
+            args, kwargs = tf.nest.map_structure(now, arguments_of(call.node))
+            layer = stand_in(call)
             result = args[0] if layer is None else _call(layer, call.layer, args, kwargs)
         follower = after(call)
         if follower is not None:
             result = follower(result)
         for old, new in zip(tf.nest.flatten(call.node.outputs), tf.nest.flatten(result), strict=True):
             values[id(old)] = new
-    inputs = tf.nest.map_structure(lambda tensor: begin[id(tensor)], model.input)
-    outputs = tf.nest.map_structure(now, model.output)
-    functional = type(keras.Model(inputs, outputs))
-    kind_of_model = type(model) if type(model).__init__ is functional.__init__ else keras.Model
-    return kind_of_model(inputs, outputs, name=model.name)
+    return tf.nest.map_structure(lambda tensor: begin[id(tensor)], inputs), tf.nest.map_structure(now, outputs)
 
 
 def _call(layer: Any, old: Any, args: Any, kwargs: Any) -> Any:
     """Call a layer as an old one was called; a wrapper by names, since Keras 2 saves no more than those."""
-    if _takes_any(old) or not _takes_any(layer):
+    if isinstance(layer, KerasOpenedModel) and not is_graph(old):
+        return layer.call_as(old, args, kwargs)
+    if not isinstance(layer, keras.layers.Layer) or _takes_any(old) or not _takes_any(layer):
         return layer(*args, **kwargs)
     parameters = inspect.signature(old.call).parameters
     given = {**dict(zip(parameters, args, strict=False)), **kwargs}

@@ -9,43 +9,68 @@ from typing import Any
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.graph.calls import is_graph, rebuild
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.calls import Call, is_graph, rebuild
+from trainable_quantizers_keras.layers.opened import Again, without_constructor
+
+OF_KERAS = ("keras.", "tf_keras.", "tensorflow.", "mct_quantizers.", "trainable_quantizers_keras.")
+
+
+def is_of_keras(layer: Any) -> bool:
+    """Whether its configuration is sure to rebuild a layer: its class is none of the user's.
+
+    Example:
+        >>> is_of_keras(keras.layers.Dense(2))
+        True
+    """
+    return type(layer).__module__.startswith(OF_KERAS)
+
+
+class _WithPart(keras.layers.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = keras.layers.Layer()
+
+
+INTERNAL = {"_layers", *vars(_WithPart())} - {"part"}
+"""Attributes that every layer has, among them lists of its parts."""
 
 
 def copied(
     layer: Any,
-    replace: Callable[[Any, bool], Any] = lambda layer, in_graph: layer,
+    replace: Callable[[Any, Call | None], Any] = lambda layer, call: layer,
     after: Callable[[Any], Any] = lambda call: None,
     copies: dict[int, Any] | None = None,
-    in_graph: bool = False,
+    call: Call | None = None,
 ) -> Any:
-    """A built layer or model again: of the same configuration, with the same weights, sharing nothing.
+    """A built layer or model again: of the same class and configuration, with the same weights, sharing nothing.
 
     Args:
         layer: Stays as it is.
-        replace: What to put in the place of a layer: another layer, None to leave it out of a graph, or the layer
-            itself, to copy it. It is asked for each layer inside graphs and subclassed models, and for those
-            themselves; and told whether the layer stands in a graph.
-        after: A layer that the result of a call goes through, or None; asked for each call of a graph.
+        replace: What to put in the place of a layer: another layer or a function, None to leave it out of a graph, or
+            the layer itself, to copy it. It is asked for each layer inside graphs and subclassed models, and for those
+            themselves, with the call in the graph if the layer stands in one.
+        after: What the result of a call goes through, or None; asked for each call of a graph.
         copies: What was copied before, by identity: a shared layer stays shared.
-        in_graph: Whether the layer stands in a Sequential or functional model.
+        call: The call of the layer in a Sequential or functional model.
 
     Raises:
         QuantizerError: a layer that its configuration does not rebuild.
     """
     copies = {} if copies is None else copies
     if id(layer) not in copies:
-        replacement = replace(layer, in_graph)
+        replacement = replace(layer, call)
         if replacement is layer:
+            again = Again(copies, lambda inner: copied(inner, replace, after, copies))
             if is_graph(layer):
-                replacement = rebuild(layer, lambda inner: copied(inner, replace, after, copies, True), after)
+                replacement = rebuild(
+                    layer, lambda call: copied(call.layer, replace, after, copies, call), after, again
+                )
+            elif isinstance(layer, keras.layers.Layer) and not is_of_keras(layer):
+                replacement = without_constructor(layer, again)
             else:
                 replacement = _from_configuration(layer)
-                if isinstance(layer, keras.Model):
-                    _put_copies(layer, replacement, lambda inner: copied(inner, replace, after, copies))
-                else:
-                    _set_weights(layer, replacement)
+                _set_weights(layer, replacement)
         copies[id(layer)] = replacement
     return copies[id(layer)]
 
@@ -60,7 +85,7 @@ def parts_of(layer: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     seen: set[int] = set()
     for name, value in vars(layer).items():
-        if name != "_layers" and not name.startswith("_self_"):
+        if name not in INTERNAL:
             for path, part in _layers_in(name, value):
                 if id(part) not in seen:
                     found[path] = part
@@ -86,6 +111,8 @@ def part_at(layer: Any, path: str) -> Any:
 
 
 def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, keras.metrics.Metric):
+        return  # Keras 2 takes them for layers
     if isinstance(value, keras.layers.Layer):
         yield path, value
     elif isinstance(value, Mapping):
@@ -99,10 +126,6 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _from_configuration(layer: Any) -> Any:
     try:
         config = layer.get_config()
-        if isinstance(layer, keras.Model):  # Keras 3 adds words of its own that few constructors know
-            known = inspect.signature(type(layer).__init__).parameters
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-                config = {key: value for key, value in config.items() if key in known}
         trusted = {"safe_mode": False} if "safe_mode" in inspect.signature(type(layer).from_config).parameters else {}
         return type(layer).from_config(config, **trusted)  # a Lambda of this process, not of a file
     except Exception as error:  # whatever a constructor raises
@@ -186,49 +209,3 @@ def remember_shape(layer: Any, input_shape: Any) -> None:
     """Keep the shape a layer was built for, which Keras 2 does of layers that were called alone."""
     if not KERAS_3:
         keras.layers.Layer.build(layer, input_shape)
-
-
-def _put_copies(model: Any, fresh: Any, copy: Callable[[Any], Any]) -> None:
-    """The parts of a subclassed model, each copied; then the weights that are its own."""
-    parts = parts_of(model)
-    inside = {id(weight) for part in parts.values() for weight in part.weights}
-    own = [weight for weight in model.weights if id(weight) not in inside]
-    if own or parts_of(fresh).keys() != parts.keys():
-        build_like(model, fresh)
-    if parts_of(fresh).keys() != parts.keys():
-        raise _not_rebuilt(model, f"it holds {list(parts)}, the copy {list(parts_of(fresh))}")
-    inside = {id(weight) for part in parts_of(fresh).values() for weight in part.weights}
-    fresh_own = [weight for weight in fresh.weights if id(weight) not in inside]
-    if len(own) != len(fresh_own):
-        raise _not_rebuilt(model, f"it has {len(own)} weights of its own, the copy {len(fresh_own)}")
-    for weight, value in zip(fresh_own, own, strict=True):
-        weight.assign(value)
-    for path, part in parts.items():
-        put(fresh, path, copy(part))
-    fresh.built = model.built  # all inside is
-
-
-def put(layer: Any, path: str, part: Any) -> None:
-    """Replace what a layer holds at a path."""
-    owner_path, _, name = path.rpartition(".")
-    owner = part_at(layer, owner_path)
-    if not KERAS_3:
-        _assign(owner, name, part)
-        return
-    tracker = layer._tracker  # a built layer of Keras 3 refuses new parts, and does not forget old ones
-    was_locked = tracker.locked
-    tracker.unlock()
-    tracker.untrack(part_at(layer, path))
-    tracker.track(part)  # lists do not do it themselves
-    _assign(owner, name, part)
-    if was_locked:
-        tracker.lock()
-
-
-def _assign(owner: Any, name: str, part: Any) -> None:
-    if isinstance(owner, Mapping):
-        owner[name] = part  # type: ignore[index]
-    elif isinstance(owner, list):
-        owner[int(name)] = part
-    else:
-        setattr(owner, name, part)

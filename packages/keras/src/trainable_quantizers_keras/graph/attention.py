@@ -1,0 +1,41 @@
+"""Attention as its parts: two products and a softmax, whose results lie on grids one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_keras.keras_version import keras
+
+
+def attention_by_parts(
+    query: Any,
+    key: Any,
+    value: Any,
+    bias: Any = None,
+    mask: Any = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    **_: Any,
+) -> Any:
+    """``keras.ops.dot_product_attention``: softmax(scale · Q Kᵀ + bias) V, of symbols (batch, length, heads, size).
+
+    Example:
+        >>> x = keras.Input((5, 2, 4))
+        >>> attention_by_parts(x, x, x).shape
+        (None, 5, 2, 4)
+    """
+    ops = keras.ops
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:  # several heads of the query read one of the key
+        key, value = ops.repeat(key, groups, axis=2), ops.repeat(value, groups, axis=2)
+    query = ops.multiply(query, query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = ops.einsum("btnh,bsnh->bnts", query, key)
+    if bias is not None:
+        scores = ops.add(scores, bias)
+    if is_causal:
+        ones = ops.ones_like(scores[:1, :1], dtype="int32")
+        causal = ops.greater_equal(ops.cumsum(ones, axis=-2), ops.cumsum(ones, axis=-1))
+        mask = causal if mask is None else ops.logical_and(mask, causal)
+    softmax = keras.layers.Softmax(name=None)
+    weights = softmax(scores) if mask is None else softmax(scores, mask=mask)
+    return ops.einsum("bnts,bsnh->btnh", weights, value)

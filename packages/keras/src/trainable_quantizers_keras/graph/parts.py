@@ -1,0 +1,99 @@
+"""Layers of Keras that do two things, as two layers: what goes from one to the other is quantized too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trainable_quantizers_keras.graph.kinds import clips_by, follows_keras, kind_of
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.copies import build_like, copied
+
+_ACTIVATED = ("conv", "depthwise_conv", "conv_transpose", "linear")
+
+
+def first_part(layer: Any) -> Any:
+    """The convolution or dense layer without what ``second_part`` does; None of a layer that is no two.
+
+    Example:
+        >>> layer = keras.layers.Dense(2, activation="swish")
+        >>> layer.build((None, 3))
+        >>> first_part(layer).activation.__name__, second_part(layer).name
+        ('linear', 'dense_swish')
+    """
+    if not getattr(layer, "built", False) or not follows_keras(layer):
+        return None
+    if type(layer).__name__.startswith("SeparableConv") and layer.padding != "causal":
+        return _depthwise(layer)
+    return _linear(layer) if _is_activated(layer) else None
+
+
+def second_part(layer: Any) -> Callable[[Any], Any]:
+    """What the result of ``first_part`` goes through."""
+    if type(layer).__name__.startswith("SeparableConv"):
+        return _pointwise(layer)
+    activation = layer.activation
+    if isinstance(activation, keras.layers.Layer):
+        return copied(activation)  # type: ignore[no-any-return]
+    name = getattr(activation, "__name__", "")
+    if getattr(keras.activations, name, None) is not activation:
+        return activation  # type: ignore[no-any-return]  # of the user's own: its functions
+    return keras.layers.Activation(activation, name=f"{layer.name}_{name}", dtype=layer.dtype_policy)  # type: ignore[no-any-return]
+
+
+def _is_activated(layer: Any) -> bool:
+    activation = getattr(layer, "activation", None)
+    named = activation is not None and getattr(activation, "__name__", "") != "linear"
+    return named and kind_of(layer) in _ACTIVATED and not clips_by(activation)
+
+
+def _linear(layer: Any) -> Any:
+    plain = type(layer).from_config({**layer.get_config(), "activation": None})
+    build_like(layer, plain)
+    plain.set_weights(layer.get_weights())
+    return plain
+
+
+def _depthwise(layer: Any) -> Any:
+    kept = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "depth_multiplier")
+    config = layer.get_config()
+    options = {name: config[name] for name in kept}
+    options["strides"] = options["strides"][0] if len(set(options["strides"])) == 1 else options["strides"]
+    kind = getattr(keras.layers, type(layer).__name__.replace("Separable", "Depthwise"))
+    depthwise = kind(
+        **options,
+        use_bias=False,
+        depthwise_regularizer=config["depthwise_regularizer"],
+        depthwise_constraint=config["depthwise_constraint"],
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+    build_like(layer, depthwise)
+    depthwise.set_weights([_array(layer.depthwise_kernel)])
+    return depthwise
+
+
+def _pointwise(layer: Any) -> Any:
+    config = layer.get_config()
+    kept = ("filters", "data_format", "use_bias", "activation", "bias_regularizer", "bias_constraint")
+    kind = getattr(keras.layers, type(layer).__name__.replace("Separable", ""))
+    pointwise = kind(
+        **{name: config[name] for name in kept},
+        kernel_size=1,
+        kernel_regularizer=config["pointwise_regularizer"],
+        kernel_constraint=config["pointwise_constraint"],
+        name=f"{layer.name}_pointwise",
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+    kernel = _array(layer.pointwise_kernel)
+    channels, last = kernel.shape[-2], config["data_format"] == "channels_last"
+    unknown = [None] * (kernel.ndim - 2)
+    pointwise.build((None, *unknown, channels) if last else (None, channels, *unknown))
+    pointwise.set_weights([kernel] + ([_array(layer.bias)] if layer.use_bias else []))
+    return pointwise
+
+
+def _array(weight: Any) -> Any:
+    return weight.numpy()

@@ -1,0 +1,285 @@
+"""The call of a model or layer on symbols, recorded."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+
+from trainable_quantizers_keras.graph.kinds import is_identity, word_of
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.calls import Call, arguments_of, calls_of
+from trainable_quantizers_keras.layers.copies import INTERNAL, parts_of
+from trainable_quantizers_keras.layers.function import functions_on_symbols
+from trainable_quantizers_keras.layers.opened import CallForm, is_symbol, is_variable
+
+
+class NotOpened(Exception):
+    """Why a call cannot be recorded."""
+
+
+def in_words(error: Exception) -> str:
+    """The first line of what an error says."""
+    if isinstance(error, NotOpened):
+        return str(error)
+    line = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return f"its call does not take symbols: {line[:150]}"
+
+
+class Recording:
+    """What a model or layer does with symbols like the arguments of a call.
+
+    Layers that it calls are operations of the graph. The weights that its own code reads, also those of layers that it
+    holds, are inputs of the graph.
+
+    Args:
+        layer: Is called twice, as in evaluation and as in training, and stays as it is.
+        args: Arguments of its call, symbols among them.
+        kwargs: Arguments by name.
+
+    Raises:
+        NotOpened: the call does other things in training, gives anything but symbols, or reads variables or random
+            numbers apart from its inputs, which would become constants.
+    """
+
+    def __init__(self, layer: Any, args: Any, kwargs: Any) -> None:
+        self.layer = layer
+        self.weights: dict[int, tuple[Any, str, Any]] = {}
+        """By identity of a symbol: the layer that holds the weight, where, and the variable."""
+        self.slots: dict[int, dict[str, Any]] = {}
+        """By identity of a layer: values of the attributes that hold variables."""
+        self._symbols: dict[int, Any] = {}  # by identity of the variable
+        self.names = {id(part): path for path, part in parts_of(layer).items()}
+        self.form = CallForm.of(inspect.signature(layer.call), args, kwargs)
+        with _without_traces(layer), self._reading_symbols():
+            self._evaluation = self._run(args, kwargs, False)
+            self._training = self._run(args, kwargs, True) if self._takes_training() else self._evaluation
+            self.inputs, self.outputs, self.calls = self._training
+            self._in_training = self._compared()
+
+    def _takes_training(self) -> bool:
+        return "training" in self.form.signature.parameters
+
+    def _run(self, args: Any, kwargs: Any, training: bool) -> tuple[list[Any], Any, list[Call]]:
+        inner: dict[int, Any] = {}
+        for outer in self.form.tensors:
+            if id(outer) not in inner:
+                inner[id(outer)] = keras.Input(batch_shape=outer.shape, dtype=self._dtype(outer))
+        for outer in self.form.tensors:
+            mask = getattr(outer, "_keras_mask", None)
+            if mask is not None and id(mask) in inner:
+                inner[id(outer)]._keras_mask = inner[id(mask)]
+        if not inner:
+            raise NotOpened("it is called on no tensor")
+        named = tf.nest.map_structure(lambda value: inner.get(id(value), value), self.form.named)
+        if self._takes_training():
+            named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
+        bound = inspect.BoundArguments(self.form.signature, named)
+        found: set[str] = set()
+        with functions_on_symbols(), _watching_constants(found):
+            outputs = self.layer.call(*bound.args, **bound.kwargs)
+        if found:
+            raise NotOpened(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
+        flat = tf.nest.flatten(outputs)
+        if not flat or not all(is_symbol(value) for value in flat):
+            raise NotOpened("its result is not made of tensors alone")
+        inputs = [inner[id(outer)] for outer in self.form.tensors]
+        distinct = list({id(symbol): symbol for symbol in inputs}.values())
+        read = _inputs_of(flat)
+        weights = [symbol for symbol in self._symbols.values() if id(symbol) in read]
+        return inputs, outputs, calls_of(keras.Model([*distinct, *weights], flat))
+
+    def _dtype(self, outer: Any) -> Any:
+        """The type in which the layer takes a tensor: it casts floating ones to that it computes in."""
+        casts = getattr(self.layer, "autocast", getattr(self.layer, "_autocast", False))
+        floating = tf.as_dtype(outer.dtype).is_floating
+        return self.layer.compute_dtype if casts and floating else outer.dtype
+
+    def _compared(self) -> set[tuple[int, int]]:
+        """Calls that are told that they train when the layer is, by identity of their layer and count."""
+
+        def described(calls: list[Call]) -> Counter[Any]:
+            return Counter(
+                id(call.layer) if isinstance(call.layer, keras.layers.Layer) and call.layer.weights else word_of(call.layer)
+                for call in calls
+                if not call.node.is_input and not is_identity(call.layer)
+            )
+
+        (_, _, evaluation), (_, _, training) = self._evaluation, self._training
+        if described(evaluation) != described(training):
+            raise NotOpened("it does other things in training than in evaluation")
+        told = {(id(call.layer), call.index): _training_of(call) for call in evaluation}
+        return {
+            (id(call.layer), call.index)
+            for call in training
+            if _training_of(call) is True and told.get((id(call.layer), call.index)) is not True
+        }
+
+    def in_context(self, call: Call, layer: Any) -> Any:
+        """A layer as it is to be called: where the recorded call told it that it trains, it finds that out by itself."""
+        if (id(call.layer), call.index) not in self._in_training or not isinstance(layer, keras.layers.Layer):
+            return layer
+
+        def without_training(*args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("training", None)
+            return layer(*[arg for arg in args if arg is not True], **kwargs)
+
+        return without_training
+
+    def owners_of_used(self) -> list[Any]:
+        """The layers whose weights are inputs of the graph."""
+        used = {id(tf.nest.flatten(call.node.outputs)[0]) for call in self.calls if call.node.is_input}
+        return [owner for identity, (owner, _, _) in self.weights.items() if identity in used]
+
+    def weights_to_read(self) -> list[Any]:
+        """The symbols of weights that the graph reads, and the other weights of the layers that hold these."""
+        used = {id(tf.nest.flatten(call.node.outputs)[0]) for call in self.calls if call.node.is_input}
+        owners = {id(owner) for owner in self.owners_of_used() if owner is not self.layer}
+        return [
+            symbol
+            for symbol in self._symbols.values()
+            if id(symbol) in used or id(self.weights[id(symbol)][0]) in owners
+        ]
+
+    def inline(self, layer: Any, symbols: dict[int, Any], args: Any, kwargs: Any) -> Any:
+        """Call a layer on symbols, with symbols for its weights."""
+
+        def now(value: Any) -> Any:
+            return symbols[id(self._symbols[id(value)])] if id(value) in self._symbols else value
+
+        values = {slot: tf.nest.map_structure(now, value) for slot, value in self.slots[id(layer)].items()}
+        with functions_on_symbols(), _holding(layer, values):
+            return layer.call(*args, **kwargs)
+
+    @contextmanager
+    def _reading_symbols(self) -> Iterator[None]:
+        """Symbols in the places of all variables, but for the time that a layer inside is called."""
+        layers = list(self.layer._flatten_layers())
+        for layer in layers:
+            self.slots[id(layer)] = {
+                name: value
+                for name, value in vars(layer).items()
+                if name not in INTERNAL and _holds_variables(value)
+            }
+            for name, value in self.slots[id(layer)].items():
+                for variable in filter(is_variable, tf.nest.flatten(value)):
+                    if id(variable) not in self._symbols:
+                        floating = tf.as_dtype(variable.dtype).is_floating
+                        dtype = layer.compute_dtype if floating else variable.dtype
+                        symbol = keras.Input(batch_shape=tuple(variable.shape), dtype=dtype)
+                        self._symbols[id(variable)] = symbol
+                        self.weights[id(symbol)] = (layer, name, variable)
+
+        def put(symbolic: bool) -> None:
+            for layer in layers:
+                for name, value in self.slots[id(layer)].items():
+                    vars(layer)[name] = tf.nest.map_structure(self._symbol, value) if symbolic else value
+
+        depth = 0
+
+        def with_variables(call: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(call)
+            def called(*args: Any, **kwargs: Any) -> Any:
+                nonlocal depth
+                depth += 1
+                put(symbolic=False)
+                try:
+                    return call(*args, **kwargs)
+                finally:
+                    depth -= 1
+                    put(symbolic=not depth)
+
+            return called
+
+        inside = [layer for layer in layers if layer is not self.layer]
+        kept = {id(layer): vars(layer).get("call") for layer in inside}
+        for layer in inside:
+            vars(layer)["call"] = with_variables(layer.call)
+        put(symbolic=True)
+        try:
+            yield
+        finally:
+            put(symbolic=False)
+            for layer in inside:
+                del vars(layer)["call"]
+                if kept[id(layer)] is not None:
+                    vars(layer)["call"] = kept[id(layer)]
+
+    def _symbol(self, value: Any) -> Any:
+        return self._symbols.get(id(value), value)
+
+
+def _training_of(call: Call) -> Any:
+    if call.node.is_input:
+        return None
+    args, kwargs = arguments_of(call.node)
+    return kwargs.get("training", True if any(arg is True for arg in args) else None)
+
+
+def _holds_variables(value: Any) -> bool:
+    plain = isinstance(value, (list, tuple, dict)) or is_variable(value)
+    return plain and any(is_variable(item) for item in tf.nest.flatten(value))
+
+
+def _inputs_of(outputs: list[Any]) -> set[int]:
+    """Identities of the symbols that outputs are made of."""
+    found, seen, waiting = set(), set(), list(outputs)
+    while waiting:
+        symbol = waiting.pop()
+        operation, index = symbol._keras_history[:2]
+        node = operation._inbound_nodes[index]
+        if node.is_input:
+            found.add(id(symbol))
+        elif id(node) not in seen:
+            seen.add(id(node))
+            waiting += [value for value in tf.nest.flatten(arguments_of(node)) if hasattr(value, "_keras_history")]
+    return found
+
+
+@contextmanager
+def _watching_constants(found: set[str]) -> Iterator[None]:
+    """Notice operations that run now, and not in the graph."""
+
+    def see(op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None) -> None:
+        word = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
+        if graph is None and (word == "ReadVariableOp" or "Random" in word):
+            found.add("variables" if word == "ReadVariableOp" else "random numbers")
+
+    op_callbacks.add_op_callback(see)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(see)
+
+
+@contextmanager
+def _holding(layer: Any, values: dict[str, Any]) -> Iterator[None]:
+    kept = {name: vars(layer)[name] for name in values}
+    vars(layer).update(values)
+    try:
+        yield
+    finally:
+        vars(layer).update(kept)
+
+
+@contextmanager
+def _without_traces(layer: Any) -> Iterator[None]:
+    """Forget the calls that are recorded in the meantime, which Keras keeps in the layers."""
+    lists = [
+        nodes
+        for each in layer._flatten_layers()
+        for nodes in (getattr(each, "_inbound_nodes", None), getattr(each, "_outbound_nodes", None))
+        if isinstance(nodes, list)
+    ]
+    lengths = [len(nodes) for nodes in lists]
+    try:
+        yield
+    finally:
+        for nodes, length in zip(lists, lengths, strict=True):
+            del nodes[length:]

@@ -1,0 +1,118 @@
+"""Functions of TensorFlow on symbols of Keras 3, which takes those of keras.ops alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.util.dispatch import GlobalOpDispatcher
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
+
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
+
+
+@contextmanager
+def functions_on_symbols() -> Iterator[None]:
+    """Let functions of TensorFlow take symbols: each call becomes an operation of the graph. Keras 2 does by itself.
+
+    Example:
+        >>> with functions_on_symbols():
+        ...     tf.nn.relu(keras.Input((3,))).shape[1]
+        3
+    """
+    token = _recording.set(True)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@functools.cache
+def _public_names() -> dict[int, str]:
+    """Names below ``tf`` of functions, by identity; the shortest of several."""
+    found: dict[int, str] = {}
+
+    def walk(module: ModuleType, prefix: str) -> None:
+        for name, value in vars(module).items():
+            if name.startswith("_") or name in ("keras", "compat", "raw_ops", "experimental", "estimator"):
+                continue
+            if isinstance(value, ModuleType) and prefix.count(".") < 2 and "tensorflow" in value.__name__:
+                walk(value, f"{prefix}{name}.")
+            elif callable(value):
+                found[id(value)] = min(found.get(id(value), f"{prefix}{name}"), f"{prefix}{name}", key=len)
+
+    for name in ("math", "nn", "linalg", "image", "signal", "strings", "random", "bitwise", "sparse"):
+        walk(getattr(tf, name), f"{name}.")
+    walk(tf, "")
+    return found
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """The public name of a function; of what stands behind an operator such as ``+``, that of its function."""
+    name = _public_names().get(id(function))
+    if name is None:
+        plain = function.__name__.strip("_").removesuffix("_dispatch")
+        name = {"mul": "math.multiply", "truediv": "math.truediv", "sub": "math.subtract"}.get(plain, f"math.{plain}")
+    if _function(name) is None:
+        raise TypeError(f"tf has no public function {function.__module__}.{function.__name__}")
+    return name
+
+
+def _function(name: str) -> Any:
+    found: Any = tf
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    return found
+
+
+if KERAS_3:
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasTensorFlowFunction(keras.Operation):
+        """A function of TensorFlow as an operation of a functional model.
+
+        Args:
+            function: Its name below ``tf``, such as ``nn.relu``.
+            name: Of the operation.
+
+        Raises:
+            QuantizerError: TensorFlow has no such function.
+
+        Example:
+            >>> KerasTensorFlowFunction("nn.relu")(tf.constant([-1.0, 2.0])).numpy().tolist()
+            [0.0, 2.0]
+        """
+
+        def __init__(self, function: str, name: str | None = None) -> None:
+            super().__init__(name=name)
+            self.function = function
+            self._call = _function(function)
+            if not callable(self._call):
+                advice = "the file was written with another version of TensorFlow"
+                raise invalid("KerasTensorFlowFunction", "function", "the name of a function of tf", function, advice)
+
+        def call(self, *args: Any, **kwargs: Any) -> Any:
+            """The result of the function."""
+            return self._call(*args, **kwargs)
+
+        def get_config(self) -> dict[str, Any]:
+            """The arguments of the constructor."""
+            return {"function": self.function, "name": self.name}
+
+    class _Dispatcher(GlobalOpDispatcher):
+        """TensorFlow asks it about arguments that a function does not take."""
+
+        def handle(self, op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            symbolic = any(isinstance(value, keras.KerasTensor) for value in tf.nest.flatten((args, kwargs)))
+            if not (_recording.get() and symbolic):
+                return self.NOT_SUPPORTED
+            return KerasTensorFlowFunction(_name_of(op), name=None)(*args, **kwargs)
+
+    _Dispatcher().register()

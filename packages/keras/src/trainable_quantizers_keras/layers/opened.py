@@ -1,0 +1,262 @@
+"""Models and layers again without their constructors: of the same class, with the same attributes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
+
+_symbol = keras.Input((1,))
+_FUNCTIONAL = type(keras.Model(_symbol, _symbol))  # no public name
+_ALSO = ("activity_regularizer", "input_spec", "supports_masking")  # set by constructors, kept below other names
+
+
+class CalledDifferently(Exception):
+    """A layer is called in several ways, such as with and without a mask.
+
+    Args:
+        layer: Its identity.
+    """
+
+    def __init__(self, layer: int) -> None:
+        super().__init__("called in several ways")
+        self.layer = layer
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
+    """A functional model in the place of a model or layer whose call was recorded; an instance of its class as well.
+
+    A file keeps the graph, and not the class.
+    """
+
+    recorded: CallForm | None = None
+    """The call that was recorded."""
+
+    def call(self, inputs: Any, *args: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
+        """The graph on the tensors among the arguments, which must be those of the recorded call."""
+        if args or kwargs:
+            given = CallForm.of(self.recorded.signature, (inputs, *args), kwargs) if self.recorded else None
+            if given is None or given.constants != self.recorded.constants:  # type: ignore[union-attr]
+                rule = f"those of the recorded call, {self.recorded and self.recorded.constants}"
+                advice = "it runs the graph of that call"
+                raise invalid(type(self).__name__, f"arguments of {self.name!r}", rule, given.constants, advice)
+            inputs = given.tensors
+        if not isinstance(self.input, Mapping):
+            inputs = tf.nest.flatten(inputs)
+            inputs = inputs if len(inputs) > 1 else inputs[0]
+        return _FUNCTIONAL.call(self, inputs, training=training, mask=mask)
+
+    def call_as(self, old: Any, args: Any, kwargs: Any) -> Any:
+        """Call it in a graph, where ``old`` was called."""
+        given = CallForm.of(inspect.signature(old.call), args, kwargs)
+        if self.recorded is None or given.constants != self.recorded.constants:
+            raise CalledDifferently(id(old))
+        fixed = {"training": kwargs["training"]} if kwargs.get("training") is not None else {}
+        return self(given.tensors if len(given.tensors) > 1 else given.tensors[0], **fixed)
+
+    def get_config(self) -> dict[str, Any]:
+        """That of a functional model, also where the class has its own."""
+        return keras.Model(self.input, self.output, name=self.name).get_config()
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """The arguments of a call of a layer, taken apart.
+
+    Args:
+        signature: Of the layer's ``call``.
+        tensors: Those among the arguments, in the order of the signature.
+        constants: The other arguments in words; of tensors, that there is one.
+        named: The arguments by name.
+    """
+
+    signature: inspect.Signature
+    tensors: list[Any]
+    constants: str
+    named: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, signature: inspect.Signature, args: Any, kwargs: Any) -> CallForm:
+        """The form of a call, with the masks of its symbols.
+
+        A mask that ``call`` takes is an argument; any other comes after all of them, for the layers inside.
+        """
+        named = dict(signature.bind_partial(*args, **kwargs).arguments)
+        beside = []
+        for name, value in list(named.items()):
+            for tensor in tf.nest.flatten(value):
+                mask = getattr(tensor, "_keras_mask", None) if is_symbol(tensor) else None
+                argument = f"{name}_mask" if f"{name}_mask" in signature.parameters else "mask"
+                if mask is None:
+                    continue
+                if tensor is value and argument in signature.parameters and named.get(argument) is None:
+                    named[argument] = mask
+                else:
+                    beside.append(mask)
+        ordered = {name: named[name] for name in signature.parameters if name in named and name != "training"}
+        tensors = [value for value in tf.nest.flatten(list(ordered.values())) if _is_tensor(value)]
+        tensors += [mask for mask in beside if not any(mask is tensor for tensor in tensors)]
+        shown = {
+            name: tf.nest.map_structure(lambda item: "tensor" if _is_tensor(item) else item, value)
+            for name, value in ordered.items()
+            if value is not None
+        }
+        return cls(signature, tensors, str(shown), ordered)
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
+
+
+def is_symbol(value: Any) -> bool:
+    """Whether a value is a symbol of Keras, of which functional models are made."""
+    return hasattr(value, "_keras_history") or (KERAS_3 and isinstance(value, keras.KerasTensor))
+
+
+@functools.cache
+def _class_of_both(cls: type) -> type:
+    """A class of functional models that derives from ``cls`` as well; files name it KerasOpenedModel."""
+    of_graph = {
+        name: value
+        for base in (*_FUNCTIONAL.__mro__[: _FUNCTIONAL.__mro__.index(keras.Model)][::-1], KerasOpenedModel)
+        for name, value in vars(base).items()
+        if not name.startswith("__")
+    }
+    about = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    both = type(cls.__name__, (cls, KerasOpenedModel), {**of_graph, **about})  # Keras calls constructors in this order
+    keras.utils.register_keras_serializable(package=PACKAGE, name=KerasOpenedModel.__name__)(both)
+    keras.utils.get_custom_objects()[f"{PACKAGE}>{KerasOpenedModel.__name__}"] = KerasOpenedModel
+    return both
+
+
+def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
+    """A functional model of a graph, of the class of ``old`` as well, with its other attributes.
+
+    Args:
+        old: A model or layer.
+        inputs: Symbols.
+        outputs: Symbols.
+        again: Gives what stands for the layers and variables among the attributes.
+    """
+    cls = type(old)
+    if cls in (_FUNCTIONAL, keras.Model) or isinstance(old, keras.Sequential):
+        return keras.Model(inputs, outputs, name=old.name)
+    kind = cls if isinstance(old, KerasOpenedModel) else _class_of_both(cls)
+    fresh = kind.__new__(kind)
+    _FUNCTIONAL.__init__(fresh, inputs, outputs, name=old.name)
+    _carry(old, fresh, again)
+    if isinstance(old, KerasOpenedModel):
+        fresh.recorded = old.recorded
+    return fresh
+
+
+def without_constructor(old: Any, again: Again) -> Any:
+    """A layer or model of the same class, made by copying attributes."""
+    cls = type(old)
+    fresh = cls.__new__(cls)
+    again.memo[id(old)] = fresh
+    options = {"name": old.name, "trainable": old.trainable, "dtype": getattr(old, "dtype_policy", None)}
+    (keras.Model if isinstance(old, keras.Model) else keras.layers.Layer).__init__(fresh, **options)
+    _carry(old, fresh, again)
+    for name in _ALSO:
+        if getattr(fresh, name, None) is not getattr(old, name, None):
+            setattr(fresh, name, getattr(old, name))
+    shapes = vars(old).get("_build_shapes_dict", vars(old).get("_build_input_shape"))
+    if shapes is not None:
+        vars(fresh)["_build_shapes_dict" if KERAS_3 else "_build_input_shape"] = shapes
+    fresh.built = old.built
+    return fresh
+
+
+class Again:
+    """What stands in a copy for the layers and variables of the original.
+
+    Args:
+        memo: By identity of the original.
+        copy: Makes the copy of a layer that has none yet.
+    """
+
+    def __init__(self, memo: MutableMapping[int, Any], copy: Callable[[Any], Any]) -> None:
+        self.memo = memo
+        self._copy = copy
+
+    def __call__(self, value: Any) -> Any:
+        """A value of an attribute again; what holds no layers and variables is shared."""
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        if isinstance(value, keras.layers.Layer) and not isinstance(value, keras.metrics.Metric):
+            return self._copy(value)
+        if isinstance(value, (keras.metrics.Metric, *_SEEDS)):
+            self.memo[id(value)] = type(value).from_config(value.get_config())
+            return self.memo[id(value)]
+        if is_variable(value):
+            self.memo[id(value)] = _variable_again(value)
+            return self.memo[id(value)]
+        if isinstance(value, Mapping):
+            return {key: self(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(self, value))
+        if isinstance(value, (list, tuple)):
+            return (tuple if isinstance(value, tuple) else list)(map(self, value))
+        if isinstance(value, types.MethodType) and isinstance(value.__self__, keras.layers.Layer):
+            return types.MethodType(value.__func__, self(value.__self__))
+        if isinstance(value, types.FunctionType) and value.__closure__:
+            return self._function(value)
+        return value
+
+    def _function(self, function: types.FunctionType) -> Any:
+        """A function that was made in a method, and reads layers from there."""
+        try:
+            held = [cell.cell_contents for cell in function.__closure__ or ()]
+        except ValueError:  # an empty cell
+            return function
+        if not any(isinstance(value, keras.layers.Layer) for value in held):
+            return function
+        cells = tuple(types.CellType(self(value)) for value in held)
+        again = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+        )
+        again.__kwdefaults__ = function.__kwdefaults__
+        return again
+
+
+_SEEDS: tuple[type, ...] = (keras.random.SeedGenerator,) if KERAS_3 else ()
+_VARIABLES: tuple[type, ...] = (keras.Variable, tf.Variable) if KERAS_3 else (tf.Variable,)
+
+
+def is_variable(value: Any) -> bool:
+    return isinstance(value, _VARIABLES) or (hasattr(value, "_variable") and hasattr(value, "assign"))
+
+
+def _variable_again(variable: Any) -> Any:
+    name = variable.name.partition(":")[0]
+    if KERAS_3 and isinstance(variable, keras.Variable):
+        options = {"trainable": variable.trainable, "name": name, "autocast": variable.autocast}
+        return keras.Variable(variable.numpy(), dtype=variable.dtype, **options)
+    owner = keras.layers.Layer(dtype="mixed_float16" if hasattr(variable, "_variable") else variable.dtype)
+    initializer = keras.initializers.Constant(variable.numpy())
+    return owner.add_weight(
+        name=name, shape=variable.shape, dtype=variable.dtype, initializer=initializer, trainable=variable.trainable
+    )
+
+
+def _carry(old: Any, fresh: Any, again: Again) -> None:
+    """Give a copy the attributes that Keras itself does not set, in their order."""
+    taken = vars(fresh).keys()
+    for name, value in list(vars(old).items()):
+        if name in taken or name.startswith(("_self_unconditional", "_self_setattr")) or name in ("build", "call"):
+            continue
+        try:
+            setattr(fresh, name, again(value))
+        except AttributeError:  # a property without setter of the functional model
+            vars(fresh)[name] = again(value)
