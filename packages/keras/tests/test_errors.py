@@ -30,24 +30,6 @@ if not KERAS_3:  # Keras 3 has no such thing
             tq.prepare(model, tq.Recipe({}), verbose=False)
 
 
-class Subclassed(keras.Model):
-    def __init__(self, dense):
-        super().__init__()
-        self.dense = dense
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-    def get_config(self):
-        return {}
-
-
-def convert_without_configuration():
-    model = Subclassed(wrapped(L.Dense(3)))
-    model(X)
-    tq.convert(model)
-
-
 def shared_quantizer():
     one = quantizer()
     for _ in range(2):
@@ -84,7 +66,6 @@ MISTAKES = [
         lambda: tq.convert(keras.Sequential([keras.Input((5, 4)), L.TimeDistributed(wrapped(L.Dense(3)))])),
         "layer must be free of quantized layers inside it, got 'time_distributed",
     ),
-    (convert_without_configuration, "Subclassed: layer must be one that its configuration rebuilds"),
     (shared_quantizer, "quantizer must be of one layer"),
 ]
 

@@ -50,7 +50,7 @@ def test_each_quantizer_is_named_after_its_layer():
     names = [f"{each.layer}.{each.attribute}" for each in quantizers_of(prepared("shared")[0])]
     assert {"twice.output", "twice_1.output", "inner/conv.kernel"} < set(names)
     names = [f"{each.layer}.{each.attribute}" for each in quantizers_of(prepared("subclassed")[0])]
-    assert {"first.kernel", "first.output", "blocks.0.first.kernel", "by_name.last.output"} < set(names)
+    assert {"first.kernel", "first.output", "blocks.0/first.kernel", "by_name.last.output"} < set(names)
 
 
 def test_nothing_is_loaded_where_one_does_not_fit(tmp_path):

@@ -52,6 +52,7 @@ class Operation:
         folds: Whether it is a batch norm by constants, or a layer that can take one in.
         identity: Whether its result is its input when the model is deployed, as of dropout.
         floating: Whether its result is a floating tensor.
+        within: Classes of the layers and models that it is part of, which rules match as well.
         inside: What it computes inside stays in float, and why.
         note: Anything else that a user should read about it.
     """
@@ -67,6 +68,7 @@ class Operation:
     folds: bool = False
     identity: bool = False
     floating: bool = True
+    within: tuple[str, ...] = ()
     inside: str = ""
     note: str = ""
 

@@ -87,7 +87,7 @@ def settle(
 
 def _as_layer(operation: Operation, where: Place) -> Layer:
     names = tuple(weight.name for weight in operation.weights)
-    return Layer(operation.name, (operation.kind, operation.type), names, where.quantized)
+    return Layer(operation.name, (operation.kind, operation.type, *operation.within), names, where.quantized)
 
 
 def _weights(

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainable_quantizers_keras.keras_version import keras
+
+
+def attention_of(operation: Any) -> Callable[..., Any]:
+    """The parts of an operation ``DotProductAttention``, which holds the options."""
+    soft_cap = getattr(operation, "attn_logits_soft_cap", None)
+    return partial(attention_by_parts, is_causal=operation.is_causal, soft_cap=soft_cap)
 
 
 def attention_by_parts(
@@ -15,7 +23,7 @@ def attention_by_parts(
     mask: Any = None,
     scale: float | None = None,
     is_causal: bool = False,
-    **_: Any,
+    soft_cap: float | None = None,
 ) -> Any:
     """``keras.ops.dot_product_attention``: softmax(scale · Q Kᵀ + bias) V, of symbols (batch, length, heads, size).
 
@@ -30,6 +38,8 @@ def attention_by_parts(
         key, value = ops.repeat(key, groups, axis=2), ops.repeat(value, groups, axis=2)
     query = ops.multiply(query, query.shape[-1] ** -0.5 if scale is None else scale)
     scores = ops.einsum("btnh,bsnh->bnts", query, key)
+    if soft_cap is not None:
+        scores = ops.multiply(ops.tanh(ops.divide(scores, soft_cap)), soft_cap)
     if bias is not None:
         scores = ops.add(scores, bias)
     if is_causal:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainable_quantizers_keras.graph.attention import attention_by_parts
+from trainable_quantizers_keras.graph.attention import attention_of
 from trainable_quantizers_keras.graph.kinds import follows_keras, word_of
 from trainable_quantizers_keras.graph.parts import first_part, second_part
 from trainable_quantizers_keras.graph.symbolic import NotOpened, Recording, in_words
@@ -101,21 +101,22 @@ class _Opening:
         if call is None or isinstance(layer, keras.layers.InputLayer):
             return layer
         if not isinstance(layer, keras.layers.Layer):
-            return attention_by_parts if word_of(layer) == "DotProductAttention" else layer
+            return attention_of(layer) if word_of(layer) == "DotProductAttention" else layer
         part = first_part(layer)
         if part is not None:
             self.following[id(layer)] = second_part(layer)
             if type(layer).__name__.startswith("Separable"):
                 self.notes[id(layer)] = _DEPTHWISE.format(layer.name)
             return part
-        if call.node is None or not _opens(layer):
+        if not _opens(layer):
             return layer
         if id(layer) in self.closed:
             self.notes[id(layer)] = "not opened: it is called in several ways"
             return layer
         try:
-            return self._record(layer, *arguments_of(call.node))
-        except NotOpened as error:
+            args, kwargs = ((layer.input,), {}) if call.node is None else arguments_of(call.node)
+            return self._record(layer, args, kwargs)
+        except (NotOpened, AttributeError) as error:  # the latter from a layer that a Sequential calls twice
             self.notes[id(layer)] = f"not opened: {error}"
             return layer
 
@@ -257,13 +258,10 @@ class _Names:
     def give(self, fresh: Any, path: str | None, word: str) -> None:
         """Name a layer after its attribute, and a function by its word."""
         self._given.add(id(fresh))
-        is_function = not isinstance(fresh, keras.layers.Layer) or type(fresh).__name__.endswith("OpLambda")
-        if path is not None:
-            name = path.strip("_")
-        else:
-            name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in word).strip("_")
-            name = name if is_function else fresh.name
-        setattr(fresh, "name" if KERAS_3 else "_name", self.unique(name))
+        by_word = not isinstance(fresh, keras.layers.Layer) or type(fresh).__name__.endswith("OpLambda")
+        if path is None and (by_word or type(fresh) is keras.layers.Softmax):
+            path = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in word)
+        setattr(fresh, "name" if KERAS_3 else "_name", self.unique(path.strip("_") if path else fresh.name))
 
     def of_functions(self, outputs: Any) -> None:
         """Name the functions of Keras 3 that have no name of this graph yet."""

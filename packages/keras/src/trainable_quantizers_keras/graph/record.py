@@ -92,6 +92,7 @@ class _Recorder:
         self.notes = notes
         self.first: dict[int, str] = {}  # names of layers and models by identity
         self.results: dict[int, tuple[int, ...]] = {}  # of inner models
+        self.within: tuple[str, ...] = ()  # names of the classes of the models around a call
 
     def graph(self, model: Any, prefix: str, given: Sequence[tuple[int, ...]] | None) -> tuple[int, ...]:
         """Record a Sequential or functional model, whose inputs are results of given operations."""
@@ -136,7 +137,9 @@ class _Recorder:
             return self.results.get(id(model), ())
         self.first[id(model)] = name
         if is_graph(model):
+            self.within += (type(model).__qualname__.rpartition(".")[2],)
             self.results[id(model)] = self.graph(model, f"{name}/", inputs)
+            self.within = self.within[:-1]
         else:
             reads = Operation(name, "function", type(model).__name__, _joined(inputs), floating=False)
             self.found.add(reads, RecordedCall(model, call.place))
@@ -149,7 +152,7 @@ class _Recorder:
         note = self.notes.get(id(call.layer), "")
         operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), note)
         self.first.setdefault(id(call.layer), name)
-        operation, reads = self._with_weights(operation, call)
+        operation, reads = self._with_weights(replace(operation, within=self.within), call)
         return self.found.add(operation, RecordedCall(call.layer, call.place, call.masked, reads))
 
     def _with_weights(self, operation: Operation, call: Call) -> tuple[Operation, dict[str, Any]]:
@@ -205,6 +208,7 @@ def _operation(name: str, layer: Any, inputs: tuple[int, ...], call: Call | None
         clips=clips(layer),
         folds=folds(layer),
         identity=is_identity(layer),
+        floating=call is None or call.node is None or _is_floating(tf.nest.flatten(call.node.outputs)[0].dtype),
         inside=inside,
         note=note,
     )

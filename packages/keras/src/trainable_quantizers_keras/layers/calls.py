@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
-from trainable_quantizers_keras.layers.opened import KerasOpenedModel, functional_like
+from trainable_quantizers_keras.layers.opened import Again, KerasOpenedModel, functional_like
 
 OUTPUT = "(output)"
 """Stands among the users of a call whose result the model gives."""
@@ -86,7 +86,7 @@ def calls_of(model: Any) -> list[Call]:
 
 
 def rebuild(
-    model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any], again: Callable[[Any], Any]
+    model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any], again: Again
 ) -> Any:
     """The model again, of other layers, of the same class and with the same attributes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,7 +47,8 @@ def _public_names() -> dict[int, str]:
             if isinstance(value, ModuleType) and prefix.count(".") < 2 and "tensorflow" in value.__name__:
                 walk(value, f"{prefix}{name}.")
             elif callable(value):
-                found[id(value)] = min(found.get(id(value), f"{prefix}{name}"), f"{prefix}{name}", key=len)
+                key = id(inspect.unwrap(value))
+                found[key] = min(found.get(key, f"{prefix}{name}"), f"{prefix}{name}", key=len)
 
     for name in ("math", "nn", "linalg", "image", "signal", "strings", "random", "bitwise", "sparse"):
         walk(getattr(tf, name), f"{name}.")
@@ -56,7 +58,7 @@ def _public_names() -> dict[int, str]:
 
 def _name_of(function: Callable[..., Any]) -> str:
     """The public name of a function; of what stands behind an operator such as ``+``, that of its function."""
-    name = _public_names().get(id(function))
+    name = _public_names().get(id(inspect.unwrap(function)))
     if name is None:
         plain = function.__name__.strip("_").removesuffix("_dispatch")
         name = {"mul": "math.multiply", "truediv": "math.truediv", "sub": "math.subtract"}.get(plain, f"math.{plain}")

@@ -17,6 +17,10 @@ from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 
 _symbol = keras.Input((1,))
 _FUNCTIONAL = type(keras.Model(_symbol, _symbol))  # no public name
+_OF_TENSORFLOW = (
+    *("_self_unconditional", "_self_setattr", "_self_update", "_self_saveable", "_self_name_based", "_self_tracked"),
+)
+"""How attributes begin in which TensorFlow keeps track of others."""
 _ALSO = ("activity_regularizer", "input_spec", "supports_masking")  # set by constructors, kept below other names
 
 
@@ -132,8 +136,9 @@ def _class_of_both(cls: type) -> type:
         for name, value in vars(base).items()
         if not name.startswith("__")
     }
-    about = {"__module__": cls.__module__, "__doc__": cls.__doc__}
-    both = type(cls.__name__, (cls, KerasOpenedModel), {**of_graph, **about})  # Keras calls constructors in this order
+    about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    bases = (cls, KerasOpenedModel)  # Keras calls constructors in this order
+    both = type(KerasOpenedModel.__name__, bases, {**of_graph, **about})  # files of weights name it
     keras.utils.register_keras_serializable(package=PACKAGE, name=KerasOpenedModel.__name__)(both)
     keras.utils.get_custom_objects()[f"{PACKAGE}>{KerasOpenedModel.__name__}"] = KerasOpenedModel
     return both
@@ -241,7 +246,7 @@ def is_variable(value: Any) -> bool:
 def _variable_again(variable: Any) -> Any:
     name = variable.name.partition(":")[0]
     if KERAS_3 and isinstance(variable, keras.Variable):
-        options = {"trainable": variable.trainable, "name": name, "autocast": variable.autocast}
+        options = {"trainable": variable.trainable, "name": name, "autocast": getattr(variable, "_autocast", True)}
         return keras.Variable(variable.numpy(), dtype=variable.dtype, **options)
     owner = keras.layers.Layer(dtype="mixed_float16" if hasattr(variable, "_variable") else variable.dtype)
     initializer = keras.initializers.Constant(variable.numpy())
@@ -252,11 +257,28 @@ def _variable_again(variable: Any) -> Any:
 
 def _carry(old: Any, fresh: Any, again: Again) -> None:
     """Give a copy the attributes that Keras itself does not set, in their order."""
-    taken = vars(fresh).keys()
+    for layer in old._flatten_layers(include_self=False):
+        mine, theirs = (getattr(_wrapped(each), "weights", ()) for each in (layer, again.memo.get(id(layer))))
+        if len(mine) == len(theirs):
+            again.memo.update({id(weight): new for weight, new in zip(mine, theirs, strict=True)})
+    taken, held = vars(fresh).keys(), {id(weight) for weight in fresh.weights}
     for name, value in list(vars(old).items()):
-        if name in taken or name.startswith(("_self_unconditional", "_self_setattr")) or name in ("build", "call"):
+        if name in taken or name.startswith(_OF_TENSORFLOW) or name in ("build", "call"):
+            continue
+        carried = again(value)
+        variables = [item for item in _flat(carried) if is_variable(item)]
+        if variables and all(id(item) in held for item in variables):
+            vars(fresh)[name] = carried  # layers inside hold them, and save them
             continue
         try:
-            setattr(fresh, name, again(value))
+            setattr(fresh, name, carried)
         except AttributeError:  # a property without setter of the functional model
-            vars(fresh)[name] = again(value)
+            vars(fresh)[name] = carried
+
+
+def _wrapped(layer: Any) -> Any:
+    return layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
+
+
+def _flat(value: Any) -> list[Any]:
+    return tf.nest.flatten(value) if isinstance(value, (list, tuple, dict)) else [value]
