@@ -19,7 +19,7 @@ def deployed(name="residual", bits=8, method="power_of_two"):
     return tq.convert(tq.prepare(build(), recipe, data, verbose=False)), data[0]
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "subclassed"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_keras_file_is_identical(name, tmp_path):
     model, inputs = deployed(name, bits=4)
     assert tq.export(model, tmp_path / "model.keras", inputs).identical
@@ -90,7 +90,6 @@ MISTAKES = {
         IMAGES,
         "must be of 8 bits in a .tflite file, got 4; its",
     ),
-    "subclassed": ("subclassed", 8, "model.keras", ROWS, "write a SavedModel, a path without ending"),
     "other inputs": ("residual", 8, "model.keras", ROWS, "a batch that the model takes, got 'float32 array of shape"),
 }
 

@@ -110,6 +110,28 @@ def test_a_subclassed_model_resumes_from_its_weights_and_converts_at_once(tmp_pa
     check_same(again, model, ROWS)
 
 
+class Branching(keras.Model):
+    """Shifts its result in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+
+    def call(self, x, training=None):
+        return self.dense(x) + 1.0 if training else self.dense(x)
+
+
+def test_a_model_whose_call_cannot_be_recorded_keeps_it_and_is_no_keras_file(tmp_path):
+    network = Branching()
+    network(ROWS)
+    model = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+    assert "it does other things in training than in evaluation" in rows(model)["dense"].reason
+    assert np.abs(outputs(model, ROWS, training=True)[0] - outputs(model, ROWS)[0] - 1).max() < 1e-5
+    check_same(model, tq.convert(model), ROWS)
+    with pytest.raises(tq.QuantizerError, match="write a SavedModel, a path without ending"):
+        tq.export(tq.convert(model), tmp_path / "model.keras", ROWS)
+
+
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_well_known_networks(name, tmp_path):
     _, model, images = prepared(name, tq.Recipe.preset("mixed_w4a8"), fold_batch_norm=True)

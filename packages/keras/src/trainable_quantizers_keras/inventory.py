@@ -10,9 +10,9 @@ import mct_quantizers
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 
+from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.layers.copies import parts_of
-from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper

@@ -17,8 +17,6 @@ from trainable_quantizers_core.graph.settle import settle
 
 from trainable_quantizers_keras.calibration.batches import first_of, in_order, run_on
 from trainable_quantizers_keras.deploy.convert import quantized_inside
-from trainable_quantizers_keras.layers.calls import input_layers, is_graph
-from trainable_quantizers_keras.layers.copies import copied, input_shape_of
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.record import (
@@ -32,6 +30,8 @@ from trainable_quantizers_keras.graph.record import (
 from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.calls import input_layers, is_graph
+from trainable_quantizers_keras.layers.copies import copied, input_shape_of
 from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
     KerasMaskedActivationQuantizationHolder,
@@ -79,7 +79,8 @@ def prepare(
     _check(model, recipe)
     example, calibration_data = first_of(model, calibration_data)
     graph = opened(model, example)
-    model, notes, folded = graph.model, graph.notes, {}
+    folded: dict[str, str] = {}
+    model, notes = graph.model, graph.notes
     if fold_batch_norm:
         model, folded, notes = fold(model, notes)
     found, quantizers, holders = _quantizers(model, notes, recipe, calibration_data, verbose)

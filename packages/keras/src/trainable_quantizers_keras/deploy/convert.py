@@ -6,8 +6,8 @@ from typing import Any
 
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
     KerasMaskedActivationQuantizationHolder,

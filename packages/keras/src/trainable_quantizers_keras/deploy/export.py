@@ -17,8 +17,8 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.deploy.verify import verify
-from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.layers.load_model import keras_load_quantized_model
 
 _TFLITE_BITS = 8

@@ -13,10 +13,10 @@ from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.calibration.batches import run_on
-from trainable_quantizers_keras.layers.calls import calls_of, is_graph
-from trainable_quantizers_keras.layers.copies import parts_of
 from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.calls import calls_of, is_graph
+from trainable_quantizers_keras.layers.copies import parts_of
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 
 

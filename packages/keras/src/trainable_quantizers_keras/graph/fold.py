@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_keras.layers.copies import build_like, copied
 from trainable_quantizers_keras.graph.kinds import kind_of, weights_of
 from trainable_quantizers_keras.graph.record import record
+from trainable_quantizers_keras.layers.copies import build_like, copied
 
 
 def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> tuple[Any, dict[str, str], dict[int, str]]:

@@ -53,8 +53,8 @@ _IDENTITIES = (
     *("gaussiannoise", "identity", "activityregularization"),
 )
 _PLAIN = frozenset(
-    "__init__ __module__ __doc__ __qualname__ __firstlineno__ __static_attributes__ __dict__ __weakref__ "
-    "__annotations__ build get_config from_config compute_output_shape compute_output_spec".split()
+    "build get_config from_config compute_output_shape compute_output_spec __init__ __module__ __doc__ __qualname__ "  # noqa: SIM905
+    "__firstlineno__ __static_attributes__ __dict__ __weakref__ __annotations__".split()
 )
 """What a class may have of its own and still compute what its base does."""
 _KIND_OF_WORD = {word: kind for kind, words in _NAMES.items() for word in words.split()}
@@ -148,7 +148,7 @@ def follows_keras(layer: Any) -> bool:
         >>> follows_keras(keras.layers.Dense(2)), follows_keras(type("Own", (keras.layers.Layer,), {})())
         (True, False)
     """
-    own = []
+    own: list[type] = []
     for cls in type(layer).__mro__:
         if cls.__module__.startswith(OF_KERAS):
             changed = {name for each in own for name in vars(each) if hasattr(cls, name)} - _PLAIN

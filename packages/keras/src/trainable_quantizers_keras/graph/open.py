@@ -12,11 +12,17 @@ import tensorflow as tf
 from trainable_quantizers_keras.graph.attention import attention_of
 from trainable_quantizers_keras.graph.kinds import follows_keras, word_of
 from trainable_quantizers_keras.graph.parts import first_part, second_part
-from trainable_quantizers_keras.graph.symbolic import NotOpened, Recording, in_words
+from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, in_words
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, is_graph, redrawn
 from trainable_quantizers_keras.layers.copies import copied, parts_of
-from trainable_quantizers_keras.layers.opened import Again, CalledDifferently, CallForm, KerasOpenedModel, functional_like
+from trainable_quantizers_keras.layers.opened import (
+    Again,
+    CalledDifferentlyError,
+    CallForm,
+    KerasOpenedModel,
+    functional_like,
+)
 from trainable_quantizers_keras.layers.weight import KerasWeight
 
 _OF_LAYERS = ("MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention", "Lambda")
@@ -49,7 +55,7 @@ def opened(model: Any, example: Any = None) -> Opened:
         opening = _Opening(closed)
         try:
             return opening.model(model, example)
-        except CalledDifferently as error:
+        except CalledDifferentlyError as error:
             closed.add(error.layer)
 
 
@@ -89,7 +95,7 @@ class _Opening:
         for inputs in symbols_like(example) if example is not None else ():
             try:
                 return self._record(model, (inputs,), {}, nested=True)
-            except NotOpened as error:
+            except NotOpenedError as error:
                 reason = str(error)
         self.notes[id(model)] = reason
         for part in parts_of(model).values():
@@ -116,7 +122,7 @@ class _Opening:
         try:
             args, kwargs = ((layer.input,), {}) if call.node is None else arguments_of(call.node)
             return self._record(layer, args, kwargs)
-        except (NotOpened, AttributeError) as error:  # the latter from a layer that a Sequential calls twice
+        except (NotOpenedError, AttributeError) as error:  # the latter from a layer that a Sequential calls twice
             self.notes[id(layer)] = f"not opened: {error}"
             return layer
 
@@ -133,7 +139,7 @@ class _Opening:
             nested: Whether the copy takes its inputs in the structure of the first argument, or as a list.
 
         Raises:
-            NotOpened: the call cannot be recorded.
+            NotOpenedError: the call cannot be recorded.
         """
         before = dict(self.copies), dict(self.notes), dict(self.following)
         try:
@@ -146,11 +152,11 @@ class _Opening:
             drawing.settle()
             if KERAS_3:
                 drawing.names.of_functions(outputs)
-        except CalledDifferently:
+        except CalledDifferentlyError:
             raise
         except Exception as error:  # whatever a call raises on symbols
             self.copies, self.notes, self.following = before
-            raise NotOpened(in_words(error)) from error
+            raise NotOpenedError(in_words(error)) from error
         if nested:
             inputs = tf.nest.pack_sequence_as(args[0], inputs[: len(tf.nest.flatten(args[0]))])
         elif len(inputs) == 1:

@@ -10,9 +10,6 @@ from typing import Any
 import tensorflow as tf
 from trainable_quantizers_core.graph.operation import WEIGHTED, ModelGraph, Operation, Weight
 
-from trainable_quantizers_keras.layers.calls import OUTPUT, Call, calls_of, input_layers, is_graph
-from trainable_quantizers_keras.layers.copies import part_at, parts_of
-from trainable_quantizers_keras.layers.weight import KerasWeight
 from trainable_quantizers_keras.graph.kinds import (
     clips,
     folds,
@@ -25,6 +22,9 @@ from trainable_quantizers_keras.graph.kinds import (
     word_of,
 )
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.calls import OUTPUT, Call, calls_of, input_layers, is_graph
+from trainable_quantizers_keras.layers.copies import part_at, parts_of
+from trainable_quantizers_keras.layers.weight import KerasWeight
 
 Place = tuple[int, int, int]
 """Identity of the graph and of the layer, and how many calls of the layer the graph makes before."""
@@ -161,7 +161,7 @@ class _Recorder:
         given = {at: layer for at, layer in given.items() if isinstance(layer, KerasWeight)}
         looks_up = operation.kind == "other" and word_of(call.layer).lower() in ("take", "gather", "embeddinglookup")
         kind = "embedding" if looks_up else operation.kind
-        if not given or operation.layer and operation.weights or kind not in WEIGHTED:
+        if not given or (operation.layer and operation.weights) or kind not in WEIGHTED:
             return operation, {}
         axes = {layer.name: weight_axis(call, layer, kind) for layer in given.values()}
         weights = tuple(Weight(layer.name, axes[layer.name], f"{self.first[id(layer)]}") for layer in given.values())

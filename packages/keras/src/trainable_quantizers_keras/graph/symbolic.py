@@ -17,16 +17,16 @@ from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, calls_of
 from trainable_quantizers_keras.layers.copies import INTERNAL, parts_of
 from trainable_quantizers_keras.layers.function import functions_on_symbols
-from trainable_quantizers_keras.layers.opened import CallForm, is_symbol, is_variable
+from trainable_quantizers_keras.layers.opened import CallForm, is_symbol, variables_in
 
 
-class NotOpened(Exception):
+class NotOpenedError(Exception):
     """Why a call cannot be recorded."""
 
 
 def in_words(error: Exception) -> str:
     """The first line of what an error says."""
-    if isinstance(error, NotOpened):
+    if isinstance(error, NotOpenedError):
         return str(error)
     line = (str(error).strip() or type(error).__name__).partition("\n")[0]
     return f"its call does not take symbols: {line[:150]}"
@@ -44,7 +44,7 @@ class Recording:
         kwargs: Arguments by name.
 
     Raises:
-        NotOpened: the call does other things in training, gives anything but symbols, or reads variables or random
+        NotOpenedError: the call does other things in training, gives anything but symbols, or reads variables or random
             numbers apart from its inputs, which would become constants.
     """
 
@@ -76,7 +76,7 @@ class Recording:
             if mask is not None and id(mask) in inner:
                 inner[id(outer)]._keras_mask = inner[id(mask)]
         if not inner:
-            raise NotOpened("it is called on no tensor")
+            raise NotOpenedError("it is called on no tensor")
         named = tf.nest.map_structure(lambda value: inner.get(id(value), value), self.form.named)
         if self._takes_training():
             named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
@@ -85,10 +85,10 @@ class Recording:
         with functions_on_symbols(), _watching_constants(found):
             outputs = self.layer.call(*bound.args, **bound.kwargs)
         if found:
-            raise NotOpened(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
+            raise NotOpenedError(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
         flat = tf.nest.flatten(outputs)
         if not flat or not all(is_symbol(value) for value in flat):
-            raise NotOpened("its result is not made of tensors alone")
+            raise NotOpenedError("its result is not made of tensors alone")
         inputs = [inner[id(outer)] for outer in self.form.tensors]
         distinct = list({id(symbol): symbol for symbol in inputs}.values())
         read = _inputs_of(flat)
@@ -105,15 +105,12 @@ class Recording:
         """Calls that are told that they train when the layer is, by identity of their layer and count."""
 
         def described(calls: list[Call]) -> Counter[Any]:
-            return Counter(
-                id(call.layer) if isinstance(call.layer, keras.layers.Layer) and call.layer.weights else word_of(call.layer)
-                for call in calls
-                if not call.node.is_input and not is_identity(call.layer)
-            )
+            found = [call.layer for call in calls if not call.node.is_input and not is_identity(call.layer)]
+            return Counter(id(layer) if getattr(layer, "weights", ()) else word_of(layer) for layer in found)
 
         (_, _, evaluation), (_, _, training) = self._evaluation, self._training
         if described(evaluation) != described(training):
-            raise NotOpened("it does other things in training than in evaluation")
+            raise NotOpenedError("it does other things in training than in evaluation")
         told = {(id(call.layer), call.index): _training_of(call) for call in evaluation}
         return {
             (id(call.layer), call.index)
@@ -122,7 +119,7 @@ class Recording:
         }
 
     def in_context(self, call: Call, layer: Any) -> Any:
-        """A layer as it is to be called: where the recorded call told it that it trains, it finds that out by itself."""
+        """A layer as it is to be called: one that was told that it trains finds that out by itself."""
         if (id(call.layer), call.index) not in self._in_training or not isinstance(layer, keras.layers.Layer):
             return layer
 
@@ -163,12 +160,10 @@ class Recording:
         layers = list(self.layer._flatten_layers())
         for layer in layers:
             self.slots[id(layer)] = {
-                name: value
-                for name, value in vars(layer).items()
-                if name not in INTERNAL and _holds_variables(value)
+                name: value for name, value in vars(layer).items() if name not in INTERNAL and variables_in(value)
             }
             for name, value in self.slots[id(layer)].items():
-                for variable in filter(is_variable, tf.nest.flatten(value)):
+                for variable in variables_in(value):
                     if id(variable) not in self._symbols:
                         floating = tf.as_dtype(variable.dtype).is_floating
                         dtype = layer.compute_dtype if floating else variable.dtype
@@ -220,11 +215,6 @@ def _training_of(call: Call) -> Any:
         return None
     args, kwargs = arguments_of(call.node)
     return kwargs.get("training", True if any(arg is True for arg in args) else None)
-
-
-def _holds_variables(value: Any) -> bool:
-    plain = isinstance(value, (list, tuple, dict)) or is_variable(value)
-    return plain and any(is_variable(item) for item in tf.nest.flatten(value))
 
 
 def _inputs_of(outputs: list[Any]) -> set[int]:

@@ -85,9 +85,7 @@ def calls_of(model: Any) -> list[Call]:
     return _chain(model) if isinstance(model, keras.Sequential) else _calls(model)
 
 
-def rebuild(
-    model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any], again: Again
-) -> Any:
+def rebuild(model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any], again: Again) -> Any:
     """The model again, of other layers, of the same class and with the same attributes.
 
     Args:

@@ -24,7 +24,7 @@ _OF_TENSORFLOW = (
 _ALSO = ("activity_regularizer", "input_spec", "supports_masking")  # set by constructors, kept below other names
 
 
-class CalledDifferently(Exception):
+class CalledDifferentlyError(Exception):
     """A layer is called in several ways, such as with and without a mask.
 
     Args:
@@ -49,9 +49,10 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
     def call(self, inputs: Any, *args: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         """The graph on the tensors among the arguments, which must be those of the recorded call."""
         if args or kwargs:
-            given = CallForm.of(self.recorded.signature, (inputs, *args), kwargs) if self.recorded else None
-            if given is None or given.constants != self.recorded.constants:  # type: ignore[union-attr]
-                rule = f"those of the recorded call, {self.recorded and self.recorded.constants}"
+            recorded = self.recorded or CallForm(inspect.Signature(), [], "one list of tensors")
+            given = CallForm.of(recorded.signature, (inputs, *args), kwargs)
+            if given.constants != recorded.constants:
+                rule = f"those of the recorded call, {recorded.constants}"
                 advice = "it runs the graph of that call"
                 raise invalid(type(self).__name__, f"arguments of {self.name!r}", rule, given.constants, advice)
             inputs = given.tensors
@@ -64,7 +65,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         """Call it in a graph, where ``old`` was called."""
         given = CallForm.of(inspect.signature(old.call), args, kwargs)
         if self.recorded is None or given.constants != self.recorded.constants:
-            raise CalledDifferently(id(old))
+            raise CalledDifferentlyError(id(old))
         fixed = {"training": kwargs["training"]} if kwargs.get("training") is not None else {}
         return self(given.tensors if len(given.tensors) > 1 else given.tensors[0], **fixed)
 
@@ -153,10 +154,10 @@ def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
         outputs: Symbols.
         again: Gives what stands for the layers and variables among the attributes.
     """
-    cls = type(old)
+    cls: Any = type(old)
     if cls in (_FUNCTIONAL, keras.Model) or isinstance(old, keras.Sequential):
         return keras.Model(inputs, outputs, name=old.name)
-    kind = cls if isinstance(old, KerasOpenedModel) else _class_of_both(cls)
+    kind: Any = cls if isinstance(old, KerasOpenedModel) else _class_of_both(cls)
     fresh = kind.__new__(kind)
     _FUNCTIONAL.__init__(fresh, inputs, outputs, name=old.name)
     _carry(old, fresh, again)
@@ -167,7 +168,7 @@ def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
 
 def without_constructor(old: Any, again: Again) -> Any:
     """A layer or model of the same class, made by copying attributes."""
-    cls = type(old)
+    cls: Any = type(old)
     fresh = cls.__new__(cls)
     again.memo[id(old)] = fresh
     options = {"name": old.name, "trainable": old.trainable, "dtype": getattr(old, "dtype_policy", None)}
@@ -202,7 +203,8 @@ class Again:
         if isinstance(value, keras.layers.Layer) and not isinstance(value, keras.metrics.Metric):
             return self._copy(value)
         if isinstance(value, (keras.metrics.Metric, *_SEEDS)):
-            self.memo[id(value)] = type(value).from_config(value.get_config())
+            source: Any = value
+            self.memo[id(value)] = type(source).from_config(source.get_config())
             return self.memo[id(value)]
         if is_variable(value):
             self.memo[id(value)] = _variable_again(value)
@@ -235,11 +237,12 @@ class Again:
         return again
 
 
-_SEEDS: tuple[type, ...] = (keras.random.SeedGenerator,) if KERAS_3 else ()
+_SEEDS: tuple[Any, ...] = (keras.random.SeedGenerator,) if KERAS_3 else ()
 _VARIABLES: tuple[type, ...] = (keras.Variable, tf.Variable) if KERAS_3 else (tf.Variable,)
 
 
 def is_variable(value: Any) -> bool:
+    """Whether it is a variable of Keras or TensorFlow."""
     return isinstance(value, _VARIABLES) or (hasattr(value, "_variable") and hasattr(value, "assign"))
 
 
@@ -266,7 +269,7 @@ def _carry(old: Any, fresh: Any, again: Again) -> None:
         if name in taken or name.startswith(_OF_TENSORFLOW) or name in ("build", "call"):
             continue
         carried = again(value)
-        variables = [item for item in _flat(carried) if is_variable(item)]
+        variables = variables_in(carried)
         if variables and all(id(item) in held for item in variables):
             vars(fresh)[name] = carried  # layers inside hold them, and save them
             continue
@@ -280,5 +283,10 @@ def _wrapped(layer: Any) -> Any:
     return layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
 
 
-def _flat(value: Any) -> list[Any]:
-    return tf.nest.flatten(value) if isinstance(value, (list, tuple, dict)) else [value]
+def variables_in(value: Any) -> list[Any]:
+    """The variables that a value of an attribute is, or holds in lists and dictionaries."""
+    if isinstance(value, (list, tuple)):
+        return [variable for item in value for variable in variables_in(item)]
+    if isinstance(value, Mapping):
+        return variables_in(list(value.values()))
+    return [value] if is_variable(value) else []

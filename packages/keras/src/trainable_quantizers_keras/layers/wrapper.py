@@ -11,9 +11,9 @@ import numpy as np
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.calls import masked
 from trainable_quantizers_keras.layers.copies import copied
-from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
 
