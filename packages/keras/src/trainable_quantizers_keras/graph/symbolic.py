@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
 from trainable_quantizers_keras.graph.kinds import is_identity, word_of
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, calls_of
 from trainable_quantizers_keras.layers.copies import INTERNAL, parts_of
 from trainable_quantizers_keras.layers.function import functions_on_symbols
@@ -90,10 +90,9 @@ class Recording:
         if not flat or not all(is_symbol(value) for value in flat):
             raise NotOpenedError("its result is not made of tensors alone")
         inputs = [inner[id(outer)] for outer in self.form.tensors]
-        distinct = list({id(symbol): symbol for symbol in inputs}.values())
         read = _inputs_of(flat)
         weights = [symbol for symbol in self._symbols.values() if id(symbol) in read]
-        return inputs, outputs, calls_of(keras.Model([*distinct, *weights], flat))
+        return inputs, outputs, calls_of(keras.Model([*inputs, *weights], flat))
 
     def _dtype(self, outer: Any) -> Any:
         """The type in which the layer takes a tensor: it casts floating ones to that it computes in."""
@@ -167,7 +166,7 @@ class Recording:
                     if id(variable) not in self._symbols:
                         floating = tf.as_dtype(variable.dtype).is_floating
                         dtype = layer.compute_dtype if floating else variable.dtype
-                        symbol = keras.Input(batch_shape=tuple(variable.shape), dtype=dtype)
+                        symbol = _symbol_of(tuple(variable.shape), dtype)
                         self._symbols[id(variable)] = symbol
                         self.weights[id(symbol)] = (layer, name, variable)
 
@@ -208,6 +207,12 @@ class Recording:
 
     def _symbol(self, value: Any) -> Any:
         return self._symbols.get(id(value), value)
+
+
+def _symbol_of(shape: tuple[int, ...], dtype: Any) -> Any:
+    if KERAS_3:
+        return keras.Input(batch_shape=shape, dtype=dtype)
+    return keras.Input(type_spec=tf.TensorSpec(shape, dtype))  # the shape of a scalar is no batch_shape to Keras 2
 
 
 def _training_of(call: Call) -> Any:

@@ -80,7 +80,7 @@ class CallForm:
 
     Args:
         signature: Of the layer's ``call``.
-        tensors: Those among the arguments, in the order of the signature.
+        tensors: Those among the arguments, in the order of the signature, each once.
         constants: The other arguments in words; of tensors, that there is one.
         named: The arguments by name.
     """
@@ -110,13 +110,14 @@ class CallForm:
                     beside.append(mask)
         ordered = {name: named[name] for name in signature.parameters if name in named and name != "training"}
         tensors = [value for value in tf.nest.flatten(list(ordered.values())) if _is_tensor(value)]
-        tensors += [mask for mask in beside if not any(mask is tensor for tensor in tensors)]
+        distinct = list({id(tensor): tensor for tensor in [*tensors, *beside]}.values())
+        number = {id(tensor): index for index, tensor in enumerate(distinct)}
         shown = {
-            name: tf.nest.map_structure(lambda item: "tensor" if _is_tensor(item) else item, value)
+            name: tf.nest.map_structure(lambda item: f"tensor {number[id(item)]}" if _is_tensor(item) else item, value)
             for name, value in ordered.items()
             if value is not None
         }
-        return cls(signature, tensors, str(shown), ordered)
+        return cls(signature, distinct, str(shown), ordered)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -41,9 +41,6 @@ class KerasWeight(keras.layers.Layer):
         self.weight_trainable = weight_trainable
         self.regularizer = keras.regularizers.get(regularizer)
         self.constraint = keras.constraints.get(constraint)
-
-    def build(self, input_shape: Any) -> None:
-        """Create the weight."""
         self.weight = self.add_weight(
             name="weight",
             shape=self.shape,
@@ -53,7 +50,6 @@ class KerasWeight(keras.layers.Layer):
             regularizer=self.regularizer,
             constraint=self.constraint,
         )
-        self.built = True
 
     def call(self, inputs: Any) -> Any:
         """The weight, in the type that the layer computes in."""
