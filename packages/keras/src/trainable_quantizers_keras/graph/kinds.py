@@ -69,8 +69,9 @@ def word_of(layer: Any) -> str:
         'ReLU'
     """
     name = type(layer).__name__
-    of_function = name in ("TFOpLambda", "KerasTensorFlowFunction")
-    return str(layer.get_config()["function"]).rpartition(".")[2] if of_function else name
+    if name in ("TFOpLambda", "KerasTensorFlowFunction"):
+        return str(layer.get_config()["function"]).rpartition(".")[2]
+    return "einsum" if name == "KerasEinsum" else name
 
 
 def kind_of(layer: Any) -> str:

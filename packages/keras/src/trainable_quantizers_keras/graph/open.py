@@ -14,8 +14,9 @@ from trainable_quantizers_keras.graph.kinds import follows_keras, word_of
 from trainable_quantizers_keras.graph.parts import first_part, second_part
 from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, in_words
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
-from trainable_quantizers_keras.layers.calls import Call, arguments_of, is_graph, redrawn
+from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, is_graph, redrawn
 from trainable_quantizers_keras.layers.copies import copied, parts_of
+from trainable_quantizers_keras.layers.function import einsum
 from trainable_quantizers_keras.layers.opened import (
     Again,
     CalledDifferentlyError,
@@ -108,6 +109,8 @@ class _Opening:
             return layer
         if not isinstance(layer, keras.layers.Layer):
             return attention_of(layer) if word_of(layer) == "DotProductAttention" else layer
+        if type(layer).__name__ == "TFOpLambda" and word_of(layer) == "einsum":
+            return einsum
         part = first_part(layer)
         if part is not None:
             self.following[id(layer)] = second_part(layer)
@@ -150,8 +153,7 @@ class _Opening:
                 recording.calls, recording.inputs, recording.outputs, drawing.stand_in, self._after
             )
             drawing.settle()
-            if KERAS_3:
-                drawing.names.of_functions(outputs)
+            drawing.names.of_functions(outputs)
         except CalledDifferentlyError:
             raise
         except Exception as error:  # whatever a call raises on symbols
@@ -264,24 +266,15 @@ class _Names:
     def give(self, fresh: Any, path: str | None, word: str) -> None:
         """Name a layer after its attribute, and a function by its word."""
         self._given.add(id(fresh))
-        by_word = not isinstance(fresh, keras.layers.Layer) or type(fresh).__name__.endswith("OpLambda")
-        if path is None and (by_word or type(fresh) is keras.layers.Softmax):
+        of_layer = isinstance(fresh, keras.layers.Layer)
+        by_word = not of_layer or type(fresh).__name__ in ("TFOpLambda", "SlicingOpLambda", "Softmax", "KerasEinsum")
+        if path is None and by_word:
             path = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in word)
         setattr(fresh, "name" if KERAS_3 else "_name", self.unique(path.strip("_") if path else fresh.name))
 
     def of_functions(self, outputs: Any) -> None:
-        """Name the functions of Keras 3 that have no name of this graph yet."""
-        waiting, seen = list(tf.nest.flatten(outputs)), set()
-        order = []
-        while waiting:
-            operation, node_index, _ = waiting.pop(0)._keras_history
-            node = operation._inbound_nodes[node_index]
-            if id(node) not in seen:
-                seen.add(id(node))
-                order.append(operation)
-                waiting += [] if node.is_input else node.input_tensors
-        for operation in reversed(order):
-            if id(operation) not in self._given and not isinstance(operation, keras.layers.InputLayer):
-                unnamed = not isinstance(operation, keras.layers.Layer) or type(operation) is keras.layers.Softmax
-                if unnamed:
-                    self.give(operation, None, word_of(operation))
+        """Name the functions that have no name of this graph yet."""
+        for layer, _ in behind(outputs):
+            unnamed = not isinstance(layer, keras.layers.Layer) or type(layer).__name__ in ("Softmax", "KerasEinsum")
+            if unnamed and id(layer) not in self._given:
+                self.give(layer, None, word_of(layer))

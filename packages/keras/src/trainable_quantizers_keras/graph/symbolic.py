@@ -14,7 +14,7 @@ from tensorflow.python.framework import op_callbacks
 
 from trainable_quantizers_keras.graph.kinds import is_identity, word_of
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
-from trainable_quantizers_keras.layers.calls import Call, arguments_of, calls_of
+from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, calls_of
 from trainable_quantizers_keras.layers.copies import INTERNAL, parts_of
 from trainable_quantizers_keras.layers.function import functions_on_symbols
 from trainable_quantizers_keras.layers.opened import CallForm, is_symbol, variables_in
@@ -90,7 +90,7 @@ class Recording:
         if not flat or not all(is_symbol(value) for value in flat):
             raise NotOpenedError("its result is not made of tensors alone")
         inputs = [inner[id(outer)] for outer in self.form.tensors]
-        read = _inputs_of(flat)
+        read = {id(symbol) for _, node in behind(flat) if node.is_input for symbol in tf.nest.flatten(node.outputs)}
         weights = [symbol for symbol in self._symbols.values() if id(symbol) in read]
         return inputs, outputs, calls_of(keras.Model([*inputs, *weights], flat))
 
@@ -220,21 +220,6 @@ def _training_of(call: Call) -> Any:
         return None
     args, kwargs = arguments_of(call.node)
     return kwargs.get("training", True if any(arg is True for arg in args) else None)
-
-
-def _inputs_of(outputs: list[Any]) -> set[int]:
-    """Identities of the symbols that outputs are made of."""
-    found, seen, waiting = set(), set(), list(outputs)
-    while waiting:
-        symbol = waiting.pop()
-        operation, index = symbol._keras_history[:2]
-        node = operation._inbound_nodes[index]
-        if node.is_input:
-            found.add(id(symbol))
-        elif id(node) not in seen:
-            seen.add(id(node))
-            waiting += [value for value in tf.nest.flatten(arguments_of(node)) if hasattr(value, "_keras_history")]
-    return found
 
 
 @contextmanager

@@ -143,6 +143,19 @@ def arguments_of(node: Any) -> tuple[Any, Any]:
     return (node.arguments.args, node.arguments.kwargs) if KERAS_3 else (node.call_args, node.call_kwargs)
 
 
+def behind(outputs: Any) -> list[tuple[Any, Any]]:
+    """Layers, or operations, and their nodes in the graph that symbols come from, from its inputs on."""
+    found: dict[int, tuple[Any, Any]] = {}
+    waiting = list(tf.nest.flatten(outputs))
+    while waiting:
+        layer, index = waiting.pop(0)._keras_history[:2]
+        node = layer._inbound_nodes[index]
+        if id(node) not in found:
+            found[id(node)] = (layer, node)
+            waiting += [value for value in _tensors(node) if hasattr(value, "_keras_history")]
+    return list(found.values())[::-1]
+
+
 def _tensors(node: Any) -> list[Any]:
     return [] if node.is_input else tf.nest.flatten(arguments_of(node))
 

@@ -1,4 +1,4 @@
-"""Functions of TensorFlow on symbols of Keras 3, which takes those of keras.ops alone."""
+"""Functions of TensorFlow in graphs: on symbols of Keras 3, and in files of Keras 2."""
 
 from __future__ import annotations
 
@@ -118,3 +118,34 @@ if KERAS_3:
             return KerasTensorFlowFunction(_name_of(op), name=None)(*args, **kwargs)
 
     _Dispatcher().register()
+
+else:
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasEinsum(keras.layers.Layer):
+        """``tf.einsum`` as a layer on a list of tensors: files of Keras 2 do not keep the tensors of the function.
+
+        Args:
+            equation: Such as ``ij,jk->ik``.
+
+        Example:
+            >>> KerasEinsum("ij,jk->ik")([tf.ones((2, 3)), tf.ones((3, 4))]).shape
+            TensorShape([2, 4])
+        """
+
+        def __init__(self, equation: str, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.equation = equation
+
+        def call(self, inputs: Any) -> Any:
+            """The sum of the products."""
+            return tf.einsum(self.equation, *inputs)
+
+        def get_config(self) -> dict[str, Any]:
+            """The arguments of the constructor."""
+            return {**super().get_config(), "equation": self.equation}
+
+
+def einsum(equation: str, *inputs: Any) -> Any:
+    """``tf.einsum`` of symbols of Keras 2, in a form that files keep."""
+    return KerasEinsum(equation)(list(inputs))

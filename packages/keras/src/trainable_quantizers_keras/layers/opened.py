@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,16 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
 
     recorded: CallForm | None = None
     """The call that was recorded."""
+
+    def __dir__(self) -> Iterable[str]:
+        """Without the attributes that hold layers, of Keras 2: its files name weights after the last one of this list.
+
+        So the layers are saved as those of the graph, which a file keeps.
+        """
+        hidden = (
+            set() if KERAS_3 else {name for name, value in vars(self).items() if any(map(_is_layer, _leaves(value)))}
+        )
+        return [name for name in super().__dir__() if name not in hidden]
 
     def call(self, inputs: Any, *args: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         """The graph on the tensors among the arguments, which must be those of the recorded call."""
@@ -118,6 +128,10 @@ class CallForm:
             if value is not None
         }
         return cls(signature, distinct, str(shown), ordered)
+
+
+def _is_layer(value: Any) -> bool:
+    return isinstance(value, keras.layers.Layer)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -286,8 +300,12 @@ def _wrapped(layer: Any) -> Any:
 
 def variables_in(value: Any) -> list[Any]:
     """The variables that a value of an attribute is, or holds in lists and dictionaries."""
-    if isinstance(value, (list, tuple)):
-        return [variable for item in value for variable in variables_in(item)]
-    if isinstance(value, Mapping):
-        return variables_in(list(value.values()))
-    return [value] if is_variable(value) else []
+    return [item for item in _leaves(value) if is_variable(item)]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item)
+    else:
+        yield value
