@@ -1,5 +1,6 @@
 """The wheels install and work without the other framework."""
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -36,13 +37,13 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("wheels")
-    for package in ("core", "torch", "keras"):
-        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT / "packages" / package)
-    return {
-        package: next(folder.glob(f"trainable_quantizers_{package}-*.whl")) for package in ("core", "torch", "keras")
-    }
+def wheels() -> dict[str, Path]:
+    """As a release builds them."""
+    folders = {package: ROOT / "packages" / package / "dist" for package in ("core", "torch", "keras")}
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    run(sys.executable, ROOT / "tools/dev.py", "build", *folders)
+    return {package: next(folder.glob("*.whl")) for package, folder in folders.items()}
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

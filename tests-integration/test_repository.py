@@ -88,6 +88,39 @@ def test_wrong_tags_are_refused(tag):
     assert tag in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("version", "entry", "fits"),
+    [
+        ("0.1.1", "0.1.1", True),
+        ("0.1.1", "0.1.10", False),
+        ("0.2.0rc1", "0.2.0rc1", True),
+        ("0.2.0", "0.2.0rc1", False),
+    ],
+)
+def test_a_release_needs_a_changelog_entry_of_its_very_version(version, entry, fits, tmp_path, monkeypatch):
+    import release
+
+    source = tmp_path / "core" / "src" / "trainable_quantizers_core"
+    source.mkdir(parents=True)
+    (source / "_version.py").write_text(f'__version__ = "{version}"\n')
+    (tmp_path / "core" / "CHANGELOG.md").write_text(f"# Changes\n\n## {entry} (2026-11-25)\n")
+    monkeypatch.setattr(release, "PACKAGES", tmp_path)
+    if fits:
+        assert release.check(f"core-v{version}") == "core"
+    else:
+        with pytest.raises(SystemExit, match="no entry"):
+            release.check(f"core-v{version}")
+
+
+def test_every_mutant_breaks_a_line_that_is_there_once():
+    import mutants
+
+    assert len(mutants.MUTANTS) > 20
+    for _, file, line, broken in mutants.MUTANTS:
+        assert (ROOT / file).read_text().count(line) == 1, line
+        assert line != broken
+
+
 def test_written_your_own_shows_the_example_that_is_run():
     (snippet, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/write-your-own.md").read_text(), re.DOTALL)
     example = (ROOT / "docs/examples/own_quantizer_torch.py").read_text()

@@ -18,20 +18,20 @@ HATCH = "hatch>=1.16.3,<2"
 PACKAGES = ("core", "torch", "keras")
 
 
-def hatch(*arguments: str, **environment: str) -> None:
-    """Run hatch in the workspace, first installing it into ``.venv``; a failure ends the program."""
+def hatch(*arguments: str, folder: Path = ROOT, **environment: str) -> None:
+    """Run hatch in a folder of the workspace, first installing it into ``.venv``; a failure ends the program."""
     scripts = ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin")
     program = scripts / ("hatch.exe" if os.name == "nt" else "hatch")
     if not program.exists():
         print("Setting up .venv with hatch (once) ...", flush=True)
-        venv.create(ROOT / ".venv", with_pip=True, clear=True)
+        venv.create(ROOT / ".venv", with_pip=True)  # into one that is there, too
         run(str(scripts / "python"), "-m", "pip", "install", "--quiet", HATCH)
-    run(str(program), *arguments, HATCH_DATA_DIR=str(ROOT / ".hatch"), **environment)
+    run(str(program), *arguments, folder=folder, HATCH_DATA_DIR=str(ROOT / ".hatch"), **environment)
 
 
-def run(*command: str, **environment: str) -> None:
-    """Run a command in the workspace; a failure ends the program with its exit code."""
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+def run(*command: str, folder: Path = ROOT, **environment: str) -> None:
+    """Run a command in a folder of the workspace; a failure ends the program with its exit code."""
+    code = subprocess.run(command, cwd=folder, env={**os.environ, **environment}).returncode
     if code:
         sys.exit(code)
 
@@ -64,8 +64,10 @@ def lint(arguments: list[str]) -> None:
 
 def build(arguments: list[str]) -> None:
     """Wheel and sdist of each package (or of those named), under its ``dist``."""
+    if unknown := sorted(set(arguments) - set(PACKAGES)):
+        sys.exit(f"There is no package {unknown[0]!r}: build {', '.join(PACKAGES)}, or all of them without a name.")
     for package in arguments or PACKAGES:
-        hatch("-p", str(ROOT / "packages" / package), "build")
+        hatch("build", folder=ROOT / "packages" / package)
 
 
 def bench(arguments: list[str]) -> None:

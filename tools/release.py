@@ -24,13 +24,16 @@ def version_of(package: str) -> str:
 
 def check(tag: str) -> str:
     """The package that ``tag`` releases; ends the program if the tag does not fit it."""
-    found = re.fullmatch(r"(core|torch|keras)-v(\d+\.\d+\.\d+)", tag)
+    found = re.fullmatch(r"(core|torch|keras)-v(\d+\.\d+\.\d+(?:\.dev\d+|rc\d+)?)", tag)
     if found is None:
-        raise SystemExit(f"A tag must be core-vX.Y.Z, torch-vX.Y.Z or keras-vX.Y.Z, got {tag!r}.")
+        raise SystemExit(
+            f"A tag must be core-vX.Y.Z, torch-vX.Y.Z or keras-vX.Y.Z (or X.Y.ZrcN, X.Y.Z.devN), got {tag!r}."
+        )
     package, version = found.groups()
     if version != version_of(package):
         raise SystemExit(f"The tag {tag} does not name the version {version_of(package)} of packages/{package}.")
-    if f"\n## {version}" not in (PACKAGES / package / "CHANGELOG.md").read_text():
+    changelog = (PACKAGES / package / "CHANGELOG.md").read_text()
+    if not re.search(rf"^## {re.escape(version)}(?!\S)", changelog, re.MULTILINE):
         raise SystemExit(f"packages/{package}/CHANGELOG.md has no entry '## {version}'.")
     return package
 

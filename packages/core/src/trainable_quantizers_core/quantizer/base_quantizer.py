@@ -131,11 +131,11 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
             QuantizerError: unknown or missing keys, there or in the configuration.
         """
         name = _config_parameter(cls)
-        known = list(inspect.signature(cls).parameters)
-        accepts_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
+        known = constructor_parameters(cls)
+        accepts_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for key in config:
             if key not in known and not accepts_any:
-                raise invalid(cls.__name__, "key", "a constructor argument", key, nearest(key, known))
+                raise invalid(cls.__name__, "key", "a constructor argument", key, nearest(key, list(known)))
         if name not in config:
             raise invalid(cls.__name__, name, "present", list(config), "was this made by get_config?")
         options = {key: decode(value) for key, value in config.items() if key != name}
@@ -143,13 +143,22 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         return cls(given if isinstance(given, TrainableQuantizerConfig) else config_from_dict(given), **options)
 
 
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a class's constructor by name, without ``self``.
+
+    ``inspect.signature`` of the class itself gives those of ``__new__`` on Python 3.10.
+    """
+    _, *given = inspect.signature(cls.__init__).parameters.items()  # type: ignore[misc]
+    return dict(given)
+
+
 def _config_parameter(cls: type) -> str:
-    return next(iter(inspect.signature(cls).parameters))
+    return next(iter(constructor_parameters(cls)))
 
 
 def _check_signature(cls: type) -> None:
     """The first parameter is annotated as a configuration; every other one has a default or is variadic."""
-    parameters = list(inspect.signature(cls).parameters.values())
+    parameters = list(constructor_parameters(cls).values())
     if not parameters or not _is_config(cls, parameters[0]):
         found = parameters[0] if parameters else None
         advice = "annotate it with TrainableQuantizerWeightsConfig, TrainableQuantizerActivationConfig or a subclass"

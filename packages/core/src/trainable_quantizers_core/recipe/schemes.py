@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -14,6 +13,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget
 from trainable_quantizers_core.constants import MIN_THRESHOLD
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
@@ -57,7 +57,7 @@ class _Scheme:
         quantizer_class = get_trainable_quantizer_class(self.target, self.training_method, self.method, base)
         given = {"freeze_quant_params": self.freeze or None, "schedule": self.schedule}
         options = {name: value for name, value in given.items() if value is not None}
-        known = inspect.signature(quantizer_class).parameters
+        known = constructor_parameters(quantizer_class)
         for name, value in options.items():
             if name not in known:
                 advice = "leave it out of the recipe, or give the quantizer this argument"
