@@ -123,7 +123,8 @@ class _Recorder:
                 inside = self.graph(part, f"{name}/", None) if is_graph(part) else self.parts(part, f"{name}/")
                 outputs += inside
             else:
-                operation = _operation(name, part, (), None, self.first.get(id(part), ""), _UNSEEN)
+                note = "; ".join(filter(None, (_UNSEEN, self.notes.get(id(part)))))
+                operation = _operation(name, part, (), None, self.first.get(id(part), ""), note)
                 self.first.setdefault(id(part), name)
                 outputs += self.found.add(operation, RecordedCall(part, place_of_part(part)))
         return outputs

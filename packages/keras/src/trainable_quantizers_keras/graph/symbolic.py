@@ -84,11 +84,12 @@ class Recording:
         found: set[str] = set()
         with functions_on_symbols(), _watching_constants(found):
             outputs = self.layer.call(*bound.args, **bound.kwargs)
-        if found:
-            raise NotOpenedError(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
         flat = tf.nest.flatten(outputs)
         if not flat or not all(is_symbol(value) for value in flat):
             raise NotOpenedError("its result is not made of tensors alone")
+        found |= {"variables" for _, node in behind(flat) if not node.is_input and variables_in(arguments_of(node))}
+        if found:
+            raise NotOpenedError(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
         inputs = [inner[id(outer)] for outer in self.form.tensors]
         read = {id(symbol) for _, node in behind(flat) if node.is_input for symbol in tf.nest.flatten(node.outputs)}
         weights = [symbol for symbol in self._symbols.values() if id(symbol) in read]

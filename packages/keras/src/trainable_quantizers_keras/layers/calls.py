@@ -180,8 +180,10 @@ def redrawn(
     begin: dict[int, Any] = {}
     given = {id(tensor) for tensor in tf.nest.flatten(inputs)}
 
-    def now(tensor: Any) -> Any:
-        return values.get(id(tensor), tensor)
+    def now(value: Any) -> Any:
+        if isinstance(value, type):
+            return tf.as_dtype(value).name  # files of Keras 2 do not keep ``bool``
+        return values.get(id(value), value)
 
     def is_given(call: Call) -> bool:
         return call.node.is_input and id(tf.nest.flatten(call.node.outputs)[0]) in given

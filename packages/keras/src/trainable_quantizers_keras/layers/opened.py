@@ -56,19 +56,33 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         )
         return [name for name in super().__dir__() if name not in hidden]
 
-    def call(self, inputs: Any, *args: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
-        """The graph on the tensors among the arguments, which must be those of the recorded call."""
-        if args or kwargs:
-            recorded = self.recorded or CallForm(inspect.Signature(), [], "one list of tensors")
-            given = CallForm.of(recorded.signature, (inputs, *args), kwargs)
-            if given.constants != recorded.constants:
-                rule = f"those of the recorded call, {recorded.constants}"
-                advice = "it runs the graph of that call"
-                raise invalid(type(self).__name__, f"arguments of {self.name!r}", rule, given.constants, advice)
-            inputs = given.tensors
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The graph on the tensors among the arguments, which must be those of the recorded call.
+
+        Raises:
+            QuantizerError: other arguments.
+        """
+        fixed = {name: kwargs.pop(name) for name in ("training", "mask") if name in kwargs}
+        if len(args) == 1 and not kwargs:
+            return super().__call__(*args, **fixed)
+        recorded = self.recorded
+        if recorded is None:
+            advice = "a file keeps the graph of a call alone"
+            raise invalid(type(self).__name__, f"arguments of {self.name!r}", "one list of tensors", kwargs, advice)
+        given = CallForm.of(recorded.signature, args, kwargs)
+        if given.constants != recorded.constants:
+            rule = f"those of the recorded call, {recorded.constants}"
+            advice = "it runs the graph of that call"
+            raise invalid(type(self).__name__, f"arguments of {self.name!r}", rule, given.constants, advice)
+        return super().__call__(given.tensors if len(given.tensors) > 1 else given.tensors[0], **fixed)
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """The graph on tensors."""
         if not isinstance(self.input, Mapping):
             inputs = tf.nest.flatten(inputs)
             inputs = inputs if len(inputs) > 1 else inputs[0]
+        if not KERAS_3 and mask is not None:  # the layers inside take it as an argument, or not at all
+            inputs, mask = tf.nest.map_structure(tf.identity, inputs), None
         return _FUNCTIONAL.call(self, inputs, training=training, mask=mask)
 
     def call_as(self, old: Any, args: Any, kwargs: Any) -> Any:
@@ -77,11 +91,31 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         if self.recorded is None or given.constants != self.recorded.constants:
             raise CalledDifferentlyError(id(old))
         fixed = {"training": kwargs["training"]} if kwargs.get("training") is not None else {}
-        return self(given.tensors if len(given.tensors) > 1 else given.tensors[0], **fixed)
+        tensors = [
+            KerasMask()(given.masked[id(tensor)])
+            if id(tensor) in given.masked and not hasattr(tensor, "_keras_history")
+            else tensor
+            for tensor in given.tensors
+        ]
+        return self(tensors if len(tensors) > 1 else tensors[0], **fixed)
 
     def get_config(self) -> dict[str, Any]:
         """That of a functional model, also where the class has its own."""
         return keras.Model(self.input, self.output, name=self.name).get_config()
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class KerasMask(keras.layers.Layer):
+    """The mask that its input carries, as a tensor: in Keras 2 the mask of a symbol belongs to no graph."""
+
+    supports_masking = True
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask."""
+        return mask
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """A mask has none."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +127,14 @@ class CallForm:
         tensors: Those among the arguments, in the order of the signature, each once.
         constants: The other arguments in words; of tensors, that there is one.
         named: The arguments by name.
+        masked: The tensors that have masks, by identity of the mask.
     """
 
     signature: inspect.Signature
     tensors: list[Any]
     constants: str
     named: dict[str, Any] = field(default_factory=dict)
+    masked: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, signature: inspect.Signature, args: Any, kwargs: Any) -> CallForm:
@@ -107,16 +143,16 @@ class CallForm:
         A mask that ``call`` takes is an argument; any other comes after all of them, for the layers inside.
         """
         named = dict(signature.bind_partial(*args, **kwargs).arguments)
-        beside = []
+        beside: list[Any] = []
+        masked: dict[int, Any] = {}
         for name, value in list(named.items()):
             for tensor in tf.nest.flatten(value):
                 mask = getattr(tensor, "_keras_mask", None) if is_symbol(tensor) else None
                 argument = f"{name}_mask" if f"{name}_mask" in signature.parameters else "mask"
-                if mask is None:
-                    continue
-                if tensor is value and argument in signature.parameters and named.get(argument) is None:
-                    named[argument] = mask
-                else:
+                masked[id(mask)] = tensor
+                if mask is not None and tensor is value and argument in signature.parameters:
+                    named[argument] = mask if named.get(argument) is None else named[argument]
+                elif mask is not None:
                     beside.append(mask)
         ordered = {name: named[name] for name in signature.parameters if name in named and name != "training"}
         tensors = [value for value in tf.nest.flatten(list(ordered.values())) if _is_tensor(value)]
@@ -127,7 +163,7 @@ class CallForm:
             for name, value in ordered.items()
             if value is not None
         }
-        return cls(signature, distinct, str(shown), ordered)
+        return cls(signature, distinct, str(shown), ordered, masked)
 
 
 def _is_layer(value: Any) -> bool:
@@ -150,7 +186,7 @@ def _class_of_both(cls: type) -> type:
         name: value
         for base in (*_FUNCTIONAL.__mro__[: _FUNCTIONAL.__mro__.index(keras.Model)][::-1], KerasOpenedModel)
         for name, value in vars(base).items()
-        if not name.startswith("__")
+        if name in ("__call__", "__dir__") or not name.startswith("__")
     }
     about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     bases = (cls, KerasOpenedModel)  # Keras calls constructors in this order
@@ -276,7 +312,7 @@ def _variable_again(variable: Any) -> Any:
 def _carry(old: Any, fresh: Any, again: Again) -> None:
     """Give a copy the attributes that Keras itself does not set, in their order."""
     for layer in old._flatten_layers(include_self=False):
-        mine, theirs = (getattr(_wrapped(each), "weights", ()) for each in (layer, again.memo.get(id(layer))))
+        mine, theirs = (_float_weights(each) for each in (layer, again.memo.get(id(layer))))
         if len(mine) == len(theirs):
             again.memo.update({id(weight): new for weight, new in zip(mine, theirs, strict=True)})
     taken, held = vars(fresh).keys(), {id(weight) for weight in fresh.weights}
@@ -294,8 +330,12 @@ def _carry(old: Any, fresh: Any, again: Again) -> None:
             vars(fresh)[name] = carried
 
 
-def _wrapped(layer: Any) -> Any:
-    return layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
+def _float_weights(layer: Any) -> list[Any]:
+    """The weights of a layer, also of one that is wrapped, in order of their names."""
+    weights = list(getattr(layer.layer if isinstance(layer, keras.layers.Wrapper) else layer, "weights", ()))
+    taken = [weight for _, weight, _ in getattr(layer, "_weights_vars", ())]  # by a wrapper of mct-quantizers
+    weights += [weight for weight in taken if not any(weight is other for other in weights)]
+    return sorted(weights, key=lambda weight: weight.name.rpartition("/")[2])
 
 
 def variables_in(value: Any) -> list[Any]:

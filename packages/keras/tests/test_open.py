@@ -1,0 +1,293 @@
+"""Models and layers whose calls are Python become graphs, and stay what they were to their users."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from keras_networks import IMAGES, ROWS, TOKENS, Block, outputs
+from numpy.testing import assert_allclose
+from trainable_quantizers_keras.graph.open import opened
+from trainable_quantizers_keras.graph.symbolic import Recording, in_words
+from trainable_quantizers_keras.layers.opened import KerasOpenedModel
+
+keras = tf.keras
+L = keras.layers
+RECIPE = tq.Recipe.preset("power_of_two_8bit")
+
+
+def applied(layer, inputs, **options):
+    """A functional model around one call of a layer."""
+    symbols = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
+    return keras.Model(symbols, layer(*symbols, **options))
+
+
+class Masked(L.Layer):
+    """Steps of tokens that are padding are left out, by layers inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.steps = L.Embedding(10, 6, mask_zero=True), L.LSTM(4)
+
+    def call(self, tokens):
+        return self.steps(self.words(tokens))
+
+
+class Attended(L.Layer):
+    """Takes the mask of its input, and computes with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x, mask=None):
+        y = self.dense(x)
+        return tf.reduce_sum(y * tf.cast(mask, y.dtype)[:, :, None] if mask is not None else y, axis=1)
+
+
+class Between(L.Layer):
+    """Two tensors, one of them by name, and a number."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.query, self.key = L.Dense(4), L.Dense(4)
+
+    def call(self, x, context, scale=1.0):
+        return self.query(x) * scale + self.key(context)
+
+
+class Chosen(L.Layer):
+    """A function that a method made, which reads layers from there; a dictionary in, a tuple out."""
+
+    def __init__(self):
+        super().__init__()
+        dense = L.Dense(4)
+        self.dense = dense
+        self.function = lambda x: tf.nn.relu(dense(x))
+
+    def call(self, inputs):
+        x = self.function(inputs["x"])
+        return x, x + inputs["y"]
+
+
+class Weighted(L.Layer):
+    """Its own code reads weights, in a product, a sum, and a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = self.add_weight(name="kernel", shape=(24, 4))
+        self.parts = [self.add_weight(name=f"part_{i}", shape=(4,)) for i in range(2)]
+
+    def call(self, x):
+        return tf.matmul(x, self.kernel) + self.parts[0] - tf.nn.relu(self.parts[1])
+
+
+def with_masks():
+    return applied(Masked(), [TOKENS]), [np.where(TOKENS > 6, 0, TOKENS)]
+
+
+def with_a_given_mask():
+    tokens = keras.Input((5,), dtype="int32")
+    model = keras.Model(tokens, Attended()(L.Embedding(10, 6, mask_zero=True)(tokens)))
+    return model, [np.where(TOKENS > 6, 0, TOKENS)]
+
+
+def with_arguments():
+    x, context = keras.Input((24,)), keras.Input((24,))
+    return keras.Model([x, context], Between()(x, context=context, scale=0.5)), [ROWS, ROWS[::-1].copy()]
+
+
+def with_structures():
+    x, y = keras.Input((24,)), keras.Input((4,))
+    return keras.Model([x, y], Chosen()({"x": x, "y": y})), [ROWS, ROWS[:, :4].copy()]
+
+
+def with_weights():
+    return applied(Weighted(), [ROWS]), [ROWS]
+
+
+OPENED = {
+    make.__name__: make for make in (with_masks, with_a_given_mask, with_arguments, with_structures, with_weights)
+}
+COVERAGE = {"with_masks": 0}  # what goes around in an LSTM is in float
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_a_layer_is_opened_and_computes_the_same(name):
+    model, inputs = OPENED[name]()
+    copy = opened(model)
+    assert not copy.notes
+    assert any(isinstance(layer, KerasOpenedModel) for layer in copy.model.layers)
+    for one, two in zip(outputs(model, inputs), outputs(copy.model, inputs), strict=True):
+        assert_allclose(one, two, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_an_opened_layer_is_quantized_inside_and_reloads(name, tmp_path):
+    model, inputs = OPENED[name]()
+    prepared = tq.prepare(model, RECIPE, [tuple(inputs)], verbose=False)
+    assert tq.summary(prepared).coverage == COVERAGE.get(name, 1)
+    deployed = tq.convert(prepared)
+    deployed.save(tmp_path / "model.keras")
+    again = tq.keras_load_quantized_model(tmp_path / "model.keras")
+    for one, two, three in zip(*(outputs(each, inputs) for each in (prepared, deployed, again)), strict=True):
+        assert (one == two).all()
+        assert (one == three).all()
+
+
+class Random(L.Layer):
+    def call(self, x):
+        return x + tf.random.normal((24,))
+
+
+class OfAnother(L.Layer):
+    def call(self, x):
+        return x * OUTSIDE
+
+
+class Deciding(L.Layer):
+    def call(self, x):
+        return x if x > 0 else -x
+
+
+class Otherwise(L.Layer):
+    def call(self, x, training=False):
+        return tf.nn.relu(x) if training else x
+
+
+class Counting(L.Layer):
+    def call(self, x):
+        return x, 3
+
+
+OUTSIDE = tf.Variable(2.0)
+CLOSED = {
+    Random: "random numbers that do not come from its inputs",
+    OfAnother: "variables that do not come from its inputs",
+    Deciding: "its call does not take symbols",
+    Otherwise: "it does other things in training than in evaluation",
+    Counting: "its result is not made of tensors alone",
+}
+
+
+class Around(L.Layer):
+    """Hands on what the layer inside gives."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.dense = inner, L.Dense(4)
+
+    def call(self, x, training=False):
+        y = self.inner(x, training=training) if isinstance(self.inner, Otherwise) else self.inner(x)
+        return self.dense(y[0] if isinstance(y, tuple) else y)
+
+
+@pytest.mark.parametrize("cls", CLOSED, ids=lambda cls: cls.__name__)
+def test_a_layer_whose_call_cannot_be_recorded_stays_and_it_is_said_why(cls):
+    layer = cls(name="own")
+    layer.build((None, 24))
+    with pytest.raises(Exception) as caught:
+        Recording(layer, (keras.Input((24,)),), {})
+    assert CLOSED[cls] in in_words(caught.value)
+
+
+def test_a_layer_that_is_called_in_two_ways_stays_and_it_is_said():
+    x, context = keras.Input((24,)), keras.Input((24,))
+    both = Between(name="both")
+    model = keras.Model([x, context], both(x, context) + both(x, context, scale=2.0))
+    prepared = tq.prepare(model, RECIPE, [(ROWS, ROWS)], verbose=False)
+    rows = {row.layer: row for row in tq.summary(prepared).rows}
+    assert "not opened: it is called in several ways" in rows["both"].reason
+    assert prepared.get_layer("both") is not both
+
+
+def test_mixed_precision_goes_on_inside():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = applied(Block(8), [ROWS])
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    prepared = tq.prepare(model, RECIPE, [ROWS], verbose=False)
+    (block,) = [layer for layer in prepared.layers if isinstance(layer, KerasOpenedModel)]
+    wrappers = [layer for layer in block.layers if isinstance(layer, tq.KerasTrainableQuantizationWrapper)]
+    assert {layer.compute_dtype for layer in wrappers} == {"float16"}
+    assert {tf.as_dtype(weight.dtype) for weight in prepared.trainable_variables} == {tf.float32}
+    assert_allclose(outputs(prepared, ROWS)[0], outputs(model, ROWS)[0], atol=0.2)
+
+
+class Distiller(keras.Model):
+    """Trains a student with a teacher."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.student, self.teacher = student, teacher
+        self.distance = keras.metrics.Mean(name="distance")
+
+    def call(self, x):
+        return self.student(x)
+
+    def train_step(self, data):
+        x, _ = data
+        with tf.GradientTape() as tape:
+            distance = tf.reduce_mean((self.student(x, training=True) - self.teacher(x)) ** 2)
+        gradients = tape.gradient(distance, self.student.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.student.trainable_variables, strict=True))
+        self.distance.update_state(distance)
+        return {"distance": self.distance.result()}
+
+
+def test_a_train_step_of_ones_own_trains_the_quantized_student():
+    student = keras.Sequential([keras.Input((24,)), L.Dense(8, "relu"), L.Dense(4)])
+    teacher = keras.Sequential([keras.Input((24,)), L.Dense(32, "relu"), L.Dense(4)])
+    model = Distiller(student, teacher)
+    model(ROWS)
+    prepared = tq.prepare(model, RECIPE, [ROWS], verbose=False)
+    assert isinstance(prepared, Distiller)
+    assert prepared.student is not student
+    prepared.compile(keras.optimizers.Adam(1e-2))
+    history = prepared.fit(ROWS, ROWS[:, :4], epochs=30, verbose=0).history["distance"]
+    assert history[-1] < history[0] / 2
+    assert_allclose(outputs(tq.convert(prepared), ROWS)[0], outputs(prepared, ROWS)[0], rtol=0, atol=0)
+    assert np.abs(outputs(prepared.student, ROWS)[0] - outputs(prepared, ROWS)[0]).max() < 0.2  # of float inputs
+
+
+class Encoding(keras.Model):
+    """Two models, a method that uses one, and an argument that only training gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), L.Flatten(), L.Dense(6)])
+        self.decoder = keras.Sequential([keras.Input((6,)), L.Dense(5)])
+        self.noise = L.GaussianNoise(0.1)
+
+    def call(self, x, training=None):
+        return self.decoder(self.noise(self.encoder(x), training=training))
+
+    def code(self, x):
+        return self.encoder(x)
+
+
+def test_methods_and_attributes_of_an_opened_model_are_those_of_its_class():
+    model = Encoding()
+    model(IMAGES)
+    prepared = tq.prepare(model, RECIPE, [IMAGES], verbose=False)
+    assert tq.summary(prepared).coverage == 1
+    assert np.abs(np.asarray(prepared.code(IMAGES)) - np.asarray(model.code(IMAGES))).max() < 0.2
+    noisy, quiet = prepared(IMAGES, training=True), prepared(IMAGES)
+    assert np.abs(np.asarray(noisy) - np.asarray(quiet)).max() > 0
+
+
+def test_calling_an_opened_model_in_another_way_is_an_error_that_names_the_way():
+    model, inputs = with_arguments()
+    prepared = tq.prepare(model, RECIPE, [tuple(inputs)], verbose=False)
+    (layer,) = [layer for layer in prepared.layers if isinstance(layer, KerasOpenedModel)]
+    with pytest.raises(tq.QuantizerError, match=r"runs the graph of that call"):
+        layer(ROWS, context=ROWS, scale=3.0)
+
+
+def test_opening_leaves_no_trace_in_the_float_model():
+    model = applied(Around(Block(24)), [ROWS])
+    before, nodes = outputs(model, [ROWS])[0], [len(layer._inbound_nodes) for layer in model.layers]
+    tq.prepare(model, RECIPE, [ROWS], verbose=False)
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+    assert (outputs(model, [ROWS])[0] == before).all()
+    assert "call" not in vars(model.layers[1].inner)
