@@ -206,6 +206,19 @@ def test_a_layer_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_ou
     assert table["inner/conv"].weights
 
 
+def test_each_result_of_a_layer_that_something_reads_has_a_quantizer():
+    sequence = keras.Input((5, 8))
+    steps, hidden, _ = L.LSTM(4, return_state=True, return_sequences=True, name="lstm")(sequence)
+    network = keras.Model(sequence, [L.Dense(3, name="head")(steps), hidden])
+    model = tq.prepare(network, RECIPE, [STEPS], verbose=False)
+    found = [parameter.layer for parameter in quantizers_of(model) if parameter.attribute == "output"]
+    assert {"lstm", "lstm.1", "head"} <= set(found)
+    assert "lstm.2" not in rows(model)
+    hidden_values = outputs(model, STEPS)[1]
+    assert len(np.unique(hidden_values)) <= 16
+    check_same(model, tq.convert(model), STEPS)
+
+
 def test_weights_of_layers_inside_layers_are_quantized():
     _, model, _ = prepared("recurrent")
     both = next(layer for layer in model.layers if layer.name == "both")

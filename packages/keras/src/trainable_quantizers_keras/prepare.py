@@ -30,7 +30,7 @@ from trainable_quantizers_keras.graph.record import (
 from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.calls import input_layers, is_graph
+from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import copied, input_shape_of
 from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
@@ -84,7 +84,7 @@ def prepare(
     if fold_batch_norm:
         model, folded, notes = fold(model, notes)
     found, quantizers, holders = _quantizers(model, notes, recipe, calibration_data, verbose)
-    prepared = copied(model, _wrapping(quantizers, holders), lambda call: holders.get(call.place))
+    prepared = copied(model, _wrapping(quantizers, holders), lambda call: _follower(holders.get(call.place), call))
     if fold_batch_norm:
         found = _with_norms(found, folded)
     vars(prepared)[_SUMMARY] = found
@@ -136,8 +136,8 @@ def _check(model: Any, recipe: Any) -> None:
 
 def _quantizers(
     model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool
-) -> tuple[Summary, dict[int, dict[str, Any]], dict[Place, Any]]:
-    """What became of each layer; quantizers of weights by layer; holders by call."""
+) -> tuple[Summary, dict[int, dict[str, Any]], dict[Place, dict[int, Any]]]:
+    """What became of each layer; quantizers of weights by layer; holders by call and result."""
     recorded = record(model, notes)
 
     def values(position: int, weight: Weight) -> np.ndarray:
@@ -150,14 +150,15 @@ def _quantizers(
 
     settled, found = settle(recorded.graph, recipe, BaseKerasTrainableQuantizer, values, observe)
     quantizers: dict[int, dict[str, Any]] = {}
-    holders: dict[Place, Any] = {}
+    holders: dict[Place, dict[int, Any]] = {}
     for call, each in zip(recorded.calls, settled, strict=True):
         for weight, quantizer in each.weights.items():
             layer, name = call.holder_of(weight)
             quantizers.setdefault(id(layer), {})[name] = quantizer
         if each.output is not None:
             kind = KerasMaskedActivationQuantizationHolder if call.masked else KerasActivationQuantizationHolder
-            holders[call.place] = kind(each.output, name=_holder_name(call), dtype="float32")
+            holder = kind(each.output, name=_holder_name(call), dtype="float32")
+            holders.setdefault(call.place, {})[call.result] = holder
     return found, quantizers, holders
 
 
@@ -165,7 +166,7 @@ def _observe(
     model: Any, recorded: RecordedModel, positions: Sequence[int], data: Any, verbose: bool
 ) -> dict[int, Observation]:
     """Statistics of the results of calls over all batches; calls beyond those of a run begin again."""
-    seen = {recorded.calls[position].place: Observation() for position in positions}
+    seen = {(recorded.calls[position].place, recorded.calls[position].result): Observation() for position in positions}
     places = executions(model)
     count: Counter[int] = Counter()
 
@@ -173,8 +174,9 @@ def _observe(
         run = places[id(layer)]
         place = run[count[id(layer)] % len(run)]
         count[id(layer)] += 1
-        if place in seen:
-            seen[place].update(_as_array(result))
+        for at, value in enumerate(tf.nest.flatten(result)):
+            if (place, at) in seen:
+                seen[place, at].update(_as_array(value))
 
     inputs = input_layers(model) if is_graph(model) else []  # a Sequential may have others once it ran
     layers = [call.layer for call in recorded.calls if id(call.layer) in places]
@@ -183,7 +185,7 @@ def _observe(
         for given, _ in run_on(model, data, "prepare", "calibration_data", verbose):
             for layer, value in zip(inputs, in_order(model, given) if inputs else (), strict=True):
                 see(layer, value)
-    return {position: seen[recorded.calls[position].place] for position in positions}
+    return dict(zip(positions, seen.values(), strict=True))
 
 
 def _as_array(value: Any) -> np.ndarray | None:
@@ -194,7 +196,8 @@ def _as_array(value: Any) -> np.ndarray | None:
 
 def _holder_name(call: RecordedCall) -> str:
     _, _, index = call.place
-    return call.layer.name + HOLDER_SUFFIX + (f"_{index}" if index else "")
+    result = f".{call.result}" if call.result else ""
+    return call.layer.name + HOLDER_SUFFIX + (f"_{index}" if index else "") + result
 
 
 def _named(layer: Any, name: str) -> dict[str, Any]:
@@ -203,7 +206,22 @@ def _named(layer: Any, name: str) -> dict[str, Any]:
     return {"name": name} if policy is None else {"name": name, "dtype": policy}
 
 
-def _wrapping(quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, Any]) -> Callable[[Any, Any], Any]:
+def _follower(holders: Mapping[int, Any] | None, call: Call) -> Any:
+    """What the results of a call go through."""
+    if holders is None or len(call.results) == 1:
+        return None if holders is None else holders[0]
+
+    def quantized(results: Any) -> Any:
+        values = tf.nest.flatten(results)
+        given = [holders[at](value) if at in holders else value for at, value in enumerate(values)]
+        return tf.nest.pack_sequence_as(results, given)
+
+    return quantized
+
+
+def _wrapping(
+    quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, Mapping[int, Any]]
+) -> Callable[[Any, Any], Any]:
     """What stands for a layer in the copy: its wrapper, and outside graphs with its holder in one."""
 
     def replace(layer: Any, call: Any) -> Any:
@@ -216,7 +234,7 @@ def _wrapping(quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, 
             return replacement
         if replacement is not layer:
             replacement.build(input_shape_of(layer))  # a graph does it by its calls
-        holder = holders.get(place_of_part(layer))
+        holder = holders.get(place_of_part(layer), {}).get(0)
         if holder is None:
             return replacement
         holder.build(None)

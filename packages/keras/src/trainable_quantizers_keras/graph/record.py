@@ -22,10 +22,11 @@ from trainable_quantizers_keras.graph.kinds import (
     word_of,
 )
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.calls import OUTPUT, Call, calls_of, input_layers, is_graph
+from trainable_quantizers_keras.layers.calls import Call, calls_of, ends_of, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import part_at, parts_of
 from trainable_quantizers_keras.layers.weight import KerasWeight
 
+_Results = Sequence[tuple[int, ...]]  # of each result of a call, the operations that give it
 Place = tuple[int, int, int]
 """Identity of the graph and of the layer, and how many calls of the layer the graph makes before."""
 
@@ -42,12 +43,14 @@ class RecordedCall:
         place: What tells its result from others.
         masked: Whether its result carries a mask.
         reads: The layers of weights that it reads as arguments, by the names of the weights.
+        result: Which of the results of the call.
     """
 
     layer: Any
     place: Place
     masked: bool = False
     reads: Mapping[str, Any] = field(default_factory=dict)
+    result: int = 0
 
     def holder_of(self, weight: str) -> tuple[Any, str]:
         """The layer that holds a weight, and the name of the weight there."""
@@ -82,7 +85,7 @@ def record(model: Any, notes: Mapping[int, str] | None = None) -> RecordedModel:
         notes: What else a user should read about layers, by their identity.
     """
     recorder = _Recorder(notes or {})
-    recorder.found.outputs = recorder.graph(model, "", None) if is_graph(model) else recorder.parts(model, "")
+    recorder.found.outputs = _joined(recorder.graph(model, "")) if is_graph(model) else recorder.parts(model, "")
     return recorder.found
 
 
@@ -91,25 +94,27 @@ class _Recorder:
         self.found = RecordedModel()
         self.notes = notes
         self.first: dict[int, str] = {}  # names of layers and models by identity
-        self.results: dict[int, tuple[int, ...]] = {}  # of inner models
+        self.results: dict[int, _Results] = {}  # of inner models
         self.within: tuple[str, ...] = ()  # names of the classes of the models around a call
 
-    def graph(self, model: Any, prefix: str, given: Sequence[tuple[int, ...]] | None) -> tuple[int, ...]:
+    def graph(self, model: Any, prefix: str, given: _Results | None = None) -> _Results:
         """Record a Sequential or functional model, whose inputs are results of given operations."""
-        results: dict[int, tuple[int, ...]] = {}
+        results: dict[int, _Results] = {}
         begin = dict(zip(map(id, input_layers(model)), given or (), strict=False))
-        outputs: tuple[int, ...] = ()
-        for call in calls_of(model):
+        calls = calls_of(model)
+        ends = ends_of(model, calls)
+        used = {(id(before), at) for before, at in [*ends, *(each for call in calls for each in call.arguments)]}
+        for call in calls:
             name = f"{prefix}{call.layer.name}" + (f"_{call.index}" if call.index else "")
-            inputs = [results[id(each)] for each in call.arguments]
+            inputs = [results[id(before)][at] for before, at in call.arguments]
             if given is not None and isinstance(call.layer, keras.layers.InputLayer):
-                results[id(call)] = begin.get(id(call.layer), ())
+                results[id(call)] = [begin.get(id(call.layer), ())]
             elif isinstance(call.layer, keras.Model):
                 results[id(call)] = self._inner(call, name, inputs)
             else:
-                results[id(call)] = self._call(call, name, _joined(inputs))
-            outputs += results[id(call)] if any(user is OUTPUT for user in call.users) else ()
-        return outputs
+                read = [at for at in range(len(call.results)) if (id(call), at) in used]
+                results[id(call)] = self._call(call, name, _joined(inputs), read or [0])
+        return [results[id(call)][at] for call, at in ends]
 
     def parts(self, model: Any, prefix: str) -> tuple[int, ...]:
         """Record the layers of a subclassed model, whose calls nobody sees."""
@@ -120,8 +125,8 @@ class _Recorder:
                 continue
             if isinstance(part, keras.Model):
                 self.first[id(part)] = name
-                inside = self.graph(part, f"{name}/", None) if is_graph(part) else self.parts(part, f"{name}/")
-                outputs += inside
+                inside = f"{name}/"
+                outputs += _joined(self.graph(part, inside)) if is_graph(part) else self.parts(part, inside)
             else:
                 note = "; ".join(filter(None, (_UNSEEN, self.notes.get(id(part)))))
                 operation = _operation(name, part, (), None, self.first.get(id(part), ""), note)
@@ -129,32 +134,42 @@ class _Recorder:
                 outputs += self.found.add(operation, RecordedCall(part, place_of_part(part)))
         return outputs
 
-    def _inner(self, call: Call, name: str, inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    def _inner(self, call: Call, name: str, inputs: _Results) -> _Results:
         """Record a model that a model calls, at its first call."""
         model = call.layer
         if id(model) in self.first:
             again = Operation(name, "function", "Model", _joined(inputs), floating=False)
             self.found.add(again, RecordedCall(model, call.place))
-            return self.results.get(id(model), ())
-        self.first[id(model)] = name
-        if is_graph(model):
+        elif is_graph(model):
+            self.first[id(model)] = name
             self.within += (type(model).__qualname__.rpartition(".")[2],)
             self.results[id(model)] = self.graph(model, f"{name}/", inputs)
             self.within = self.within[:-1]
         else:
+            self.first[id(model)] = name
             reads = Operation(name, "function", type(model).__name__, _joined(inputs), floating=False)
             self.found.add(reads, RecordedCall(model, call.place))
             self.parts(model, f"{name}/")
             result = Operation(f"{name}.result", "function", type(model).__name__, inside=_INSIDE, floating=False)
-            self.results[id(model)] = self.found.add(result, RecordedCall(model, call.place))
+            at = self.found.add(result, RecordedCall(model, call.place))
+            self.results[id(model)] = [at] * len(call.results)
         return self.results[id(model)]
 
-    def _call(self, call: Call, name: str, inputs: tuple[int, ...]) -> tuple[int, ...]:
+    def _call(self, call: Call, name: str, inputs: tuple[int, ...], read: Sequence[int]) -> _Results:
+        """Record a call by the first of its results that is read; the others are operations that read the same."""
         note = self.notes.get(id(call.layer), "")
-        operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), note)
+        operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), note, read[0])
         self.first.setdefault(id(call.layer), name)
         operation, reads = self._with_weights(replace(operation, within=self.within), call)
-        return self.found.add(operation, RecordedCall(call.layer, call.place, call.masked, reads))
+        results: list[tuple[int, ...]] = [()] * len(call.results)
+        for at in read:
+            found = operation
+            if at != read[0]:
+                floating = _is_floating(call.results[at].dtype)
+                named = f"{name}.{at}"
+                found = replace(operation, name=named, floating=floating, weights=(), work=0, inside="", note="")
+            results[at] = self.found.add(found, RecordedCall(call.layer, call.place, call.masked, reads, at))
+        return results
 
     def _with_weights(self, operation: Operation, call: Call) -> tuple[Operation, dict[str, Any]]:
         """A function that multiplies, with the weights among its arguments; the layers that give these."""
@@ -176,11 +191,13 @@ class _Recorder:
         return read, {layer.name: layer for layer in given.values()}
 
 
-def _joined(inputs: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def _joined(inputs: _Results) -> tuple[int, ...]:
     return tuple(dict.fromkeys(position for each in inputs for position in each))
 
 
-def _operation(name: str, layer: Any, inputs: tuple[int, ...], call: Call | None, first: str, note: str) -> Operation:
+def _operation(
+    name: str, layer: Any, inputs: tuple[int, ...], call: Call | None, first: str, note: str, result: int = 0
+) -> Operation:
     if isinstance(layer, keras.layers.InputLayer):
         return Operation(name, "input", "InputLayer", floating=_is_floating(layer.dtype))
     if isinstance(layer, KerasWeight):
@@ -209,7 +226,7 @@ def _operation(name: str, layer: Any, inputs: tuple[int, ...], call: Call | None
         clips=clips(layer),
         folds=folds(layer),
         identity=is_identity(layer),
-        floating=call is None or call.node is None or _is_floating(tf.nest.flatten(call.node.outputs)[0].dtype),
+        floating=call is None or call.node is None or _is_floating(call.results[result].dtype),
         inside=inside,
         note=note,
     )
@@ -249,8 +266,8 @@ def _shapes(layer: Any, call: Call | None) -> list[Any]:
     """Of the first input and of the first result."""
     try:
         if call is not None and call.node is not None:
-            first = [tf.nest.flatten(call.inputs[0].node.outputs)[0]] if call.inputs else []
-            tensors = [*first, tf.nest.flatten(call.node.outputs)[0]]
+            first = [before.results[at] for before, at in call.arguments[:1]]
+            tensors = [*first, call.results[0]]
         else:
             tensors = [tf.nest.flatten(layer.input)[0], tf.nest.flatten(layer.output)[0]]
     except (AttributeError, ValueError, RuntimeError):  # a layer that no graph calls has neither

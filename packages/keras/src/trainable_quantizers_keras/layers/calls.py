@@ -14,9 +14,6 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.opened import Again, KerasOpenedModel, functional_like
 
-OUTPUT = "(output)"
-"""Stands among the users of a call whose result the model gives."""
-
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -26,22 +23,25 @@ class Call:
         graph: Identity of the model that makes it.
         layer: The layer, or the operation.
         index: How many calls of the same layer come before it.
-        arguments: Calls whose results it takes, one for each tensor among its arguments.
-        users: Calls that take its result; ``OUTPUT`` for the end of the model.
+        arguments: Of each tensor among its arguments, the call that gives it, and which of its results that is.
         node: What Keras keeps of it; None in a Sequential.
     """
 
     graph: int
     layer: Any
     index: int
-    arguments: tuple[Call, ...]
-    users: list[Any]
+    arguments: tuple[tuple[Call, int], ...]
     node: Any = None
 
     @property
     def inputs(self) -> tuple[Call, ...]:
         """The calls whose results it takes, each once."""
-        return tuple(dict.fromkeys(self.arguments))
+        return tuple(dict.fromkeys(call for call, _ in self.arguments))
+
+    @property
+    def results(self) -> list[Any]:
+        """The symbols of its results; one None in a Sequential."""
+        return [None] if self.node is None else tf.nest.flatten(self.node.outputs)
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -101,13 +101,18 @@ def rebuild(model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call],
 
 def _chain(model: Any) -> list[Call]:
     (source,) = input_layers(model)
-    calls = [Call(id(model), source, 0, (), [])]  # a model that its first batch built has one too
+    calls = [Call(id(model), source, 0, ())]  # a model that its first batch built has one too
     for layer in model.layers:
-        call = Call(id(model), layer, 0, (calls[-1],), [])
-        calls[-1].users.append(call)
-        calls.append(call)
-    calls[-1].users.append(OUTPUT)
+        calls.append(Call(id(model), layer, 0, ((calls[-1], 0),)))
     return calls
+
+
+def ends_of(model: Any, calls: Sequence[Call]) -> list[tuple[Call, int]]:
+    """Of each output of a model, the call that gives it, and which of its results that is."""
+    if isinstance(model, keras.Sequential):
+        return [(calls[-1], 0)]
+    producers = {id(symbol): (call, at) for call in calls for at, symbol in enumerate(call.results)}
+    return [producers[id(symbol)] for symbol in model.outputs]
 
 
 def _rebuild_sequential(model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any]) -> Any:
@@ -120,21 +125,16 @@ def _rebuild_sequential(model: Any, stand_in: Callable[[Call], Any], after: Call
 
 def _calls(model: Any) -> list[Call]:
     counts: Counter[int] = Counter()
-    producers: dict[int, Call] = {}
+    producers: dict[int, tuple[Call, int]] = {}
     calls = []
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             layer = node.operation if KERAS_3 else node.layer
             read = tuple(producers[id(tensor)] for tensor in _tensors(node) if id(tensor) in producers)
-            call = Call(id(model), layer, counts[id(layer)], read, [], node)
+            call = Call(id(model), layer, counts[id(layer)], read, node)
             counts[id(layer)] += 1
-            for before in call.inputs:
-                before.users.append(call)
-            for tensor in tf.nest.flatten(node.outputs):
-                producers[id(tensor)] = call
+            producers.update({id(symbol): (call, at) for at, symbol in enumerate(call.results)})
             calls.append(call)
-    for tensor in model.outputs:
-        producers[id(tensor)].users.append(OUTPUT)
     return calls
 
 
