@@ -13,6 +13,7 @@ from keras_networks import (
     ROWS,
     SPECIAL,
     STEPS,
+    TOKENS,
     Subclassed,
     outputs,
     residual,
@@ -130,6 +131,30 @@ def test_a_model_whose_call_cannot_be_recorded_keeps_it_and_is_no_keras_file(tmp
     check_same(model, tq.convert(model), ROWS)
     with pytest.raises(tq.QuantizerError, match="write a SavedModel, a path without ending"):
         tq.export(tq.convert(model), tmp_path / "model.keras", ROWS)
+
+
+class Tied(keras.Model):
+    """Reads an attribute and a weight of its layers; shifts its result in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.body = L.Embedding(10, 8), L.Dense(8)
+
+    def call(self, tokens, training=None):
+        x = self.body(self.words(tokens)) * self.body.units**-0.5
+        scores = tf.matmul(x, self.words.embeddings, transpose_b=True)
+        return scores + 1.0 if training else scores
+
+
+def test_a_wrapped_layer_answers_as_the_layer_where_a_call_stays_python():
+    network = Tied()
+    network(TOKENS)
+    model = tq.prepare(network, RECIPE, [TOKENS], verbose=False)
+    check_same(model, tq.convert(model), TOKENS)
+    values = np.asarray(model.words.embeddings)
+    assert (values != network.words.embeddings.numpy()).any(), "a tied weight is read quantized"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = model.words.nothing
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)

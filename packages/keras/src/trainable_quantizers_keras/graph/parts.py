@@ -7,7 +7,7 @@ from typing import Any
 
 from trainable_quantizers_keras.graph.kinds import clips_by, follows_keras, kind_of
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.copies import build_like, copied
+from trainable_quantizers_keras.layers.copies import build_like, copied, remember_shape
 
 _ACTIVATED = ("conv", "depthwise_conv", "conv_transpose", "linear")
 
@@ -90,7 +90,9 @@ def _pointwise(layer: Any) -> Any:
     kernel = _array(layer.pointwise_kernel)
     channels, last = kernel.shape[-2], config["data_format"] == "channels_last"
     unknown = [None] * (kernel.ndim - 2)
-    pointwise.build((None, *unknown, channels) if last else (None, channels, *unknown))
+    shape = (None, *unknown, channels) if last else (None, channels, *unknown)
+    pointwise.build(shape)
+    remember_shape(pointwise, shape)
     pointwise.set_weights([kernel] + ([_array(layer.bias)] if layer.use_bias else []))
     return pointwise
 

@@ -188,7 +188,7 @@ def redrawn(
     def is_given(call: Call) -> bool:
         return call.node.is_input and id(tf.nest.flatten(call.node.outputs)[0]) in given
 
-    for call in sorted(calls, key=lambda call: not is_given(call)):
+    for call in sorted(calls, key=lambda call: (not is_given(call), not call.node.is_input)):
         if type(call.layer).__name__ == "AddLoss":
             advice = "let a layer add it in its call, self.add_loss(...), or a train_step of your own"
             raise invalid("prepare", "loss", "part of a layer", "model.add_loss(tensor)", advice)

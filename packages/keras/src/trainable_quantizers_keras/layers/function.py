@@ -104,6 +104,17 @@ if KERAS_3:
             """The result of the function."""
             return self._call(*args, **kwargs)
 
+        def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+            """The symbols of the result; Keras calls the product of a tensor and a number sparse, and it is not."""
+
+            def dense(value: Any) -> Any:
+                is_sparse = isinstance(value, keras.KerasTensor) and value.sparse
+                return keras.KerasTensor(value.shape, value.dtype) if is_sparse else value
+
+            if not self.function.startswith("sparse."):
+                args, kwargs = tf.nest.map_structure(dense, (args, kwargs))
+            return super().compute_output_spec(*args, **kwargs)
+
         def get_config(self) -> dict[str, Any]:
             """The arguments of the constructor."""
             return {"function": self.function, "name": self.name}

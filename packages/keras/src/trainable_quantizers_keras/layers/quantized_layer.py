@@ -14,6 +14,7 @@ from trainable_quantizers_core.errors import invalid, nearest
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
+from trainable_quantizers_keras.layers.opened import is_variable
 
 
 class QuantizedLayer:
@@ -29,6 +30,14 @@ class QuantizedLayer:
     op_call_args: list[Any]
     op_call_kwargs: dict[str, Any]
     is_inputs_as_list: bool
+
+    def __getattr__(self, name: str) -> Any:
+        """What the layer has by this name, for calls in Python that ask for it; a quantized weight as it is used."""
+        if name.startswith("_") or "layer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        value = getattr(self.layer, name)
+        quantized = name in vars(self).get("weights_quantizers", ()) and is_variable(value)
+        return self.get_quantized_weights()[name] if quantized else value
 
     def build(self, input_shape: Any) -> None:
         """Build the layer; one that builds those inside it when it is called, by a call."""

@@ -31,6 +31,12 @@ class KerasQuantizedOutput(keras.layers.Wrapper):
         self.holder = holder
         self.supports_masking = layer.supports_masking
 
+    def __getattr__(self, name: str) -> Any:
+        """What the layer has by this name, so that a call in Python may ask for it."""
+        if name.startswith("_") or "layer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.layer, name)
+
     def build(self, input_shape: Any = None) -> None:
         """Nothing: both are built when they are called."""
         self.built = True

@@ -155,7 +155,8 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         A weight whose quantizer is disabled stays in float.
 
         Args:
-            in_graph: Whether its calls are known; where they are not, Keras 2 may hand it a mask.
+            in_graph: Whether its calls are known; where they are not, they may ask for attributes of the layer, and
+                Keras 2 may hand it a mask. Both are beyond the class of mct-quantizers: it becomes one of this package.
 
         Raises:
             QuantizerError: the wrapper is not built.
@@ -170,9 +171,8 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         }
         layer = copied(self.layer)
         if not self.weight_values:
-            gets_masks = masked(self._inbound_nodes) or (layer.supports_masking and not in_graph)
-            masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or gets_masks)
-            beyond = masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
+            masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or masked(self._inbound_nodes))
+            beyond = not in_graph or masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
             kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {key: self._weight(key).numpy() for key in inferable}
