@@ -30,8 +30,9 @@ def hatch(*arguments: str, folder: Path = ROOT, **environment: str) -> None:
 
 
 def run(*command: str, folder: Path = ROOT, **environment: str) -> None:
-    """Run a command in a folder of the workspace; a failure ends the program with its exit code."""
-    code = subprocess.run(command, cwd=folder, env={**os.environ, **environment}).returncode
+    """Run a command in a folder of the workspace, outside any environment of hatch; a failure ends the program."""
+    outside = {key: value for key, value in os.environ.items() if key not in ("HATCH_ENV", "HATCH_ENV_ACTIVE")}
+    code = subprocess.run(command, cwd=folder, env={**outside, **environment}).returncode
     if code:
         sys.exit(code)
 

@@ -7,7 +7,7 @@ from typing import Any
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.copies import copied
+from trainable_quantizers_keras.layers.copies import copied, is_of_keras
 from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
     KerasMaskedActivationQuantizationHolder,
@@ -25,7 +25,7 @@ def convert(model: Any) -> Any:
 
     Raises:
         QuantizerError: the model is not built, nothing in it can be converted, or a layer cannot be rebuilt from its
-            configuration or holds quantized layers without being a model.
+            configuration, or is one of Keras and holds quantized layers without being a model.
 
     Example:
         >>> import numpy as np
@@ -64,9 +64,9 @@ def _converted(layer: Any, call: Any) -> Any:
         if isinstance(layer, KerasMaskedActivationQuantizationHolder):
             kind = KerasMaskedActivationQuantizationHolder
         return kind(inferable, name=layer.name, dtype="float32")  # it takes nothing else
-    inside = quantized_inside(layer)
+    inside = quantized_inside(layer) if is_of_keras(layer) else []
     if inside:
-        advice = "take it out of that layer: models alone may hold quantized layers"
+        advice = "take it out of that layer, which its configuration would rebuild without it"
         raise invalid(
             "convert", "layer", "free of quantized layers inside it", layer.name, advice, f" with {inside[0]}"
         )

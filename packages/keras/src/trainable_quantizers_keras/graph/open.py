@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainable_quantizers_keras.graph.attention import attention_of
 from trainable_quantizers_keras.graph.kinds import follows_keras, word_of
 from trainable_quantizers_keras.graph.parts import first_part, second_part
-from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, in_words
-from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, first_line, in_words
+from trainable_quantizers_keras.graph.watch import first_calls
+from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, is_graph, redrawn
 from trainable_quantizers_keras.layers.copies import copied, parts_of
 from trainable_quantizers_keras.layers.function import einsum
@@ -23,11 +25,14 @@ from trainable_quantizers_keras.layers.opened import (
     CallForm,
     KerasOpenedModel,
     functional_like,
+    rename,
 )
 from trainable_quantizers_keras.layers.weight import KerasWeight
 
 _OF_LAYERS = ("MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention", "Lambda")
 """Layers of Keras that compute by other layers or by functions."""
+_DIFFERENTLY = "it is called in several ways"
+_TOLERANCE = 0.01  # of the largest value: half precision differs by less
 _DEPTHWISE = "the depthwise convolution inside it; the pointwise one inside it is {0}_pointwise"
 
 
@@ -51,13 +56,18 @@ def opened(model: Any, example: Any = None) -> Opened:
         model: A built model; stays as it is.
         example: A batch of inputs of a subclassed model.
     """
-    closed: set[int] = set()
+    closed: dict[int, str] = {}
     while True:
         opening = _Opening(closed)
         try:
-            return opening.model(model, example)
+            found = opening.model(model, example)
         except CalledDifferentlyError as error:
-            closed.add(error.layer)
+            closed[error.layer] = _DIFFERENTLY
+            continue
+        wrong = opening.differing(model, example)
+        if not wrong:
+            return found
+        closed.update(wrong)
 
 
 @dataclass
@@ -65,18 +75,20 @@ class _Opening:
     """One attempt.
 
     Args:
-        closed: Identities of layers that are called in several ways, and stay as they are.
+        closed: Why layers stay as they are, by identity.
         copies: What stands for layers and variables, by identity.
         notes: By identity of a layer of the original.
         following: What results of layers go through, by identity of the layer.
         alive: Keeps symbols, whose identities tell them apart.
     """
 
-    closed: set[int]
+    closed: dict[int, str]
     copies: dict[int, Any] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
     following: dict[int, Any] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)
+    functions: set[int] = field(default_factory=set)  # identities of layers for which functions stand in graphs
+    graphs: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # layers and their graphs, those inside first
 
     def model(self, model: Any, example: Any) -> Opened:
         """The copy of a model."""
@@ -87,15 +99,31 @@ class _Opening:
         notes = {id(self.copies[key]): note for key, note in self.notes.items() if key in self.copies}
         return Opened(fresh, notes)
 
+    def differing(self, model: Any, example: Any) -> dict[int, str]:
+        """Of the layers whose graphs compute other things than they do: why, by identity; those inside alone."""
+        wrong: dict[int, str] = {}
+        if example is None or not self.graphs:
+            return wrong
+        with first_calls([layer for layer, _ in self.graphs.values()]) as calls:
+            model(example)
+        for identity, (layer, graph) in self.graphs.items():
+            inside = layer._flatten_layers(include_self=False)
+            if identity in calls and not any(id(each) in wrong for each in inside):
+                reason = _difference(graph, *calls[identity])
+                wrong.update({identity: reason} if reason else {})
+        return wrong
+
     def again(self, layer: Any, call: Call | None = None) -> Any:
         """The copy of a layer."""
         return copied(layer, self._replace, self._after, self.copies, call)
 
     def _subclassed(self, model: Any, example: Any) -> Any:
         reason = "no calibration data show what it takes"
-        for inputs in symbols_like(example) if example is not None else ():
+        for free in (True, False) if example is not None else ():
+            if free and id(model) in self.closed:
+                continue
             try:
-                return self._record(model, (inputs,), {}, nested=True)
+                return self._record(model, (symbols_like(example, free),), {}, nested=True)
             except NotOpenedError as error:
                 reason = str(error)
         self.notes[id(model)] = reason
@@ -119,8 +147,10 @@ class _Opening:
             return part
         if not _opens(layer):
             return layer
+        if self.closed.get(id(layer)) == _DIFFERENTLY and not layer.weights:
+            return self._for_each_call(layer)
         if id(layer) in self.closed:
-            self.notes[id(layer)] = "not opened: it is called in several ways"
+            self.notes[id(layer)] = f"not opened: {self.closed[id(layer)]}"
             return layer
         try:
             args, kwargs = ((layer.input,), {}) if call.node is None else arguments_of(call.node)
@@ -128,6 +158,26 @@ class _Opening:
         except (NotOpenedError, AttributeError) as error:  # the latter from a layer that a Sequential calls twice
             self.notes[id(layer)] = f"not opened: {error}"
             return layer
+
+    def _for_each_call(self, layer: Any) -> Callable[..., Any]:
+        """What stands for a layer without weights that is called in several ways: one graph for each call."""
+        count = 0
+        self.functions.add(id(layer))
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            try:
+                fresh = self._record(layer, args, kwargs)
+            except NotOpenedError as error:
+                self.notes[id(layer)] = f"not opened: {error}"
+                return copied(layer)(*args, **kwargs)
+            self.copies[id(layer)] = called
+            del self.graphs[id(layer)]  # compared as a part of the layer around
+            rename(fresh, f"{layer.name}_{count}" if count else layer.name)
+            count += 1
+            return fresh.call_as(layer, args, kwargs)
+
+        return called
 
     def _after(self, call: Call) -> Any:
         return self.following.get(id(call.layer))
@@ -144,7 +194,7 @@ class _Opening:
         Raises:
             NotOpenedError: the call cannot be recorded.
         """
-        before = dict(self.copies), dict(self.notes), dict(self.following)
+        kept = [(known, dict(known)) for known in (self.copies, self.notes, self.following)]
         try:
             recording = Recording(layer, args, kwargs)
             self.alive.append(recording)
@@ -153,36 +203,55 @@ class _Opening:
                 recording.calls, recording.inputs, recording.outputs, drawing.stand_in, self._after
             )
             drawing.settle()
+            given = tf.nest.flatten(inputs)
+            outputs = tf.nest.map_structure(lambda symbol: drawing.named_apart(symbol, given), outputs)
             drawing.names.of_functions(outputs)
+            if nested:
+                inputs = tf.nest.pack_sequence_as(args[0], inputs[: len(tf.nest.flatten(args[0]))])
+            elif len(inputs) == 1:
+                (inputs,) = inputs
+            for identity in self.functions:  # as attributes they are layers
+                self.copies.pop(identity, None)
+            fresh = functional_like(layer, inputs, outputs, Again(self.copies, self.again))
         except CalledDifferentlyError:
             raise
         except Exception as error:  # whatever a call raises on symbols
-            self.copies, self.notes, self.following = before
+            for known, before in kept:
+                known.clear()
+                known.update(before)
             raise NotOpenedError(in_words(error)) from error
-        if nested:
-            inputs = tf.nest.pack_sequence_as(args[0], inputs[: len(tf.nest.flatten(args[0]))])
-        elif len(inputs) == 1:
-            (inputs,) = inputs
-        fresh = functional_like(layer, inputs, outputs, Again(self.copies, self.again))
         if isinstance(fresh, KerasOpenedModel):
             fresh.recorded = CallForm(recording.form.signature, [], recording.form.constants)
         if not layer.trainable:
             fresh.trainable = False
         self.copies[id(layer)] = fresh
+        self.graphs[id(layer)] = (layer, fresh)
         return fresh
 
 
-def symbols_like(example: Any) -> Iterator[Any]:
-    """Symbols for inputs like an example: first of any size but for the channels, then of its size."""
-    for free in (True, False):
+def symbols_like(example: Any, free: bool) -> Any:
+    """Symbols for inputs like an example: of any size but for the channels, or of its size."""
 
-        def symbol(value: Any, free: bool = free) -> Any:
-            shape = list(value.shape)
-            kept = shape[-1:] if value.dtype.is_floating and len(shape) > 1 else []
-            sizes = [None] * (len(shape) - len(kept)) + kept if free else [None, *shape[1:]]
-            return keras.Input(batch_shape=sizes if shape else (), dtype=value.dtype)
+    def symbol(value: Any) -> Any:
+        shape = list(value.shape)
+        kept = shape[-1:] if value.dtype.is_floating and len(shape) > 1 else []
+        sizes = [None] * (len(shape) - len(kept)) + kept if free else [None, *shape[1:]]
+        return keras.Input(batch_shape=sizes if shape else (), dtype=value.dtype)
 
-        yield tf.nest.map_structure(symbol, example)
+    return tf.nest.map_structure(symbol, example)
+
+
+def _difference(graph: Any, args: Any, kwargs: Any, result: Any) -> str:
+    """In what the graph of a layer differs from a call of the layer; empty for in nothing."""
+    try:
+        values = tf.nest.flatten(graph(*args, **kwargs))
+    except Exception as error:  # whatever a graph raises on a batch that its symbols did not foresee
+        return f"as a graph it does not take the calibration data: {first_line(error)}"
+    for value, right in zip(values, tf.nest.flatten(result), strict=True):
+        one, two = (tf.cast(each, tf.float64).numpy() for each in (value, right))
+        if one.shape != two.shape or not np.allclose(one, two, rtol=0, atol=_TOLERANCE * (np.abs(two).max(initial=0))):
+            return "as a graph it computes something else on the calibration data"
+    return ""
 
 
 def _opens(layer: Any) -> bool:
@@ -238,6 +307,11 @@ class _Drawing:
             self.names.give(fresh, self.recording.names.get(id(call.layer)), word_of(fresh))
         return self.recording.in_context(call, fresh)
 
+    def named_apart(self, symbol: Any, given: list[Any]) -> Any:
+        """A result, which may not be an input as it is: a graph in a graph would give its own argument."""
+        same = any(symbol is each for each in given)
+        return keras.layers.Activation("linear", name=self.names.unique("identity"))(symbol) if same else symbol
+
     def _read(self, symbol: Any, first: Any) -> Any:
         if id(symbol) not in self.symbols:
             self.symbols[id(symbol)] = self.weights[id(symbol)](first)
@@ -270,7 +344,7 @@ class _Names:
         by_word = not of_layer or type(fresh).__name__ in ("TFOpLambda", "SlicingOpLambda", "Softmax", "KerasEinsum")
         if path is None and by_word:
             path = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in word)
-        setattr(fresh, "name" if KERAS_3 else "_name", self.unique(path.strip("_") if path else fresh.name))
+        rename(fresh, self.unique(path.strip("_") if path else fresh.name))
 
     def of_functions(self, outputs: Any) -> None:
         """Name the functions that have no name of this graph yet."""

@@ -207,7 +207,8 @@ def _operation(
     inside = ""
     if parts:
         weights = dict(_weights_inside(layer, ""))
-        inside = _INSIDE if weights else ""
+        inside = _INSIDE if getattr(layer, "weights", ()) else ""
+        kind = ("linear" if inside else "function") if kind == "other" else kind
     elif len(weights) > 1:  # a separable convolution
         inside = _INSIDE
     elif kind == "other" and not keeps_values(layer):

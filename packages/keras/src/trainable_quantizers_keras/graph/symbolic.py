@@ -13,11 +13,13 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
 from trainable_quantizers_keras.graph.kinds import is_identity, word_of
+from trainable_quantizers_keras.graph.watch import replaced_calls
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, calls_of
-from trainable_quantizers_keras.layers.copies import INTERNAL, parts_of
+from trainable_quantizers_keras.layers.copies import INTERNAL, is_of_keras, parts_of
 from trainable_quantizers_keras.layers.function import functions_on_symbols
-from trainable_quantizers_keras.layers.opened import CallForm, is_symbol, variables_in
+from trainable_quantizers_keras.layers.opened import CallForm, is_symbol, rename, variables_in
+from trainable_quantizers_keras.layers.sizes import sizes_as_symbols
 
 
 class NotOpenedError(Exception):
@@ -25,11 +27,15 @@ class NotOpenedError(Exception):
 
 
 def in_words(error: Exception) -> str:
-    """The first line of what an error says."""
-    if isinstance(error, NotOpenedError):
-        return str(error)
-    line = (str(error).strip() or type(error).__name__).partition("\n")[0]
-    return f"its call does not take symbols: {line[:150]}"
+    """Why a call was not recorded."""
+    return str(error) if isinstance(error, NotOpenedError) else f"its call does not take symbols: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says, without where Keras met it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return (lines or [type(error).__name__])[0][:150].replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 class Recording:
@@ -57,7 +63,7 @@ class Recording:
         self._symbols: dict[int, Any] = {}  # by identity of the variable
         self.names = {id(part): path for path, part in parts_of(layer).items()}
         self.form = CallForm.of(inspect.signature(layer.call), args, kwargs)
-        with _without_traces(layer), self._reading_symbols():
+        with _without_traces(layer), _names_apart(layer), self._reading_symbols(), self._without_calls():
             self._evaluation = self._run(args, kwargs, False)
             self._training = self._run(args, kwargs, True) if self._takes_training() else self._evaluation
             self.inputs, self.outputs, self.calls = self._training
@@ -82,7 +88,7 @@ class Recording:
             named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
         bound = inspect.BoundArguments(self.form.signature, named)
         found: set[str] = set()
-        with functions_on_symbols(), _watching_constants(found):
+        with functions_on_symbols(), sizes_as_symbols(), _watching_constants(found):
             outputs = self.layer.call(*bound.args, **bound.kwargs)
         flat = tf.nest.flatten(outputs)
         if not flat or not all(is_symbol(value) for value in flat):
@@ -151,7 +157,7 @@ class Recording:
             return symbols[id(self._symbols[id(value)])] if id(value) in self._symbols else value
 
         values = {slot: tf.nest.map_structure(now, value) for slot, value in self.slots[id(layer)].items()}
-        with functions_on_symbols(), _holding(layer, values):
+        with functions_on_symbols(), sizes_as_symbols(), _holding(layer, values):
             return layer.call(*args, **kwargs)
 
     @contextmanager
@@ -193,18 +199,42 @@ class Recording:
             return called
 
         inside = [layer for layer in layers if layer is not self.layer]
-        kept = {id(layer): vars(layer).get("call") for layer in inside}
-        for layer in inside:
-            vars(layer)["call"] = with_variables(layer.call)
-        put(symbolic=True)
+        with replaced_calls(inside, lambda layer, call: with_variables(call)):
+            put(symbolic=True)
+            try:
+                yield
+            finally:
+                put(symbolic=False)
+
+    @contextmanager
+    def _without_calls(self) -> Iterator[None]:
+        """Layers inside that cannot be operations of Keras 3: what they call is.
+
+        Such as those that are called on constants, give other things than tensors, or say nothing of their results.
+        """
+        inside = {id(layer) for layer in self.layer._flatten_layers(include_self=False)}
+        call_of_layer = keras.layers.Layer.__call__
+
+        @functools.wraps(call_of_layer)
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            constant = not any(map(is_symbol, tf.nest.flatten((args, kwargs))))
+            if id(layer) not in inside or (constant and not layer.weights):
+                return call_of_layer(layer, *args, **kwargs)
+            try:
+                if not constant:
+                    return call_of_layer(layer, *args, **kwargs)
+            except (TypeError, ValueError):
+                if is_of_keras(layer):
+                    raise
+            within = self.names.get(id(layer), layer.name)
+            self.names.update({id(part): f"{within}.{path}" for path, part in parts_of(layer).items()})
+            return type(layer).call(layer, *args, **kwargs)
+
+        keras.layers.Layer.__call__ = call if KERAS_3 else call_of_layer
         try:
             yield
         finally:
-            put(symbolic=False)
-            for layer in inside:
-                del vars(layer)["call"]
-                if kept[id(layer)] is not None:
-                    vars(layer)["call"] = kept[id(layer)]
+            keras.layers.Layer.__call__ = call_of_layer
 
     def _symbol(self, value: Any) -> Any:
         return self._symbols.get(id(value), value)
@@ -247,6 +277,19 @@ def _holding(layer: Any, values: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         vars(layer).update(kept)
+
+
+@contextmanager
+def _names_apart(layer: Any) -> Iterator[None]:
+    """Another name for each layer inside, since a graph must not hold two of the same."""
+    named = [(each, each.name) for each in layer._flatten_layers(include_self=False)]
+    for number, (each, name) in enumerate(named):
+        rename(each, f"{name}_{number}")
+    try:
+        yield
+    finally:
+        for each, name in named:
+            rename(each, name)
 
 
 @contextmanager

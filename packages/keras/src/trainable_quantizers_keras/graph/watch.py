@@ -26,17 +26,39 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
         >>> seen
         [0.0]
     """
-    watched = {id(layer): layer for layer in layers}.values()
-    own = {id(layer): vars(layer)["call"] for layer in watched if "call" in vars(layer)}
-    for layer in watched:
-        vars(layer)["call"] = _watched(layer, layer.call, see, before)
+    with replaced_calls(layers, lambda layer, call: _watched(layer, call, see, before)):
+        yield
+
+
+@contextmanager
+def replaced_calls(layers: Iterable[Any], replacement: Callable[[Any, Callable[..., Any]], Any]) -> Iterator[None]:
+    """Another ``call`` in each layer, for the time of the context.
+
+    Args:
+        layers: Each gets one.
+        replacement: Makes it, given the layer and its own.
+    """
+    changed = {id(layer): layer for layer in layers}.values()
+    own = {id(layer): vars(layer)["call"] for layer in changed if "call" in vars(layer)}
+    for layer in changed:
+        vars(layer)["call"] = replacement(layer, layer.call)
     try:
         yield
     finally:
-        for layer in watched:
+        for layer in changed:
             del vars(layer)["call"]
             if id(layer) in own:
                 vars(layer)["call"] = own[id(layer)]
+
+
+def _kept(layer: Any, call: Callable[..., Any], found: dict[int, tuple[Any, Any, Any]]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        found.setdefault(id(layer), (args, kwargs, result))
+        return result
+
+    return kept
 
 
 def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], None], before: bool) -> Callable[..., Any]:
@@ -50,3 +72,21 @@ def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], Non
         return result
 
     return watched
+
+
+@contextmanager
+def first_calls(layers: Iterable[Any]) -> Iterator[dict[int, tuple[Any, Any, Any]]]:
+    """Arguments, arguments by name and result of the first call of each layer, by its identity.
+
+    Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras.keras_version import keras
+        >>> layer = keras.layers.ReLU()
+        >>> with first_calls([layer]) as calls:
+        ...     result = layer(np.float32([-1.0, 2.0]))
+        >>> calls[id(layer)][2] is result
+        True
+    """
+    found: dict[int, tuple[Any, Any, Any]] = {}
+    with replaced_calls(layers, lambda layer, call: _kept(layer, call, found)):
+        yield found

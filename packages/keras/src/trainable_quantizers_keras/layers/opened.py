@@ -88,7 +88,8 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
     def call_as(self, old: Any, args: Any, kwargs: Any) -> Any:
         """Call it in a graph, where ``old`` was called."""
         given = CallForm.of(inspect.signature(old.call), args, kwargs)
-        if self.recorded is None or given.constants != self.recorded.constants:
+        fits = all(map(_fits, tf.nest.flatten(self.input), given.tensors))
+        if self.recorded is None or given.constants != self.recorded.constants or not fits:
             raise CalledDifferentlyError(id(old))
         fixed = {"training": kwargs["training"]} if kwargs.get("training") is not None else {}
         tensors = [
@@ -147,7 +148,7 @@ class CallForm:
         masked: dict[int, Any] = {}
         for name, value in list(named.items()):
             for tensor in tf.nest.flatten(value):
-                mask = getattr(tensor, "_keras_mask", None) if is_symbol(tensor) else None
+                mask = getattr(tensor, "_keras_mask", None)
                 argument = f"{name}_mask" if f"{name}_mask" in signature.parameters else "mask"
                 masked[id(mask)] = tensor
                 if mask is not None and tensor is value and argument in signature.parameters:
@@ -164,6 +165,14 @@ class CallForm:
             if value is not None
         }
         return cls(signature, distinct, str(shown), ordered, masked)
+
+
+def _fits(symbol: Any, tensor: Any) -> bool:
+    """Whether a graph with this symbol takes a tensor."""
+    sizes, given = tuple(symbol.shape), tuple(tensor.shape)
+    return len(sizes) == len(given) and all(
+        size is None or other is None or size == other for size, other in zip(sizes, given, strict=True)
+    )
 
 
 def _is_layer(value: Any) -> bool:
@@ -215,6 +224,11 @@ def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
     if isinstance(old, KerasOpenedModel):
         fresh.recorded = old.recorded
     return fresh
+
+
+def rename(layer: Any, name: str) -> None:
+    """Give a layer or operation another name."""
+    setattr(layer, "name" if KERAS_3 else "_name", name)
 
 
 def without_constructor(old: Any, again: Again) -> Any:
