@@ -67,7 +67,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "stackwise_depth": [1, 1],
         "stackwise_strides": [1, 2],
         "stackwise_num_filters": [8, 16],
-        "block_type": "dark",
+        "block_type": "dark_block",
         **_IMAGE,
     },
     "VGG": {"stackwise_num_repeats": [1, 1], "stackwise_num_filters": [8, 16], **_IMAGE},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from keras_networks import IMAGES, ROWS, TOKENS, Block, outputs
+from keras_networks import IMAGES, ROWS, SEQUENCES, TOKENS, Block, outputs
 from numpy.testing import assert_allclose
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.symbolic import Recording, in_words
@@ -12,6 +12,7 @@ from trainable_quantizers_keras.layers.opened import KerasOpenedModel
 
 keras = tf.keras
 L = keras.layers
+SIZES = getattr(keras, "ops", tf)
 RECIPE = tq.Recipe.preset("power_of_two_8bit")
 
 
@@ -79,6 +80,77 @@ class Weighted(L.Layer):
 
     def call(self, x):
         return tf.matmul(x, self.kernel) + self.parts[0] - tf.nn.relu(self.parts[1])
+
+
+class Causal(L.Layer):
+    """Sizes that the batch decides."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        y = self.dense(x)
+        batch, length = SIZES.shape(y)[0], SIZES.shape(y)[1]
+        steps = tf.range(length) if SIZES is tf else SIZES.arange(length)
+        earlier = tf.cast(steps[:, None] >= steps[None, :], "float32")[None]
+        return tf.matmul(SIZES.broadcast_to(earlier, (batch, length, length)), y) / 8.0
+
+
+class Scored(L.Layer):
+    """Gives None beside its result."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = L.Dense(6)
+
+    def call(self, x, scores=False):
+        y = self.dense(x)
+        return y, (y if scores else None)
+
+
+class Positioned(L.Layer):
+    """Layers inside of the same name, one of which is called on constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Scored(name="scored"), Scored(name="scored")
+        self.positions = L.Embedding(5, 6)
+        self.nothing = L.Dropout(0.0)
+        self.turned = Turned()
+
+    def call(self, x):
+        y = self.first(x)[0] + self.positions(tf.range(5))
+        return self.nothing(self.second(self.turned(y))[0]) + self.turned(y[:, :, :2] * 2.0)[:, :, :1]
+
+
+class Turned(L.Layer):
+    """No weights; called on tensors of several sizes."""
+
+    def call(self, x):
+        return tf.concat([x[:, :, 1:], x[:, :, :1]], axis=-1)
+
+
+class Handed(L.Layer):
+    """Gives what it is given."""
+
+    def call(self, x):
+        return x
+
+
+def with_sizes():
+    steps = keras.Input((None, 8))
+    return keras.Model(steps, Causal()(steps)), [SEQUENCES]
+
+
+def with_constants():
+    return applied(Positioned(), [SEQUENCES]), [SEQUENCES]
+
+
+def with_nothing():
+    steps = keras.Input((5, 8))
+    handed = Handed()
+    return keras.Model(steps, L.Dense(3)(handed(L.Dense(8)(handed(steps))))), [SEQUENCES]
 
 
 def with_masks():
@@ -198,6 +270,41 @@ def test_a_layer_that_is_called_in_two_ways_stays_and_it_is_said():
     rows = {row.layer: row for row in tq.summary(prepared).rows}
     assert "not opened: it is called in several ways" in rows["both"].reason
     assert prepared.get_layer("both") is not both
+
+
+class Counted(L.Layer):
+    """Does one thing for symbols, and another for a batch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        return self.dense(x) * (1.0 if x.shape[0] is None else float(x.shape[0]))
+
+
+def test_a_graph_that_computes_something_else_than_its_layer_is_not_taken():
+    model = applied(Around(Counted(name="counted")), [ROWS])
+    copy = opened(model, tf.constant(ROWS))
+    assert list(copy.notes.values()) == ["not opened: as a graph it computes something else on the calibration data"]
+    assert_allclose(outputs(copy.model, [ROWS])[0], outputs(model, [ROWS])[0], rtol=1e-6)
+
+
+def test_a_graph_takes_batches_of_other_sizes():
+    model, (steps,) = with_sizes()
+    prepared = tq.prepare(model, RECIPE, [steps], verbose=False)
+    deployed = tq.convert(prepared)
+    for batch in (steps[:1], steps[:, :3], np.concatenate([steps, steps])):
+        assert np.abs(outputs(prepared, batch)[0] - outputs(model, batch)[0]).max() < 0.2
+        assert (outputs(prepared, batch)[0] == outputs(deployed, batch)[0]).all()
+
+
+def test_what_is_not_opened_counts_as_work_in_float():
+    model = applied(Around(Counted(name="counted")), [ROWS])
+    prepared = tq.prepare(model, RECIPE, [ROWS], verbose=False)
+    assert tq.summary(prepared).coverage < 1
+    (name,) = tq.summary(prepared).work.float_operations
+    assert name.endswith("/inner")
 
 
 def test_mixed_precision_goes_on_inside():

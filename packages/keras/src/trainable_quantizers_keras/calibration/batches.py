@@ -53,14 +53,18 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
 
 
 def first_of(model: Any, data: Any) -> tuple[Any, Any]:
-    """The inputs in the first batch, of a model that does not say what it takes; and the data, all of them still."""
-    if is_graph(model) or data is None:
+    """The inputs in the first batch, None where there is no batch that fits; and the data, all of them still."""
+    if data is None:
         return None, data
     batches = iter(batches_of(data, "prepare", "calibration_data"))
     first = next(batches, None)
     if first is None:
         return None, data
-    return inputs_of(model, first), chain([first], batches) if batches is data else data
+    data = chain([first], batches) if batches is data else data
+    try:
+        return inputs_of(model, first), data
+    except (TypeError, ValueError, IndexError):  # calibration says what is wrong with it
+        return None, data
 
 
 def inputs_of(model: Any, batch: Any) -> Any:

@@ -25,13 +25,7 @@ def attention_by_parts(
     is_causal: bool = False,
     soft_cap: float | None = None,
 ) -> Any:
-    """``keras.ops.dot_product_attention``: softmax(scale · Q Kᵀ + bias) V, of symbols (batch, length, heads, size).
-
-    Example:
-        >>> x = keras.Input((5, 2, 4))
-        >>> attention_by_parts(x, x, x).shape
-        (None, 5, 2, 4)
-    """
+    """``keras.ops.dot_product_attention``: softmax(scale · Q Kᵀ + bias) V, of symbols (batch, length, heads, size)."""
     ops = keras.ops
     groups = query.shape[2] // key.shape[2]
     if groups > 1:  # several heads of the query read one of the key

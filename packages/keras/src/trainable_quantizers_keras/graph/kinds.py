@@ -146,7 +146,8 @@ def follows_keras(layer: Any) -> bool:
     """Whether a layer computes as the class of Keras does that it is of, or derives from.
 
     Example:
-        >>> follows_keras(keras.layers.Dense(2)), follows_keras(type("Own", (keras.layers.Layer,), {})())
+        >>> own = type("Own", (keras.layers.Layer,), {"__module__": "mine"})
+        >>> follows_keras(keras.layers.Dense(2)), follows_keras(own())
         (True, False)
     """
     own: list[type] = []

@@ -16,10 +16,10 @@ def first_part(layer: Any) -> Any:
     """The convolution or dense layer without what ``second_part`` does; None of a layer that is no two.
 
     Example:
-        >>> layer = keras.layers.Dense(2, activation="swish")
-        >>> layer.build((None, 3))
+        >>> layer = keras.layers.Dense(2, activation="tanh", name="head")
+        >>> symbol = layer(keras.Input((3,)))
         >>> first_part(layer).activation.__name__, second_part(layer).name
-        ('linear', 'dense_swish')
+        ('linear', 'head_tanh')
     """
     if not getattr(layer, "built", False) or not follows_keras(layer):
         return None

@@ -62,10 +62,12 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         Raises:
             QuantizerError: other arguments.
         """
-        fixed = {name: kwargs.pop(name) for name in ("training", "mask") if name in kwargs}
-        if len(args) == 1 and not kwargs:
-            return super().__call__(*args, **fixed)
         recorded = self.recorded
+        training = {"training": kwargs.pop("training")} if "training" in kwargs else {}
+        tensors = tf.nest.flatten(args)
+        if len(args) == 1 and set(kwargs) <= {"mask"} and len(tensors) == len(tf.nest.flatten(self.input)):
+            several = tensors if len(tensors) > 1 else tensors[0]
+            return super().__call__(args[0] if isinstance(self.input, Mapping) else several, **kwargs, **training)
         if recorded is None:
             advice = "a file keeps the graph of a call alone"
             raise invalid(type(self).__name__, f"arguments of {self.name!r}", "one list of tensors", kwargs, advice)
@@ -74,7 +76,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
             rule = f"those of the recorded call, {recorded.constants}"
             advice = "it runs the graph of that call"
             raise invalid(type(self).__name__, f"arguments of {self.name!r}", rule, given.constants, advice)
-        return super().__call__(given.tensors if len(given.tensors) > 1 else given.tensors[0], **fixed)
+        return super().__call__(given.tensors if len(given.tensors) > 1 else given.tensors[0], **training)
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The graph on tensors."""
