@@ -1,5 +1,6 @@
 """What the repository says of itself is true: snippets run, links lead somewhere, workflows call what exists."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_a_release_needs_a_changelog_entry_of_its_very_version(version, entry, f
     else:
         with pytest.raises(SystemExit, match="no entry"):
             release.check(f"core-v{version}")
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_zoo_lists_forty_networks_of_each_framework(framework, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools/zoo")
+    networks = dict(importlib.import_module(f"{framework}_zoo").networks())
+    assert len(networks) >= 40
+    assert all(callable(build) for build, _ in networks.values())
 
 
 def test_every_mutant_breaks_a_line_that_is_there_once():

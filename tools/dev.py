@@ -77,8 +77,8 @@ def bench(arguments: list[str]) -> None:
 
 
 def zoo(arguments: list[str]) -> None:
-    """Public architectures all the way, from float to file; see docs/zoo.md."""
-    hatch("run", "zoo:run", *arguments)
+    """Public architectures all the way, from float to file: zoo [torch|keras]; see docs/zoo-torch.md."""
+    hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:run", *arguments)
 
 
 def heading(text: str) -> None:

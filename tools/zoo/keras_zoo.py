@@ -68,6 +68,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "stackwise_strides": [1, 2],
         "stackwise_num_filters": [8, 16],
         "block_type": "dark_block",
+        "stage_type": "dark",
         **_IMAGE,
     },
     "VGG": {"stackwise_num_repeats": [1, 1], "stackwise_num_filters": [8, 16], **_IMAGE},
