@@ -87,6 +87,31 @@ def test_the_file_takes_other_batches(tmp_path):
     assert (np.abs(found - wanted) > 1e-5).mean() <= 0.05
 
 
+class OfDictionary(nn.Module):
+    """A dictionary in, and out; one tensor twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(3, 4)
+
+    def forward(self, batch, scale=None):
+        x = self.a(batch["image"]) + self.b(batch["meta"])
+        x = x if scale is None else x * scale
+        return {"classes": x, "image": x.relu(), "pair": (x, x)}
+
+
+@pytest.mark.parametrize("operators", ["standard", "mct"])
+def test_inputs_and_outputs_in_onnx_are_named_as_in_the_model(operators, tmp_path):
+    batch = {"image": torch.randn(5, 4), "meta": torch.randn(5, 3)}
+    recipe = tq.Recipe(tq.WeightsScheme(), None)
+    model = tq.convert(tq.prepare(OfDictionary(), recipe, [(batch,)], verbose=False).eval())
+    given = {"batch": batch, "scale": torch.full((5, 1), 0.5)}
+    tq.export(model, tmp_path / "model.onnx", given, operators=operators)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [each.name for each in graph.input] == ["batch.image", "batch.meta", "scale"]
+    assert [each.name for each in graph.output] == ["classes", "image", "pair.0", "pair.1"]
+
+
 @pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_one_example_is_enough_for_files_that_take_more(suffix, tmp_path):
     model, (images,) = deployed(bits=8)

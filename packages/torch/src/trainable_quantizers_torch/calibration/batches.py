@@ -128,12 +128,13 @@ def names_of_tensors(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     found: dict[int, str] = {}
     for path, leaf in _pytree.tree_flatten_with_path({**given, **kwargs})[0]:
         if isinstance(leaf, torch.Tensor):
-            found.setdefault(id(leaf), ".".join(str(_key(step)) for step in path))
+            found.setdefault(id(leaf), name_of(path))
     return found
 
 
-def _key(step: Any) -> Any:
-    return getattr(step, "key", getattr(step, "idx", getattr(step, "name", step)))
+def name_of(path: tuple[Any, ...]) -> str:
+    """The way to a value inside others: ``batch.image``, ``inputs.0``."""
+    return ".".join(str(getattr(step, "key", getattr(step, "idx", getattr(step, "name", step)))) for step in path)
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:

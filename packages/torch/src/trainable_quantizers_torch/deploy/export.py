@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trainable_quantizers_core import QuantizerError, Verification
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 
-from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
+from trainable_quantizers_torch.calibration.batches import arguments_of, in_words, name_of, names_of_tensors
 from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.deploy.export_operators import OPSET, with_plain_operations, with_standard_operators
 from trainable_quantizers_torch.deploy.verify import verify
@@ -48,6 +49,9 @@ def export(
         operators: Of an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
             onnxruntime runs with ``mct_quantizers.get_ort_session_options()``.
         dynamic_batch: Whether the file takes other sizes of the first axis of the inputs, too.
+
+    Inputs of an ONNX file are named like the arguments of the forward (``image``, ``batch.image``), outputs like the
+    keys of the result: ``boxes``, ``output_0`` in a tuple, ``output`` alone.
 
     Returns:
         What differs between model and file on the example inputs.
@@ -161,15 +165,17 @@ def _onnx(
 
 
 def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> bytes:
+    flat = _Flat(with_standard_operators(model), args, kwargs)
     program = torch.onnx.export(
-        with_standard_operators(model),
-        args,
-        kwargs=dict(kwargs),
+        flat,
+        flat.tensors,
         dynamo=True,
         opset_version=OPSET,
         external_data=False,
         verbose=False,
-        dynamic_shapes=_shapes(args, kwargs, dynamic_batch),
+        dynamic_shapes={"tensors": _shapes(flat.tensors, {}, dynamic_batch)} if dynamic_batch else None,
+        input_names=flat.inputs,
+        output_names=flat.outputs,
     )
     assert program is not None  # no file was given
     return program.model_proto.SerializeToString()
@@ -177,26 +183,53 @@ def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 def _custom(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> bytes:
     optional("onnxruntime_extensions", "onnx", "trainable-quantizers-torch")
-    if kwargs:
-        advice = "wrap the model in a module that takes its inputs by position"
-        raise invalid("export", "example_inputs", "positional for the operators of mct", list(kwargs), advice)
+    flat = _Flat(model, args, kwargs)
     for module in model.modules():
         for quantizer in _inferable(module):
             quantizer.enable_custom_impl()
-    names = [f"input_{index}" for index in range(len(args))]
-    axes = {name: {0: "batch"} for name in names} if dynamic_batch else None
+    axes = {name: {0: "batch"} for name in flat.inputs} if dynamic_batch else None
     file = io.BytesIO()
-    torch.onnx.export(_Called(model), args, file, dynamo=False, opset_version=17, input_names=names, dynamic_axes=axes)
+    names = {"input_names": flat.inputs, "output_names": flat.outputs}
+    torch.onnx.export(flat, flat.tensors, file, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
     return file.getvalue()
 
 
-class _Called(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+class _Flat(nn.Module):
+    """A model as a function of tensors alone, as the inputs and outputs of an ONNX file are.
+
+    Args:
+        model: Takes any arguments, and gives any result.
+        args: An example of them, which also holds what is no tensor.
+        kwargs: Those by name.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
         self.model = model
+        self._given, self._structure = _pytree.tree_flatten((args, dict(kwargs)))
+        self.tensors = tuple(leaf for leaf in self._given if isinstance(leaf, torch.Tensor))
+        names = names_of_tensors(model, args, kwargs)
+        self.inputs = _unique([names[id(tensor)] for tensor in self.tensors], ())
+        results, _ = _pytree.tree_flatten_with_path(model(*args, **kwargs))
+        paths = [name_of(path) or "output" for path, leaf in results if isinstance(leaf, torch.Tensor)]
+        self.outputs = _unique([f"output_{path}" if path.isdigit() else path for path in paths], self.inputs)
 
-    def forward(self, *args: Any) -> Any:
-        return self.model(*args)
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._given]
+        args, kwargs = _pytree.tree_unflatten(leaves, self._structure)
+        results = [leaf for leaf in _pytree.tree_leaves(self.model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
+        return tuple(results) if len(results) > 1 else results[0]
+
+
+def _unique(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """The names; those that stand before, or among others, with a number."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        others = (*taken, *found)
+        found.append(name if name not in others else next(each for each in numbered if each not in others))
+    return found
 
 
 def _inferable(module: nn.Module) -> list[BasePyTorchInferableQuantizer]:
