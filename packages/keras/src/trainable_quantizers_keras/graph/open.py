@@ -206,8 +206,6 @@ class _Opening:
                 recording.calls, recording.inputs, recording.outputs, drawing.stand_in, self._after
             )
             drawing.settle()
-            given = tf.nest.flatten(inputs)
-            outputs = tf.nest.map_structure(lambda symbol: drawing.named_apart(symbol, given), outputs)
             drawing.names.of_functions(outputs)
             if nested:
                 inputs = tf.nest.pack_sequence_as(args[0], inputs[: len(tf.nest.flatten(args[0]))])
@@ -309,11 +307,6 @@ class _Drawing:
         if fresh is not None and not known and hasattr(fresh, "name"):
             self.names.give(fresh, self.recording.names.get(id(call.layer)), word_of(fresh))
         return self.recording.in_context(call, fresh)
-
-    def named_apart(self, symbol: Any, given: list[Any]) -> Any:
-        """A result, which may not be an input as it is: a graph in a graph would give its own argument."""
-        same = any(symbol is each for each in given)
-        return keras.layers.Activation("linear", name=self.names.unique("identity"))(symbol) if same else symbol
 
     def _read(self, symbol: Any, first: Any) -> Any:
         if id(symbol) not in self.symbols:

@@ -97,6 +97,8 @@ class Recording:
         if found:
             raise NotOpenedError(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
         inputs = [inner[id(outer)] for outer in self.form.tensors]
+        outputs = tf.nest.map_structure(lambda symbol: _apart(symbol, inputs), outputs)
+        flat = tf.nest.flatten(outputs)
         read = {id(symbol) for _, node in behind(flat) if node.is_input for symbol in tf.nest.flatten(node.outputs)}
         weights = [symbol for symbol in self._symbols.values() if id(symbol) in read]
         return inputs, outputs, calls_of(keras.Model([*inputs, *weights], flat))
@@ -238,6 +240,12 @@ class Recording:
 
     def _symbol(self, value: Any) -> Any:
         return self._symbols.get(id(value), value)
+
+
+def _apart(symbol: Any, inputs: list[Any]) -> Any:
+    """A result, which may not be an input as it is: a graph in a graph would give its own argument."""
+    same = any(symbol is each for each in inputs)
+    return keras.layers.Activation("linear", name="identity")(symbol) if same else symbol
 
 
 def _symbol_of(shape: tuple[int, ...], dtype: Any) -> Any:

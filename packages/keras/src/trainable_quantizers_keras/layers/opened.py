@@ -16,7 +16,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 
 _symbol = keras.Input((1,))
-_FUNCTIONAL = type(keras.Model(_symbol, _symbol))  # no public name
+_FUNCTIONAL = type(keras.Model(_symbol, keras.layers.ReLU()(_symbol)))  # no public name
 _OF_TENSORFLOW = (
     *("_self_unconditional", "_self_setattr", "_self_update", "_self_saveable", "_self_name_based", "_self_tracked"),
 )
