@@ -1,4 +1,4 @@
-"""Sets itself up and runs a task of the workspace: ``python3 tools/dev.py demo|test|lint|build|bench|zoo [arguments]``.
+"""Sets itself up and runs a task of the workspace: ``python3 tools/dev.py TASK [arguments]``.
 
 Needs Python >= 3.10 and a package index. Makes ``.venv`` with hatch, whose environments (under ``.hatch``)
 hold everything else.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -58,6 +59,17 @@ def test(arguments: list[str]) -> None:
         hatch("run", "keras2:all", *arguments)
 
 
+def oldest(arguments: list[str]) -> None:
+    """Core and Keras on Python 3.10, where that is installed: whole walks, not everything."""
+    pythons = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))]
+    works = [each for each in pythons if each and not subprocess.run([each, "-V"], capture_output=True).returncode]
+    heading("Python 3.10")
+    if not works:
+        print("There is no Python 3.10 here: nothing was tested on it.")
+        return
+    hatch("run", "oldest:smoke", *arguments, HATCH_PYTHON=works[0])
+
+
 def lint(arguments: list[str]) -> None:
     """Ruff and mypy; ``lint fix`` mends what can be mended."""
     hatch("run", f"lint:{'fix' if 'fix' in arguments else 'check'}")
@@ -88,7 +100,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, lint, build, bench, zoo)}
+    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo)}
     lines = "\n".join(f"  {name:6}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

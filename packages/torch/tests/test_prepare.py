@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 import re
 import threading
@@ -438,3 +439,9 @@ def test_mistakes_are_explained(mistake):
     function, text = MISTAKES[mistake]
     with pytest.raises(tq.QuantizerError, match=re.escape(text)):
         function()
+
+
+def test_calibration_on_an_endless_stream_ends_and_says_so():
+    with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches of more"):
+        model = tq.prepare(nn.Sequential(nn.Linear(3, 2)), RECIPE, itertools.cycle([torch.ones(2, 3)]), verbose=False)
+    assert tq.summary(model).coverage == 1

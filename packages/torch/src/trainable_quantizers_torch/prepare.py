@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
@@ -194,7 +195,7 @@ def _observe(
     observers = {position: Observer() for position in positions}
     placed.watch(observers)
     try:
-        for _ in run_on(model, data, "prepare", "calibration_data", verbose):
+        for _ in run_on(model, data, "prepare", "calibration_data", verbose, MAX_BATCHES):
             pass
     finally:
         placed.leave()

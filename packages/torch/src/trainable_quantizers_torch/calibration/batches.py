@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree
+from trainable_quantizers_core.calibration.batches import at_most
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.progress import track
 
@@ -27,9 +28,22 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def run_on(
-    model: nn.Module, data: Any, owner: str, argument: str = "data", verbose: bool = False
+    model: nn.Module,
+    data: Any,
+    owner: str,
+    argument: str = "data",
+    verbose: bool = False,
+    limit: int | None = None,
 ) -> Iterator[tuple[Callable[[Any], Any], Any]]:
     """What a model gives for each batch, in evaluation and without gradients; and how another is called on it.
+
+    Args:
+        model: The model.
+        data: Batches.
+        owner: The function that takes them, for messages.
+        argument: The name of ``data`` there.
+        verbose: Whether to show progress.
+        limit: How many batches to take at most.
 
     Raises:
         QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
@@ -37,7 +51,7 @@ def run_on(
     count = 0
     with modes_kept(model), torch.no_grad():
         model.eval()
-        for batch in track(batches_of(data, owner, argument), owner, verbose):
+        for batch in at_most(track(batches_of(data, owner, argument), owner, verbose), limit, owner):
             positional, keywords = arguments_of(model, batch)
             with batch_explained(owner, argument, batch, count):
                 result = model(*positional, **keywords)
