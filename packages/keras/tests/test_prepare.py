@@ -1,6 +1,8 @@
 """From a float model to a trained one to a deployed one, by a recipe."""
 
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -383,3 +385,27 @@ def test_mistakes_are_explained(mistake):
     function, text = MISTAKES[mistake]
     with pytest.raises(tq.QuantizerError, match=re.escape(text)):
         function()
+
+
+def test_calibration_on_an_endless_stream_ends_and_says_so():
+    data = tf.data.Dataset.from_tensor_slices(ROWS).batch(3).repeat()
+    network = keras.Sequential([keras.Input((24,)), L.Dense(2)])
+    with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches of more"):
+        model = tq.prepare(network, RECIPE, data, verbose=False)
+    assert tq.summary(model).coverage == 1
+
+
+def test_threads_that_call_one_model_leave_its_weights_alone():
+    network = keras.Sequential([keras.Input((24,)), L.Dense(64, "relu"), L.Dense(2)])
+    model = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+    wrapped = [layer.layer for layer in model.layers if isinstance(layer, WRAPPER)]
+    kernels, right = [layer.kernel for layer in wrapped], outputs(model, ROWS)[0]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _: outputs(model, ROWS)[0], range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all((result == right).all() for result in results)
+    assert all(layer.kernel is kernel for layer, kernel in zip(wrapped, kernels, strict=True))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
@@ -182,7 +183,7 @@ def _observe(
     layers = [call.layer for call in recorded.calls if id(call.layer) in places]
     layers = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
     with watching(layers, see):
-        for given, _ in run_on(model, data, "prepare", "calibration_data", verbose):
+        for given, _ in run_on(model, data, "prepare", "calibration_data", verbose, MAX_BATCHES):
             for layer, value in zip(inputs, in_order(model, given) if inputs else (), strict=True):
                 see(layer, value)
     return dict(zip(positions, seen.values(), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from trainable_quantizers_core.calibration.batches import at_most
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.progress import track
 
@@ -15,15 +16,23 @@ from trainable_quantizers_keras.layers.calls import input_tensors, is_graph
 
 
 def run_on(
-    model: Any, data: Any, owner: str, argument: str = "data", verbose: bool = False
+    model: Any, data: Any, owner: str, argument: str = "data", verbose: bool = False, limit: int | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """The inputs in each batch, and what a model gives for them in evaluation.
+
+    Args:
+        model: The model.
+        data: Batches.
+        owner: The function that takes them, for messages.
+        argument: The name of ``data`` there.
+        verbose: Whether to show progress.
+        limit: How many batches to take at most.
 
     Raises:
         QuantizerError: ``data`` is missing, no iterable, or empty, or the model does not take one of its batches.
     """
     count = 0
-    for batch in track(batches_of(data, owner, argument), owner, verbose):
+    for batch in at_most(track(batches_of(data, owner, argument), owner, verbose), limit, owner):
         try:
             inputs = inputs_of(model, batch)
             result = model(inputs, training=False)

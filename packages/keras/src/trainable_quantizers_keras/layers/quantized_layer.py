@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
@@ -91,6 +93,11 @@ class QuantizedLayer:
         return self.layer.compute_mask(inputs, mask) if KERAS_3 or self.layer.supports_masking else None
 
     def _call_quantized(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        with _lock_of(self.layer):
+            return self._call_alone(mode, inputs, *args, **kwargs)
+
+    def _call_alone(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """No other thread uses the layer meanwhile: it would take the quantized weights for the weights."""
         kwargs = without_foreign_mask(self.layer, kwargs)
         quantized = {
             key: tf.cast(value, self.layer.compute_dtype)
@@ -104,6 +111,13 @@ class QuantizedLayer:
             tensors.insert(position, quantized[position])
         arguments = [tensors] if self.is_inputs_as_list else tensors
         return self.layer(*arguments, *self.op_call_args, *args, **self.op_call_kwargs, **kwargs)
+
+
+_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+
+
+def _lock_of(layer: Any) -> threading.RLock:
+    return _locks.setdefault(layer, threading.RLock())
 
 
 def without_foreign_mask(layer: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
