@@ -8,6 +8,7 @@ from keras_networks import IMAGES, ROWS, SEQUENCES, TOKENS, Block, outputs
 from numpy.testing import assert_allclose
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.symbolic import Recording, in_words
+from trainable_quantizers_keras.inventory import quantizers_of
 from trainable_quantizers_keras.layers.opened import KerasOpenedModel
 
 keras = tf.keras
@@ -398,3 +399,23 @@ def test_opening_leaves_no_trace_in_the_float_model():
     assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
     assert (outputs(model, [ROWS])[0] == before).all()
     assert "call" not in vars(model.layers[1].inner)
+
+
+def test_an_activation_function_of_ones_own_is_quantized_around():
+    rows = keras.Input((24,))
+    network = keras.Model(rows, L.Dense(3)(L.Dense(4, activation=lambda x: tf.nn.elu(x) * 0.5, name="own")(rows)))
+    prepared = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+    types = [row.type for row in tq.summary(prepared).rows]
+    assert {"elu"} <= {word.lower() for word in types}
+    assert tq.summary(prepared).coverage == 1
+    assert np.abs(outputs(prepared, [ROWS])[0] - outputs(network, [ROWS])[0]).max() < 0.2
+
+
+def test_weights_of_convolutional_recurrent_layers_are_quantized():
+    frames = keras.Input((2, 6, 6, 3))
+    network = keras.Model(frames, L.Flatten()(L.ConvLSTM2D(2, 3, name="video")(frames)))
+    video = np.random.default_rng(0).standard_normal((2, 2, 6, 6, 3)).astype("float32")
+    prepared = tq.prepare(network, RECIPE, [video], verbose=False)
+    found = {parameter.attribute for parameter in quantizers_of(prepared) if parameter.layer == "video"}
+    assert found == {"cell.kernel", "cell.recurrent_kernel", "output"}
+    assert (outputs(tq.convert(prepared), [video])[0] == outputs(prepared, [video])[0]).all()

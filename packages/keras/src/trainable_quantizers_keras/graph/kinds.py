@@ -19,9 +19,16 @@ _WEIGHTS: tuple[tuple[str, str, dict[str, int]], ...] = (  # classes, kind, weig
     ("RNN Bidirectional", "recurrent", {}),
     ("MultiHeadAttention GroupQueryAttention Attention AdditiveAttention", "attention", {}),
 )
-_CLASSES = tuple(
-    (tuple(getattr(keras.layers, name) for name in names.split() if hasattr(keras.layers, name)), kind, weights)
-    for names, kind, weights in _WEIGHTS
+_CLASSES = (
+    *(
+        (tuple(getattr(keras.layers, name) for name in names.split() if hasattr(keras.layers, name)), kind, weights)
+        for names, kind, weights in _WEIGHTS
+    ),
+    (
+        (type(keras.layers.ConvLSTM2D(1, 1).cell),),
+        "recurrent",
+        {"kernel": -1, "recurrent_kernel": -1},
+    ),  # no public name
 )
 _NAMES = {  # of layers and operations, in lower case without underscores
     "activation": "activation relu relu6 leakyrelu prelu elu selu celu gelu glu silu swish mish sigmoid logsigmoid "

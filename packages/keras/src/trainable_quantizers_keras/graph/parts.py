@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainable_quantizers_keras.graph.kinds import clips_by, follows_keras, kind_of
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.copies import build_like, copied, remember_shape
+from trainable_quantizers_keras.layers.function import functions_on_symbols
+from trainable_quantizers_keras.layers.sizes import sizes_as_symbols
 
 _ACTIVATED = ("conv", "depthwise_conv", "conv_transpose", "linear")
 
@@ -37,8 +40,14 @@ def second_part(layer: Any) -> Callable[[Any], Any]:
         return copied(activation)  # type: ignore[no-any-return]
     name = getattr(activation, "__name__", "")
     if getattr(keras.activations, name, None) is not activation:
-        return activation  # type: ignore[no-any-return]  # of the user's own: its functions
+        return partial(_on_symbols, activation)
     return keras.layers.Activation(activation, name=f"{layer.name}_{name}", dtype=layer.dtype_policy)  # type: ignore[no-any-return]
+
+
+def _on_symbols(function: Callable[[Any], Any], symbol: Any) -> Any:
+    """A function of the user's own: what it calls becomes operations."""
+    with functions_on_symbols(), sizes_as_symbols():
+        return function(symbol)
 
 
 def _is_activated(layer: Any) -> bool:
