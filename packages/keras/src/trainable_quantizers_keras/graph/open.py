@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,23 +10,23 @@ import numpy as np
 import tensorflow as tf
 
 from trainable_quantizers_keras.graph.attention import attention_of
+from trainable_quantizers_keras.graph.draw import Drawing
 from trainable_quantizers_keras.graph.kinds import follows_keras, word_of
 from trainable_quantizers_keras.graph.parts import first_part, second_part
 from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, first_line, in_words
 from trainable_quantizers_keras.graph.watch import first_calls
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, is_graph, redrawn
+from trainable_quantizers_keras.layers.attributes import Again
+from trainable_quantizers_keras.layers.call_form import CallForm
+from trainable_quantizers_keras.layers.calls import Call, arguments_of, is_graph, redrawn
 from trainable_quantizers_keras.layers.copies import copied, parts_of
 from trainable_quantizers_keras.layers.function import einsum
 from trainable_quantizers_keras.layers.opened import (
-    Again,
     CalledDifferentlyError,
-    CallForm,
     KerasOpenedModel,
     functional_like,
     rename,
 )
-from trainable_quantizers_keras.layers.weight import KerasWeight
 
 _OF_LAYERS = ("MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention", "Lambda")
 """Layers of Keras that compute by other layers or by functions."""
@@ -201,7 +200,7 @@ class _Opening:
         try:
             recording = Recording(layer, args, kwargs)
             self.alive.append(recording)
-            drawing = _Drawing(recording, self)
+            drawing = Drawing(recording, self)
             inputs, outputs = redrawn(
                 recording.calls, recording.inputs, recording.outputs, drawing.stand_in, self._after
             )
@@ -264,87 +263,3 @@ def _opens(layer: Any) -> bool:
     if follows_keras(layer):
         return any(cls.__name__ in _OF_LAYERS for cls in type(layer).__mro__)
     return not isinstance(layer, keras.layers.RNN)
-
-
-class _Drawing:
-    """A recorded call while it becomes the graph of a copy."""
-
-    def __init__(self, recording: Recording, opening: _Opening) -> None:
-        self.recording = recording
-        self.opening = opening
-        self.names = _Names()
-        self.weights: dict[int, KerasWeight] = {}  # by identity of the symbol
-        self.symbols: dict[int, Any] = {}  # of the copy, by identity of the symbol
-        self.inlined = {id(owner): owner for owner in recording.owners_of_used() if owner is not recording.layer}
-        for symbol in recording.weights_to_read():
-            self.weights[id(symbol)] = self._weight(symbol)
-
-    def _weight(self, symbol: Any) -> KerasWeight:
-        owner, path, variable = self.recording.weights[id(symbol)]
-        name = path.strip("_") if owner is self.recording.layer else f"{owner.name}_{path.strip('_')}"
-        layer = KerasWeight(
-            tuple(variable.shape),
-            weight_dtype=tf.as_dtype(variable.dtype).name,
-            weight_trainable=variable.trainable,
-            regularizer=getattr(variable, "regularizer", None),
-            constraint=getattr(variable, "constraint", None),
-            name=self.names.unique(name),
-            dtype=getattr(owner, "dtype_policy", None),
-        )
-        layer.build(None)
-        layer.weight.assign(variable)
-        return layer
-
-    def stand_in(self, call: Call) -> Any:
-        """What stands for a call: a layer or function, or for a weight that was read the layer that gives it."""
-        if call.node.is_input:
-            (symbol,) = tf.nest.flatten(call.node.outputs)
-            return lambda first: self._read(symbol, first)
-        if id(call.layer) in self.inlined:
-            return lambda *args, **kwargs: self.recording.inline(call.layer, self.symbols, args, kwargs)
-        known = id(call.layer) in self.opening.copies
-        fresh = self.opening.again(call.layer, call)
-        if fresh is not None and not known and hasattr(fresh, "name"):
-            self.names.give(fresh, self.recording.names.get(id(call.layer)), word_of(fresh))
-        return self.recording.in_context(call, fresh)
-
-    def _read(self, symbol: Any, first: Any) -> Any:
-        if id(symbol) not in self.symbols:
-            self.symbols[id(symbol)] = self.weights[id(symbol)](first)
-        return self.symbols[id(symbol)]
-
-    def settle(self) -> None:
-        """Let the attributes of the copy be the weights that its graph reads."""
-        for identity, layer in self.weights.items():
-            owner, _, variable = self.recording.weights[identity]
-            self.opening.copies[id(variable)] = layer.weight
-            if owner is not self.recording.layer:
-                self.opening.copies.setdefault(id(owner), layer)
-
-
-class _Names:
-    """Names of the layers and functions of a graph: attributes of the layer that was opened, and words of functions."""
-
-    def __init__(self) -> None:
-        self._count: Counter[str] = Counter()
-        self._given: set[int] = set()
-
-    def unique(self, name: str) -> str:
-        self._count[name] += 1
-        return name if self._count[name] == 1 else self.unique(f"{name}_{self._count[name] - 1}")
-
-    def give(self, fresh: Any, path: str | None, word: str) -> None:
-        """Name a layer after its attribute, and a function by its word."""
-        self._given.add(id(fresh))
-        of_layer = isinstance(fresh, keras.layers.Layer)
-        by_word = not of_layer or type(fresh).__name__ in ("TFOpLambda", "SlicingOpLambda", "Softmax", "KerasEinsum")
-        if path is None and by_word:
-            path = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in word)
-        rename(fresh, self.unique(path.strip("_") if path else fresh.name))
-
-    def of_functions(self, outputs: Any) -> None:
-        """Name the functions that have no name of this graph yet."""
-        for layer, _ in behind(outputs):
-            unnamed = not isinstance(layer, keras.layers.Layer) or type(layer).__name__ in ("Softmax", "KerasEinsum")
-            if unnamed and id(layer) not in self._given:
-                self.give(layer, None, word_of(layer))

@@ -12,7 +12,8 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
-from trainable_quantizers_keras.layers.opened import Again, KerasOpenedModel, functional_like
+from trainable_quantizers_keras.layers.attributes import Again
+from trainable_quantizers_keras.layers.opened import KerasOpenedModel, functional_like
 
 
 @dataclass(frozen=True, eq=False)

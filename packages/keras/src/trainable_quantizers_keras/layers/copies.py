@@ -10,8 +10,8 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.attributes import Again, without_constructor
 from trainable_quantizers_keras.layers.calls import Call, is_graph, rebuild
-from trainable_quantizers_keras.layers.opened import Again, without_constructor
 
 OF_KERAS = ("keras.", "tf_keras.", "tensorflow.", "mct_quantizers.", "trainable_quantizers_keras.")
 

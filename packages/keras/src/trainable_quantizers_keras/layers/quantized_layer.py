@@ -15,8 +15,8 @@ from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
+from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
-from trainable_quantizers_keras.layers.opened import is_variable
 
 
 class QuantizedLayer:
