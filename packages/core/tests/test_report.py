@@ -18,6 +18,7 @@ from trainable_quantizers_core.report import (
     print_report,
     to_html,
     to_table,
+    words,
     write_html,
 )
 
@@ -350,3 +351,12 @@ def test_a_tensor_that_was_not_measured_is_shown():
     page = to_html(ModelReport("model", "PyTorch", (tensor,)))
     assert "relu" in page
     assert not re.search(r">-?(nan|inf)\b", page.lower())
+
+
+def test_totals_say_what_share_of_the_work_is_quantized_and_never_round_up_to_all():
+    coverage = {"work": 10_000, "quantized_work": 9_999, "sums": 3, "quantized_sums": 2}
+    found = model(tensor(), coverage=coverage)
+    assert words.totals(found)["Quantized work"] == ("99.9 %", "of the multiply-accumulates, and 2 of 3 sums")
+    assert "Quantized work" not in words.totals(model(tensor()))
+    assert ModelReport.from_json(found.to_json()) == found
+    assert "99.9" in to_html(found)

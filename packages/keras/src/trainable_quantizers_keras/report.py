@@ -57,6 +57,7 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
         tensors=tuple(_measured(each, samples) for each in placed),
         skipped=tuple(skipped),
         accuracies=dict(accuracies or {}),
+        coverage={} if found is None else found.work.figures,
     )
 
 

@@ -56,6 +56,7 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
         tensors=tuple(_measured(each, samples) for each in placed),
         skipped=tuple(skipped),
         accuracies=dict(accuracies or {}),
+        coverage={} if found is None else found.work.figures,
     )
 
 

@@ -36,6 +36,11 @@ class Coverage:
         """Quantized multiply-accumulates of all; 1 where there are none."""
         return self.quantized_work / self.work if self.work else 1.0
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """Its numbers by name, for reports."""
+        return {name: getattr(self, name) for name in ("work", "quantized_work", "sums", "quantized_sums")}
+
     def __str__(self) -> str:
         share = int(1000 * self.share) / 10  # never 100 where something is missing
         left = f"; in float: {_listed(self.float_operations)}" if self.float_operations else ""

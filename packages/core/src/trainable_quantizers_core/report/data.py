@@ -200,6 +200,7 @@ class ModelReport(_Part):
         tensors: The quantized tensors, in the order of the model.
         skipped: What was left in float.
         accuracies: Figures to show beside, by label: ``{"float": 0.982, "quantized": 0.979}``.
+        coverage: From the summary, by name: ``work``, ``quantized_work``, ``sums``, ``quantized_sums``.
     """
 
     model: str
@@ -207,11 +208,13 @@ class ModelReport(_Part):
     tensors: tuple[TensorReport, ...]
     skipped: tuple[SkippedLayer, ...] = ()
     accuracies: Mapping[str, float] = field(default_factory=dict)
+    coverage: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields in terms of what JSON holds."""
         parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("tensors", "skipped")}
-        return {"model": self.model, "framework": self.framework, **parts, "accuracies": encode(self.accuracies)}
+        figures = {name: encode(getattr(self, name)) for name in ("accuracies", "coverage")}
+        return {"model": self.model, "framework": self.framework, **parts, **figures}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:

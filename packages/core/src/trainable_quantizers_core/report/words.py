@@ -109,6 +109,10 @@ def totals(report: ModelReport) -> dict[str, tuple[str, str]]:
         shown["Quantized weights"] = (f"{before / after:.1f}× smaller", f"{size(before)} → {size(after)}")
     if report.worst:
         shown["Lowest SQNR"] = (decibels(report.worst.sqnr), name(report.worst))
+    if report.coverage.get("work"):
+        share = int(1000 * report.coverage["quantized_work"] / report.coverage["work"]) / 10
+        sums = f"{report.coverage['quantized_sums']} of {report.coverage['sums']} sums"
+        shown["Quantized work"] = (f"{share} %", f"of the multiply-accumulates, and {sums}")
     if report.skipped:
         shown["Left in float"] = (str(len(report.skipped)), "layers, each with its reason")
     return {**shown, **{f"Accuracy, {label}": (f"{value:.4g}", "") for label, value in report.accuracies.items()}}
