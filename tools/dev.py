@@ -89,7 +89,7 @@ def bench(arguments: list[str]) -> None:
 
 
 def zoo(arguments: list[str]) -> None:
-    """Public architectures all the way, from float to file: zoo [torch|keras]; see docs/zoo-torch.md."""
+    """Public architectures all the way, from float to file: zoo [torch|keras]; see docs/zoo-keras.md."""
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:run", *arguments)
 
 

@@ -56,7 +56,7 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
         "is QuantizationMethod.POWER_OF_TWO",
         "is QuantizationMethod.UNIFORM",
     ),
-    ("keras", f"{KERAS}/range_quantizer.py", "if self.freeze_quant_params:", "if False:"),
+    ("keras", f"{CORE}/range_quantizer.py", "in values and not self.freeze_quant_params", "in values"),
     ("torch", f"{CORE}/grid.py", "+ mantissa) & ~mantissa", "+ mantissa + 1) & ~mantissa"),
     ("torch", f"{CORE}/grid.py", "(gradient < 0)", "(gradient > 0)"),
     (
