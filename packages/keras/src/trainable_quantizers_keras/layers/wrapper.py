@@ -78,8 +78,12 @@ if KERAS_3:
             self.build(config.get("input_shape", next(iter(config.get("shapes_dict", {}).values()), None)))
 
         def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-            """That of a call: not all layers know their output by its shape."""
-            return keras.Operation.compute_output_spec(self, *args, **kwargs)
+            """That of the layer, which need not trace its quantizers for it."""
+            if self.weight_values:
+                return keras.Operation.compute_output_spec(self, *args, **kwargs)
+            if "training" not in inspect.signature(self.layer.call).parameters:
+                kwargs.pop("training", None)
+            return self.layer.compute_output_spec(*args, **kwargs)
 
         def compute_output_shape(self, input_shape: Any) -> Any:
             """That of the layer."""
