@@ -15,7 +15,17 @@ from trainable_quantizers_keras.keras_version import keras
 
 FILE = ".keras"
 
-__all__ = ["FILE", "all_the_way", "networks"]
+NOTES = """
+What is not at 100 %:
+
+- Llama, Mistral, Qwen, Gemma, Phi3: the product that makes the angles of the rotary embedding reads positions, not
+  the input, and stays in float.
+- FNet: its Fourier transform takes no unknown sizes, so its layers are not opened.
+- DebertaV3, DeiT: one layer of each is not opened, because it loops over an unknown size or gives constants beside its
+  result. They prepare and convert; their `.keras` files do not load.
+"""
+
+__all__ = ["FILE", "NOTES", "all_the_way", "networks"]
 
 
 def all_the_way(network: Network, recipe: str) -> tuple[Summary, bool, bool, float]:

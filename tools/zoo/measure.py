@@ -51,7 +51,7 @@ def main() -> None:
     if not chosen.only:
         title = {"torch": "PyTorch", "keras": "Keras"}[chosen.framework]
         head = HEAD.format(title=title, framework=chosen.framework, recipe=RECIPE, file=way.FILE)
-        (DOCS / f"zoo-{chosen.framework}.md").write_text(head + "\n".join(rows) + "\n")
+        (DOCS / f"zoo-{chosen.framework}.md").write_text(head + "\n".join(rows) + "\n" + way.NOTES)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from trainable_quantizers_torch import Recipe, convert, export, prepare, summary
 
 FILE = ".pt2"
 
-__all__ = ["FILE", "all_the_way", "networks"]
+NOTES = ""
+
+__all__ = ["FILE", "NOTES", "all_the_way", "networks"]
 
 
 def all_the_way(network: Network, recipe: str) -> tuple[Summary, bool, bool, float]:
