@@ -8,28 +8,18 @@ from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, arguments_of
 from trainable_quantizers_keras.layers.copies import OF_KERAS
 
-_WEIGHTS: tuple[tuple[str, str, dict[str, int]], ...] = (  # classes, kind, weights and the axis of their channels
+_CLASSES: tuple[tuple[str, str, dict[str, int]], ...] = (  # of Keras, kind, weights and the axis of their channels
     ("DepthwiseConv1D DepthwiseConv2D", "depthwise_conv", {"depthwise_kernel": -2, "kernel": -2}),
     ("SeparableConv1D SeparableConv2D", "conv", {"depthwise_kernel": -2, "pointwise_kernel": -1}),
     ("Conv1DTranspose Conv2DTranspose Conv3DTranspose", "conv_transpose", {"kernel": -2}),
     ("Conv1D Conv2D Conv3D", "conv", {"kernel": -1}),
     ("Dense EinsumDense", "linear", {"kernel": -1}),
     ("Embedding", "embedding", {"embeddings": -1}),
-    ("SimpleRNNCell LSTMCell GRUCell", "recurrent", {"kernel": -1, "recurrent_kernel": -1}),
+    ("SimpleRNNCell LSTMCell GRUCell ConvLSTMCell", "recurrent", {"kernel": -1, "recurrent_kernel": -1}),
     ("RNN Bidirectional", "recurrent", {}),
-    ("MultiHeadAttention GroupQueryAttention Attention AdditiveAttention", "attention", {}),
+    ("MultiHeadAttention GroupQueryAttention GroupedQueryAttention Attention AdditiveAttention", "attention", {}),
 )
-_CLASSES = (
-    *(
-        (tuple(getattr(keras.layers, name) for name in names.split() if hasattr(keras.layers, name)), kind, weights)
-        for names, kind, weights in _WEIGHTS
-    ),
-    (
-        (type(keras.layers.ConvLSTM2D(1, 1).cell),),
-        "recurrent",
-        {"kernel": -1, "recurrent_kernel": -1},
-    ),  # no public name
-)
+_OF_CLASS = {name: (kind, weights) for names, kind, weights in _CLASSES for name in names.split()}
 _NAMES = {  # of layers and operations, in lower case without underscores
     "activation": "activation relu relu6 leakyrelu prelu elu selu celu gelu glu silu swish mish sigmoid logsigmoid "
     "hardsigmoid hardsilu hardswish tanh hardtanh tanhshrink softmax logsoftmax softplus softsign softshrink "
@@ -88,10 +78,9 @@ def kind_of(layer: Any) -> str:
         >>> kind_of(keras.layers.Dense(2)), kind_of(keras.layers.ReLU()), kind_of(keras.layers.Flatten())
         ('linear', 'activation', 'other')
     """
-    for classes, kind, _ in _CLASSES:
-        if isinstance(layer, classes):
-            grouped = kind == "conv" and getattr(layer, "groups", 1) > 1 and layer.built and layer.kernel.shape[-2] == 1
-            return "depthwise_conv" if grouped else kind
+    if kind := _of_class(layer)[0]:
+        grouped = kind == "conv" and getattr(layer, "groups", 1) > 1 and layer.built and layer.kernel.shape[-2] == 1
+        return "depthwise_conv" if grouped else kind
     if isinstance(layer, keras.layers.Activation) and layer.get_config()["activation"] == "linear":
         return "other"
     return _KIND_OF_WORD.get(_plain(word_of(layer)), "other")
@@ -106,10 +95,13 @@ def weights_of(layer: Any) -> dict[str, int]:
         >>> weights_of(layer)
         {'depthwise_kernel': -2, 'pointwise_kernel': -1}
     """
-    for classes, _, names in _CLASSES:
-        if isinstance(layer, classes):
-            return {name: axis for name, axis in names.items() if has_weight(layer, name)}
-    return {}
+    return {name: axis for name, axis in _of_class(layer)[1].items() if has_weight(layer, name)}
+
+
+def _of_class(layer: Any) -> tuple[str, dict[str, int]]:
+    """Kind and weights by the nearest class of Keras that has them; some of these classes have no public name."""
+    classes = [cls for cls in type(layer).__mro__ if cls.__module__.startswith(OF_KERAS)]
+    return next((_OF_CLASS[cls.__name__] for cls in classes if cls.__name__ in _OF_CLASS), ("", {}))
 
 
 def has_weight(layer: Any, name: str) -> bool:
