@@ -93,6 +93,11 @@ def zoo(arguments: list[str]) -> None:
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:run", *arguments)
 
 
+def agreement(arguments: list[str]) -> None:
+    """EfficientNet-Lite0 quantized without training, beside itself in float; see docs/prepare.md."""
+    hatch("run", "zoo-torch:agreement")
+
+
 def heading(text: str) -> None:
     """A line that separates the parts of a long run."""
     print(f"\n=== {text} ===", flush=True)
@@ -100,8 +105,8 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo)}
-    lines = "\n".join(f"  {name:6}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
+    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement)}
+    lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

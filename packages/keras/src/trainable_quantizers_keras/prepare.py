@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core import Recipe, Summary, SummaryRow
 from trainable_quantizers_core.calibration.batches import MAX_BATCHES
+from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
 
-from trainable_quantizers_keras.calibration.batches import first_of, in_order, run_on
+from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
+from trainable_quantizers_keras.calibration.bias_correction import correct_biases
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
@@ -78,16 +80,20 @@ def prepare(
         True
     """
     _check(model, recipe)
-    example, calibration_data = first_of(model, calibration_data)
+    first, calibration_data = first_of(calibration_data, BATCHES)
+    example = example_of(model, first)
     graph = opened(model, example)
     folded: dict[str, str] = {}
     model, notes = graph.model, graph.notes
     if fold_batch_norm:
         model, folded, notes = fold(model, notes)
-    found, quantizers, holders = _quantizers(model, notes, recipe, calibration_data, verbose)
-    prepared = copied(model, _wrapping(quantizers, holders), lambda call: _follower(holders.get(call.place), call))
-    if fold_batch_norm:
-        found = _with_norms(found, folded)
+    made = _quantizers(model, notes, recipe, calibration_data, verbose)
+    copies: dict[int, Any] = {}
+    prepared = copied(model, _wrapping(made), lambda call: _follower(made.holders.get(call.place), call), copies)
+    if made.corrected:
+        layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
+        correct_biases(model, prepared, layers, first or calibration_data)
+    found = _with_norms(made.found, folded) if fold_batch_norm else made.found
     vars(prepared)[_SUMMARY] = found
     if verbose:
         print(found)
@@ -135,10 +141,22 @@ def _check(model: Any, recipe: Any) -> None:
         raise invalid("prepare", "model", "built", model.name, advice)
 
 
-def _quantizers(
-    model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool
-) -> tuple[Summary, dict[int, dict[str, Any]], dict[Place, dict[int, Any]]]:
-    """What became of each layer; quantizers of weights by layer; holders by call and result."""
+def _inner(layer: Any) -> Any:
+    """The layer inside its wrappers."""
+    return _inner(layer.layer) if isinstance(layer, keras.layers.Wrapper) else layer
+
+
+@dataclass
+class _Made:
+    """What stands where in the copy: quantizers of weights by layer, holders by call and result."""
+
+    found: Summary
+    quantizers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    holders: dict[Place, dict[int, Any]] = field(default_factory=dict)
+    corrected: list[Any] = field(default_factory=list)
+
+
+def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool) -> _Made:
     recorded = record(model, notes)
 
     def values(position: int, weight: Weight) -> np.ndarray:
@@ -150,17 +168,17 @@ def _quantizers(
         return _observe(model, recorded, positions, data, verbose)
 
     settled, found = settle(recorded.graph, recipe, BaseKerasTrainableQuantizer, values, observe)
-    quantizers: dict[int, dict[str, Any]] = {}
-    holders: dict[Place, dict[int, Any]] = {}
+    made = _Made(found)
     for call, each in zip(recorded.calls, settled, strict=True):
         for weight, quantizer in each.weights.items():
             layer, name = call.holder_of(weight)
-            quantizers.setdefault(id(layer), {})[name] = quantizer
+            made.quantizers.setdefault(id(layer), {})[name] = quantizer
         if each.output is not None:
             kind = KerasMaskedActivationQuantizationHolder if call.masked else KerasActivationQuantizationHolder
             holder = kind(each.output, name=_holder_name(call), dtype="float32")
-            holders.setdefault(call.place, {})[call.result] = holder
-    return found, quantizers, holders
+            made.holders.setdefault(call.place, {})[call.result] = holder
+        made.corrected += [call.layer] if each.corrects_bias else []
+    return made
 
 
 def _observe(
@@ -220,22 +238,20 @@ def _follower(holders: Mapping[int, Any] | None, call: Call) -> Any:
     return quantized
 
 
-def _wrapping(
-    quantizers: Mapping[int, dict[str, Any]], holders: Mapping[Place, Mapping[int, Any]]
-) -> Callable[[Any, Any], Any]:
+def _wrapping(made: _Made) -> Callable[[Any, Any], Any]:
     """What stands for a layer in the copy: its wrapper, and outside graphs with its holder in one."""
 
     def replace(layer: Any, call: Any) -> Any:
         replacement = layer
-        if id(layer) in quantizers:
+        if id(layer) in made.quantizers:
             replacement = KerasTrainableQuantizationWrapper(
-                copied(layer), quantizers[id(layer)], **_named(layer, layer.name), trainable=layer.trainable
+                copied(layer), made.quantizers[id(layer)], **_named(layer, layer.name), trainable=layer.trainable
             )
         if call is not None:
             return replacement
         if replacement is not layer:
             replacement.build(input_shape_of(layer))  # a graph does it by its calls
-        holder = holders.get(place_of_part(layer), {}).get(0)
+        holder = made.holders.get(place_of_part(layer), {}).get(0)
         if holder is None:
             return replacement
         holder.build(None)

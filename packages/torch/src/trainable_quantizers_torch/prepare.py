@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from trainable_quantizers_core import Recipe, Summary, SummaryRow
 from trainable_quantizers_core.calibration.batches import MAX_BATCHES
+from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
@@ -19,11 +20,12 @@ from trainable_quantizers_core.graph.settle import settle
 from trainable_quantizers_torch.calibration.batches import (
     arguments_of,
     batch_explained,
-    first_batch,
+    first_batches,
     modes_kept,
     names_of_tensors,
     run_on,
 )
+from trainable_quantizers_torch.calibration.bias_correction import correct_biases
 from trainable_quantizers_torch.calibration.observe import Observer
 from trainable_quantizers_torch.graph.apply import Placed, wrap
 from trainable_quantizers_torch.graph.build import build
@@ -76,9 +78,7 @@ def prepare(
     """
     _check(model, recipe)
     model = copied(model, "prepare")
-    quantizes_activations = recipe.activations is not None or any(rule.activations for rule in recipe.rules)
-    needs_data = fold_batch_norm or quantizes_activations or recipe.require_coverage is not None
-    if calibration_data is None and not needs_data:
+    if calibration_data is None and not (fold_batch_norm or recipe.needs_data):
         found = _prepare_layers(model, recipe)
     else:
         found = _prepare_graph(model, recipe, calibration_data, fold_batch_norm, verbose)
@@ -141,7 +141,7 @@ def _prepare_layers(model: nn.Module, recipe: Recipe) -> Summary:
 
 def _prepare_graph(model: nn.Module, recipe: Recipe, data: Any, fold: bool, verbose: bool) -> Summary:
     """With data: whatever a run of the model on the first batch shows, in place."""
-    batch, data = first_batch(data, "prepare", "calibration_data")
+    (batch, *further), data = first_batches(data, BATCHES, "prepare", "calibration_data")
     runs = _Runs.of(model, batch)
     recorded = build(runs.evaluation, model)
     folded = fold_batch_norms(model, recorded) if fold else {}
@@ -158,7 +158,11 @@ def _prepare_graph(model: nn.Module, recipe: Recipe, data: Any, fold: bool, verb
         return _observe(model, placed, positions, data, verbose)
 
     settled, found = settle(recorded.graph, recipe, BasePytorchTrainableQuantizer, values, observe)
+    corrected = [at for at, each in enumerate(settled) if each.corrects_bias]
+    reference = Placed(copied(model, "prepare"), recorded, runs.evaluation, runs.training) if corrected else placed
     placed.apply(settled)
+    if corrected:
+        correct_biases(reference, placed, corrected, [batch, *further])
     return _with_norms(found, folded) if fold else found
 
 

@@ -46,6 +46,7 @@ class Operation:
         inputs: Positions of the operations whose results it reads, in the order of its arguments.
         layer: Name of the layer that computes it alone; empty for a function.
         weights: What of it can be quantized as weights.
+        bias: Name of its bias within the layer; empty if it adds none.
         work: Multiply-accumulates for one batch.
         clips: Whether an activation function is piecewise linear like ReLU, so that hardware applies it to the
             accumulator. All others are looked up in a table by their quantized input.
@@ -63,6 +64,7 @@ class Operation:
     inputs: tuple[int, ...] = ()
     layer: str = ""
     weights: tuple[Weight, ...] = ()
+    bias: str = ""
     work: int = 0
     clips: bool = False
     folds: bool = False

@@ -31,10 +31,12 @@ class Settled:
     Args:
         weights: By name of the weight; operations that share one share its quantizer.
         output: That of its result, if it has one.
+        corrects_bias: Whether its bias is to make up for the mean error.
     """
 
     weights: dict[str, Any] = field(default_factory=dict)
     output: Any = None
+    corrects_bias: bool = False
 
 
 def settle(
@@ -58,6 +60,7 @@ def settle(
     wanted = [position for position, plan in enumerate(plans) if plan.activations is not None]
     seen = observe(wanted) if wanted else {}
     settled, rows, exempt = [], [], set()
+    layers = [operation.layer for operation in graph]
     for position, (operation, plan) in enumerate(zip(graph, plans, strict=True)):
         quantizers, findings, notes = weights[position]
         observation = seen.get(position)
@@ -71,7 +74,10 @@ def settle(
                 findings += measured.findings
                 output = plan.activations.quantizer(plan.activations.config(measured.params), base)
                 in_words = scheme_in_words(plan.activations)
-        settled.append(Settled(quantizers, output))
+        once = bool(operation.bias) and layers.count(operation.layer) == 1  # one bias cannot serve two errors
+        corrects = once and bool(quantizers) and plan.weights is not None and plan.weights.bias_correction
+        notes += ["bias corrected"] if corrects else []
+        settled.append(Settled(quantizers, output, corrects))
         rows.append(_row(operation, plan, places[position], quantizers, in_words, notes, findings))
     complete = {at: len(each.weights) == len(graph[at].weights) for at, each in enumerate(settled)}
     found = coverage(

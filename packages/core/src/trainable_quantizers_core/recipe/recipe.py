@@ -100,6 +100,14 @@ class Recipe:
         owner = f"Recipe {self.name!r}" if self.name else "Recipe"
         return plan_layers(owner, self.weights, self.activations, self.rules, layers)
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it asks for what only a run of the model shows: activations, corrected biases, coverage."""
+        activations = self.activations is not None or any(rule.activations for rule in self.rules)
+        schemes = [self.weights and vars(self.weights), *(rule.weights for rule in self.rules)]
+        corrects = any(scheme["bias_correction"] for scheme in schemes if scheme and "bias_correction" in scheme)
+        return activations or corrects or self.require_coverage is not None
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe in terms of what TOML and JSON hold."""
         values = {

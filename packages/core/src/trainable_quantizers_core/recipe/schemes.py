@@ -78,6 +78,8 @@ class WeightsScheme(_Scheme):
         freeze: Whether the parameters stay as calibrated.
         schedule: When training quantizes and the parameters learn; None does both from the first step.
         granularity: One set of parameters per tensor or per channel.
+        bias_correction: Whether the bias makes up for the mean error of the quantized weights and inputs, measured on
+            the calibration data: see ``BiasCorrection``.
 
     Raises:
         QuantizerError: a value that is none of these.
@@ -89,6 +91,7 @@ class WeightsScheme(_Scheme):
 
     target = QuantizationTarget.Weights
     granularity: Granularity = Granularity.PER_CHANNEL
+    bias_correction: bool = False
 
     def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
         """The configuration of a quantizer that starts from ``params``.
@@ -109,7 +112,7 @@ class WeightsScheme(_Scheme):
 
 @dataclass(frozen=True)
 class ActivationsScheme(_Scheme):
-    """How activations are quantized: the fields of ``WeightsScheme`` but ``granularity``, for they are per tensor.
+    """How activations are quantized: those of ``WeightsScheme`` but the last two, for they are per tensor.
 
     Example:
         >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -61,19 +61,22 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
     return data
 
 
-def first_of(model: Any, data: Any) -> tuple[Any, Any]:
-    """The inputs in the first batch, None where there is no batch that fits; and the data, all of them still."""
+def first_of(data: Any, count: int) -> tuple[list[Any], Any]:
+    """The first batches, as many as there are, and the data, all of them still."""
     if data is None:
-        return None, data
-    batches = iter(batches_of(data, "prepare", "calibration_data"))
-    first = next(batches, None)
-    if first is None:
-        return None, data
-    data = chain([first], batches) if batches is data else data
+        return [], data
+    given = batches_of(data, "prepare", "calibration_data")
+    batches = iter(given)
+    first = list(islice(batches, count))
+    return first, chain(first, batches) if batches is given else given
+
+
+def example_of(model: Any, batches: Sequence[Any]) -> Any:
+    """The inputs in the first batch; None where there is none that fits."""
     try:
-        return inputs_of(model, first), data
+        return inputs_of(model, batches[0])
     except (TypeError, ValueError, IndexError):  # calibration says what is wrong with it
-        return None, data
+        return None
 
 
 def inputs_of(model: Any, batch: Any) -> Any:

@@ -111,6 +111,21 @@ def has_weight(layer: Any, name: str) -> bool:
     return any(id(value) in held and "float" in str(value.dtype) for value in slots)
 
 
+def has_bias(layer: Any) -> bool:
+    """Whether a layer adds a bias, one number per channel, to its sums of products, and then calls its activation.
+
+    Example:
+        >>> layer = keras.layers.Dense(2)
+        >>> layer.build((None, 3))
+        >>> has_bias(layer), has_bias(keras.layers.ReLU())
+        (True, False)
+    """
+    kind = kind_of(layer)
+    if kind not in ("conv", "depthwise_conv", "conv_transpose", "linear") or not follows_keras(layer):
+        return False
+    return has_weight(layer, "bias") and len(layer.bias.shape) == 1 and callable(layer.activation)
+
+
 def keeps_values(layer: Any) -> bool:
     """Whether the output holds values of the input, so that there is nothing new to quantize."""
     return _plain(word_of(layer)) in _KEEPING

@@ -13,6 +13,7 @@ from trainable_quantizers_core.graph.operation import WEIGHTED, ModelGraph, Oper
 from trainable_quantizers_keras.graph.kinds import (
     clips,
     folds,
+    has_bias,
     has_weight,
     is_identity,
     keeps_values,
@@ -223,6 +224,7 @@ def _operation(
         inputs=inputs,
         layer=first or name,
         weights=tuple(Weight(path, axis, f"{shared}.{path}") for path, axis in weights.items()),
+        bias="bias" if has_bias(layer) else "",
         work=_work(layer, call, kind, weights),
         clips=clips(layer),
         folds=folds(layer),

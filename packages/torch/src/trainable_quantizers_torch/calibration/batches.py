@@ -92,17 +92,18 @@ def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
     return data
 
 
-def first_batch(data: Any, owner: str, argument: str) -> tuple[Any, Any]:
-    """The first batch, and the data; an iterator that it was taken from is whole again.
+def first_batches(data: Any, count: int, owner: str, argument: str) -> tuple[list[Any], Any]:
+    """The first batches, as many as there are, and the data; an iterator that they were taken from is whole again.
 
     Raises:
         QuantizerError: ``data`` is no iterable, or empty.
     """
     given = batches_of(data, owner, argument)
     batches = iter(given)
-    for batch in batches:
-        return batch, itertools.chain([batch], batches) if batches is given else given
-    raise no_batch(owner, argument, data)
+    first = list(itertools.islice(batches, count))
+    if not first:
+        raise no_batch(owner, argument, data)
+    return first, itertools.chain(first, batches) if batches is given else given
 
 
 def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:

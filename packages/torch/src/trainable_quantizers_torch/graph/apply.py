@@ -49,26 +49,27 @@ class Placed:
         self.modules = dict(model.named_modules())
         self.where = {node: invocation for _, invocation, node in evaluation.calls if node is not None}
         self.where |= {each.whole: each for each in evaluation.invocations if each.whole is not None}
+        self.holders: dict[int, nn.Module] = {}
+        self.weight_holders: dict[int, dict[Any, nn.Module]] = {}
 
     def watch(self, outputs: Mapping[int, nn.Module]) -> None:
-        """Send the results of operations through modules."""
-        self._attach(self._steps(outputs, {}))
+        """Send the results of operations through modules, before their quantizers if they have any."""
+        both = {at: nn.Sequential(each, self.holders[at]) for at, each in outputs.items() if at in self.holders}
+        self._attach({**self.holders, **outputs, **both})
 
     def leave(self) -> None:
         """Take away what ``watch`` put in."""
-        for module in self.model.modules():
-            if isinstance(module, QuantizedCalls):
-                unmix(module, QuantizedCalls)
-                del module.quantized_calls
+        self._attach(self.holders)
 
     def apply(self, settled: Sequence[Settled]) -> None:
         """Put quantizers where they stand: weights of layers into wrappers, all others into holders."""
         self._wrap(settled)
-        holders = {at: PytorchTrainableActivationQuantizationHolder(each.output) for at, each in _with_output(settled)}
-        for at, holder in holders.items():
+        made = {at: PytorchTrainableActivationQuantizationHolder(each.output) for at, each in _with_output(settled)}
+        for at, holder in made.items():
             self._hold(at, holder, "output")
-        weights = self._weight_holders(settled)
-        self._attach(self._steps(holders, weights))
+        self.holders = {**made}
+        self.weight_holders = self._hold_weights(settled)
+        self._attach(self.holders)
 
     def _wrap(self, settled: Sequence[Settled]) -> None:
         found: dict[str, dict[str, Any]] = {}
@@ -78,7 +79,7 @@ class Placed:
             found.setdefault(node.layer, {}).update(quantizers)
         self.modules |= wrap(self.model, found)
 
-    def _weight_holders(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
+    def _hold_weights(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
         """Holders of weights that functions read, by position and place among the arguments."""
         made: dict[int, nn.Module] = {}
         found: dict[int, dict[Any, nn.Module]] = {}
@@ -121,9 +122,7 @@ class Placed:
                 return self.where[node]
         return self.evaluation.invocations[0]
 
-    def _steps(
-        self, outputs: Mapping[int, nn.Module], weights: Mapping[int, Mapping[Any, nn.Module]]
-    ) -> dict[Node, Step]:
+    def _steps(self, outputs: Mapping[int, nn.Module]) -> dict[Node, Step]:
         steps: dict[Node, Step] = {}
         for _, _, node in self.evaluation.calls:
             if node is not None and node.kind == "skipped":
@@ -132,7 +131,7 @@ class Placed:
             operation = self.recorded.graph[at]
             if operation.kind in SOURCES:
                 continue
-            step = Step(dict(weights.get(at, {})), outputs.get(at), node.items)
+            step = Step(dict(self.weight_holders.get(at, {})), outputs.get(at), node.items)
             if operation.kind in _READS:
                 for path in node.read:
                     sources = [source for source in self.recorded.sources(at, path) if source in outputs]
@@ -142,7 +141,12 @@ class Placed:
                 steps[node] = step
         return steps
 
-    def _attach(self, steps: Mapping[Node, Step]) -> None:
+    def _attach(self, outputs: Mapping[int, nn.Module]) -> None:
+        for module in self.model.modules():
+            if isinstance(module, QuantizedCalls):
+                unmix(module, QuantizedCalls)
+                del module.quantized_calls
+        steps = self._steps(outputs)
         scoped = self._scoped(steps)
         numbers = {path: number for number, path in enumerate(sorted(scoped))}
         frames = _frames(self.evaluation, steps, scoped, numbers)

@@ -93,7 +93,7 @@ def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozen
     takes_norm = (
         node.kind in ("conv", "depthwise_conv", "conv_transpose", "linear")
         and bool(node.layer)
-        and node.bias
+        and node.takes_bias
         and len(weights) == 1
         and weights[0].shared not in shared
         and (node.kind != "linear" or node.ndim == 2)
@@ -105,6 +105,7 @@ def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozen
         inputs=tuple(positions[each] for each in _read(node)),
         layer=node.norm or node.layer,
         weights=weights,
+        bias=node.bias,
         work=node.work,
         clips=function is not None and node.kind == "activation" and kinds.clips(function),
         folds=bool(node.norm) or takes_norm,

@@ -48,7 +48,8 @@ class Node:
         floating: Whether it holds floating numbers.
         items: Which items of a tuple are its result; None for a tensor.
         norm: Path of the module of a batch norm by constants.
-        bias: Whether a layer's bias stands where its function takes one, or None does.
+        takes_bias: Whether a layer's bias stands where its function takes one, or None does.
+        bias: Name of that bias; empty where there is None.
         inside: What it computes inside stays in float, and why.
     """
 
@@ -70,7 +71,8 @@ class Node:
     floating: bool = True
     items: tuple[int, ...] | None = None
     norm: str = ""
-    bias: bool = False
+    takes_bias: bool = False
+    bias: str = ""
     inside: str = ""
 
 
@@ -333,7 +335,8 @@ class _Recorder(TorchFunctionMode):
             node.kind = "depthwise_conv"
         bias = _at((2,), args, kwargs, "bias")
         own = self.modules[node.layer]._parameters if node.layer else {}
-        node.bias = "bias" in own and own["bias"] is bias
+        node.takes_bias = "bias" in own and own["bias"] is bias
+        node.bias = "bias" if node.takes_bias and bias is not None else ""
 
     def _owner(self, tensor: torch.Tensor) -> tuple[str, str]:
         """The module that holds a parameter, the running one if it does, and its name there."""

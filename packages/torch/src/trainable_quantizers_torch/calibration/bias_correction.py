@@ -1,0 +1,59 @@
+"""Biases corrected by runs of the float model and of the quantized one, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from trainable_quantizers_core.calibration.bias_correction import BiasCorrection
+
+from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
+from trainable_quantizers_torch.graph.apply import Placed
+
+
+def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], batches: Sequence[Any]) -> None:
+    """Shift the biases of a quantized model, in place.
+
+    Args:
+        reference: The float model, in a copy of its own.
+        placed: The same model with its quantizers.
+        positions: Operations whose layers have a bias to correct.
+        batches: Data.
+    """
+    corrections = {position: BiasCorrection() for position in positions}
+    axes = {position: _channel_axis(placed, position) for position in positions}
+    reference.watch({at: _Channels(axes[at], each.expect) for at, each in corrections.items()})
+    placed.watch({at: _Channels(axes[at], each.shift) for at, each in corrections.items()})
+    with torch.no_grad():
+        with modes_kept(placed.model.eval()):
+            for call, _ in run_on(reference.model, batches, "prepare", "calibration_data"):
+                call(placed.model)
+        placed.leave()
+        for position, correction in corrections.items():
+            bias = placed.modules[placed.recorded.graph[position].layer].bias
+            bias.add_(torch.from_numpy(correction.mean_shift).to(bias))
+
+
+def _channel_axis(placed: Placed, position: int) -> int:
+    """That of the result: convolutions have their spatial axes behind it."""
+    (_, weight, _), *_ = placed.recorded.nodes[position].weights.values()
+    return 1 - weight.ndim if "conv" in placed.recorded.graph[position].kind else -1
+
+
+class _Channels(nn.Module):
+    """Tells the mean of each channel, and adds what it gets back."""
+
+    def __init__(self, axis: int, tell: Callable[[np.ndarray], np.ndarray | None]) -> None:
+        super().__init__()
+        self.axis, self.tell = axis, tell
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``, shifted."""
+        rows = x.movedim(self.axis, -1).reshape(-1, x.shape[self.axis])
+        shift = self.tell(rows.double().mean(0).cpu().numpy())
+        if shift is None:
+            return x
+        return x + torch.from_numpy(shift).to(x).reshape([-1] + [1] * (-1 - self.axis))
