@@ -24,16 +24,17 @@ TIMM = (
 )
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _TEXT = {**_SIZES, "vocab_size": 100, "max_position_embeddings": 64}
+_DECODER = {**_TEXT, "use_cache": False}  # torch.export cannot give back a cache, of the float model either
 _IMAGE = {**_SIZES, "image_size": 32, "patch_size": 8}
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Bert": ("ForSequenceClassification", _TEXT),
     "Roberta": ("ForSequenceClassification", _TEXT),
     "Electra": ("ForSequenceClassification", {**_TEXT, "embedding_size": 32}),
     "Albert": ("ForSequenceClassification", {**_TEXT, "embedding_size": 16}),
-    "GPT2": ("LMHeadModel", {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4}),
-    "Llama": ("ForCausalLM", {**_TEXT, "num_key_value_heads": 2}),
-    "Qwen2": ("ForCausalLM", {**_TEXT, "num_key_value_heads": 2}),
-    "GPTNeoX": ("ForCausalLM", _TEXT),
+    "GPT2": ("LMHeadModel", {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "use_cache": False}),
+    "Llama": ("ForCausalLM", {**_DECODER, "num_key_value_heads": 2}),
+    "Qwen2": ("ForCausalLM", {**_DECODER, "num_key_value_heads": 2}),
+    "GPTNeoX": ("ForCausalLM", _DECODER),
     "ViT": ("ForImageClassification", _IMAGE),
     "Beit": ("ForImageClassification", _IMAGE),
     "ConvNext": ("ForImageClassification", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}),
@@ -82,6 +83,7 @@ def _of_timm(name: str) -> Callable[[], nn.Module]:
 
 
 def _of_transformers(name: str) -> Network:
+    import_torchvision()
     import transformers
 
     suffix, options = TRANSFORMERS[name]

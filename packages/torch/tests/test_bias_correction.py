@@ -83,7 +83,7 @@ def test_only_layers_with_a_bias_whose_scheme_asks_for_it_change(network):
     changed = {
         name
         for name in ("stem", "depthwise", "up", "twice", "head")
-        if not torch.equal(model.get_submodule(name).bias, network.get_submodule(name).bias)
+        if not torch.equal(model.get_submodule(f"{name}.layer").bias, network.get_submodule(name).bias)
     }
     noted = {row.layer for row in summary(model).rows if "bias corrected" in row.reason}
     assert changed == noted == {"stem", "depthwise", "head"}
@@ -102,7 +102,7 @@ def test_a_function_that_reads_the_weights_of_its_module_is_corrected():
     network = nn.Sequential(Own(), nn.ReLU())
     model = prepare(network, Recipe(WEIGHTS), batches(1), verbose=False)
     assert torch.allclose(means(model, "0", batches(1)), means(network, "0", batches(1)), atol=1e-5)
-    assert not torch.equal(model[0].bias, network[0].bias)
+    assert not torch.equal(model[0].layer.bias, network[0].bias)
 
 
 def test_without_data_there_is_nothing_to_measure(network):

@@ -36,6 +36,15 @@ class Granularity(str, Enum):
     """Each output channel has its own; which axis counts channels follows from the layer."""
 
 
+class BiasGrid(str, Enum):
+    """Where the bias of a layer lies."""
+
+    ACCUMULATOR = "accumulator"
+    """On multiples of the step of its input times the step of its weights, as in an integer accelerator."""
+    FLOAT = "float"
+    """Anywhere."""
+
+
 class CalibrationMethod(str, Enum):
     """How initial quantization parameters follow from data."""
 

@@ -36,9 +36,9 @@ from trainable_quantizers_keras.deploy.export import export
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
-from trainable_quantizers_keras.layers.load_model import keras_load_quantized_model
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper, KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.load_model import keras_load_quantized_model
 from trainable_quantizers_keras.prepare import prepare, summary
 from trainable_quantizers_keras.quantizer.activation_quantizers import (
     LSQSymmetricActivationTrainableQuantizer,

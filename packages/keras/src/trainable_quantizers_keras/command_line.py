@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.layers.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.load_model import keras_load_quantized_model
 
 
 def load_model(path: Path, trust: bool) -> Any:

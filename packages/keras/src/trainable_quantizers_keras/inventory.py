@@ -37,6 +37,11 @@ def trainable_quantizers(model: Any) -> list[BaseKerasTrainableQuantizer]:
     return [found for _, _, found, _ in _inside(model, "") if isinstance(found, BaseKerasTrainableQuantizer)]
 
 
+def quantizers_by_place(model: Any) -> dict[str, Any]:
+    """The quantizers of activations, by the names that the grids of biases know them by in a file."""
+    return {name: quantizer for name, attribute, quantizer, _ in _inside(model, "") if attribute == "output"}
+
+
 def _inside(model: Any, prefix: str) -> Iterator[tuple[str, str, Any, Any]]:
     named = {layer.name: layer for layer in model.layers} if is_graph(model) else parts_of(model)
     for name, layer in named.items():

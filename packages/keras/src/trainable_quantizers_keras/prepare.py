@@ -31,7 +31,7 @@ from trainable_quantizers_keras.graph.record import (
     record,
 )
 from trainable_quantizers_keras.graph.watch import watching
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import copied, input_shape_of
@@ -90,6 +90,8 @@ def prepare(
     made = _quantizers(model, notes, recipe, calibration_data, verbose)
     copies: dict[int, Any] = {}
     prepared = copied(model, _wrapping(made), lambda call: _follower(made.holders.get(call.place), call), copies)
+    for place, quantizer in quantizers_by_place(prepared).items():
+        quantizer.place = place
     if made.corrected:
         layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
         correct_biases(model, prepared, layers, first or calibration_data)
@@ -154,6 +156,7 @@ class _Made:
     quantizers: dict[int, dict[str, Any]] = field(default_factory=dict)
     holders: dict[Place, dict[int, Any]] = field(default_factory=dict)
     corrected: list[Any] = field(default_factory=list)
+    bias_grids: dict[int, Any] = field(default_factory=dict)
 
 
 def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool) -> _Made:
@@ -178,6 +181,8 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
             holder = kind(each.output, name=_holder_name(call), dtype="float32")
             made.holders.setdefault(call.place, {})[call.result] = holder
         made.corrected += [call.layer] if each.corrects_bias else []
+        if each.bias_grid is not None:
+            made.bias_grids[id(call.layer)] = each.bias_grid
     return made
 
 
@@ -245,7 +250,11 @@ def _wrapping(made: _Made) -> Callable[[Any, Any], Any]:
         replacement = layer
         if id(layer) in made.quantizers:
             replacement = KerasTrainableQuantizationWrapper(
-                copied(layer), made.quantizers[id(layer)], **_named(layer, layer.name), trainable=layer.trainable
+                copied(layer),
+                made.quantizers[id(layer)],
+                bias_grid=made.bias_grids.get(id(layer)),
+                **_named(layer, layer.name),
+                trainable=layer.trainable,
             )
         if call is not None:
             return replacement

@@ -10,12 +10,13 @@ import numpy as np
 
 from trainable_quantizers_core.calibration.initial_parameters import activation_parameters, weights_parameters
 from trainable_quantizers_core.calibration.observation import NOT_FLOATING, UNBOUNDED, Observation
-from trainable_quantizers_core.enums import Granularity
+from trainable_quantizers_core.enums import BiasGrid, Granularity
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.coverage import Coverage, coverage
 from trainable_quantizers_core.graph.operation import MULTIPLYING, ModelGraph, Operation, Weight
 from trainable_quantizers_core.graph.placement import Place, place
 from trainable_quantizers_core.graph.summary import Summary, SummaryRow, scheme_in_words
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
 from trainable_quantizers_core.recipe.plan import Layer, LayerPlan
 from trainable_quantizers_core.recipe.recipe import Recipe
 from trainable_quantizers_core.recipe.schemes import WeightsScheme
@@ -32,11 +33,13 @@ class Settled:
         weights: By name of the weight; operations that share one share its quantizer.
         output: That of its result, if it has one.
         corrects_bias: Whether its bias is to make up for the mean error.
+        bias_grid: Where its bias lies; None leaves it in float.
     """
 
     weights: dict[str, Any] = field(default_factory=dict)
     output: Any = None
     corrects_bias: bool = False
+    bias_grid: AccumulatorGrid | None = None
 
 
 def settle(
@@ -59,12 +62,11 @@ def settle(
     weights = _weights(graph, plans, base, weight_values)
     wanted = [position for position, plan in enumerate(plans) if plan.activations is not None]
     seen = observe(wanted) if wanted else {}
-    settled, rows, exempt = [], [], set()
-    layers = [operation.layer for operation in graph]
-    for position, (operation, plan) in enumerate(zip(graph, plans, strict=True)):
-        quantizers, findings, notes = weights[position]
+    settled, exempt = [Settled(quantizers) for quantizers, _, _ in weights], set()
+    in_words = [""] * len(plans)
+    for position, plan in enumerate(plans):
+        _, findings, notes = weights[position]
         observation = seen.get(position)
-        output, in_words = None, ""
         if plan.activations is not None and observation is not None:
             if observation.left_in_float:
                 notes.append(f"output: {observation.left_in_float}")
@@ -72,13 +74,13 @@ def settle(
             else:
                 measured = activation_parameters(observation.statistics, plan.activations)
                 findings += measured.findings
-                output = plan.activations.quantizer(plan.activations.config(measured.params), base)
-                in_words = scheme_in_words(plan.activations)
-        once = bool(operation.bias) and layers.count(operation.layer) == 1  # one bias cannot serve two errors
-        corrects = once and bool(quantizers) and plan.weights is not None and plan.weights.bias_correction
-        notes += ["bias corrected"] if corrects else []
-        settled.append(Settled(quantizers, output, corrects))
-        rows.append(_row(operation, plan, places[position], quantizers, in_words, notes, findings))
+                settled[position].output = plan.activations.quantizer(plan.activations.config(measured.params), base)
+                in_words[position] = scheme_in_words(plan.activations)
+    _settle_biases(graph, plans, settled, [notes for _, _, notes in weights])
+    rows = [
+        _row(graph[at], plans[at], places[at], quantizers, in_words[at], notes, findings)
+        for at, (quantizers, findings, notes) in enumerate(weights)
+    ]
     complete = {at: len(each.weights) == len(graph[at].weights) for at, each in enumerate(settled)}
     found = coverage(
         graph,
@@ -89,6 +91,39 @@ def settle(
     )
     _check_coverage(recipe, found)
     return tuple(settled), Summary(tuple(row for row in rows if row is not None), found)
+
+
+def _settle_biases(
+    graph: ModelGraph, plans: Sequence[LayerPlan], settled: Sequence[Settled], notes: Sequence[list[str]]
+) -> None:
+    """Which biases make up for the mean error, and which lie on the grids of their accumulators."""
+    calls: dict[str, list[int]] = {}
+    for position, operation in enumerate(graph):
+        calls.setdefault(operation.layer, []).append(position)
+    for layer, positions in calls.items():
+        scheme, quantizers = plans[positions[0]].weights, [*settled[positions[0]].weights.values()]
+        if not layer or not graph[positions[0]].bias or scheme is None or not quantizers:
+            continue
+        if scheme.bias_correction and len(positions) == 1:  # one bias cannot serve two errors
+            settled[positions[0]].corrects_bias = True
+            notes[positions[0]].append("bias corrected")
+        if scheme.bias is BiasGrid.ACCUMULATOR and len(quantizers) == 1 and is_power_of_two(quantizers[0]):
+            inputs = [
+                each for at in positions for source in graph[at].inputs for each in _grids(graph, settled, source)
+            ]
+            if inputs and all(map(is_power_of_two, inputs)):
+                settled[positions[0]].bias_grid = AccumulatorGrid(inputs)
+            else:
+                notes[positions[0]].append("bias in float: the input is not on a power-of-two grid")
+
+
+def _grids(graph: ModelGraph, settled: Sequence[Settled], position: int) -> list[Any]:
+    """The quantizers on whose grids a result lies; None among them where it lies on none."""
+    if settled[position].output is not None:
+        return [settled[position].output]
+    if graph[position].kind != "other" or not graph[position].inputs:
+        return [None]
+    return [each for source in graph[position].inputs for each in _grids(graph, settled, source)]
 
 
 def _as_layer(operation: Operation, where: Place) -> Layer:

@@ -129,6 +129,10 @@ class RangeQuantizer(BaseTrainableQuantizer):
         return self._where(learns, variable, self.get_quantizer_variable(f"{name}_{HELD}"))
 
     @abstractmethod
+    def step(self) -> Any:
+        """Δ that the forward uses, a tensor of shape () or (channels,)."""
+
+    @abstractmethod
     def _where(self, condition: Any, one: Any, other: Any) -> Any:
         """One of two variables."""
 

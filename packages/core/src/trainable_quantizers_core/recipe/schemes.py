@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.constants import MIN_THRESHOLD
-from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod
+from trainable_quantizers_core.enums import BiasGrid, CalibrationMethod, Granularity, TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
@@ -28,6 +28,7 @@ _CHOICES: dict[str, dict[str, Enum]] = {
     "granularity": {member.value: member for member in Granularity},
     "training_method": {member.value.lower(): member for member in TrainingMethod},
     "calibration": {member.value: member for member in CalibrationMethod},
+    "bias": {member.value: member for member in BiasGrid},
 }
 
 AnyScheme = TypeVar("AnyScheme", bound="_Scheme")
@@ -78,6 +79,8 @@ class WeightsScheme(_Scheme):
         freeze: Whether the parameters stay as calibrated.
         schedule: When training quantizes and the parameters learn; None does both from the first step.
         granularity: One set of parameters per tensor or per channel.
+        bias: ``ACCUMULATOR`` rounds it to the grid of the layer's sums wherever weights and input lie on power-of-two
+            grids, as an integer accelerator has it: see ``AccumulatorGrid``. ``FLOAT`` leaves it.
         bias_correction: Whether the bias makes up for the mean error of the quantized weights and inputs, measured on
             the calibration data: see ``BiasCorrection``.
 
@@ -91,6 +94,7 @@ class WeightsScheme(_Scheme):
 
     target = QuantizationTarget.Weights
     granularity: Granularity = Granularity.PER_CHANNEL
+    bias: BiasGrid = BiasGrid.ACCUMULATOR
     bias_correction: bool = False
 
     def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
@@ -112,7 +116,7 @@ class WeightsScheme(_Scheme):
 
 @dataclass(frozen=True)
 class ActivationsScheme(_Scheme):
-    """How activations are quantized: those of ``WeightsScheme`` but the last two, for they are per tensor.
+    """How activations are quantized: those of ``WeightsScheme`` but the last three, for they are per tensor.
 
     Example:
         >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits

@@ -19,7 +19,7 @@ from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import is_graph
-from trainable_quantizers_keras.layers.load_model import keras_load_quantized_model
+from trainable_quantizers_keras.load_model import keras_load_quantized_model
 
 _TFLITE_BITS = 8
 

@@ -13,8 +13,10 @@ import tensorflow as tf
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, per_bias
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
+from trainable_quantizers_keras.kernels.accumulator import round_bias
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
 
@@ -32,6 +34,7 @@ class QuantizedLayer:
     op_call_args: list[Any]
     op_call_kwargs: dict[str, Any]
     is_inputs_as_list: bool
+    bias_grid: AccumulatorGrid | None = None
 
     def __getattr__(self, name: str) -> Any:
         """What the layer has by this name, for calls in Python that ask for it; a quantized weight as it is used."""
@@ -52,7 +55,9 @@ class QuantizedLayer:
 
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
-        self._slots = {key: slot_of(self.layer, key) for key in self.weights_quantizers if isinstance(key, str)}
+        named = [key for key in self.weights_quantizers if isinstance(key, str)]
+        named += ["bias"] if self.bias_grid is not None else []
+        self._slots = {key: slot_of(self.layer, key) for key in named}
         for key, quantizer in self.weights_quantizers.items():
             name = key if isinstance(key, str) else f"{POSITIONAL_WEIGHT}_{key}"
             if not isinstance(key, str):
@@ -74,12 +79,24 @@ class QuantizedLayer:
 
     def get_quantized_weights(self, training: Any = False) -> dict[Any, tf.Tensor]:
         """The quantized weights by key, as the next call uses them."""
-        return {
+        found = {} if self.bias_grid is None else {"bias": self._rounded_bias(self.bias_grid)}
+        return found | {
             key: quantizer(full_precision(weight), training)
             if isinstance(quantizer, BaseTrainableQuantizer)
             else quantizer(full_precision(weight))
             for key, weight, quantizer in self.get_weights_vars()
         }
+
+    def _rounded_bias(self, grid: AccumulatorGrid) -> tf.Tensor:
+        (quantizer,) = self.weights_quantizers.values()
+        bias = full_precision(self._weight("bias"))
+        if lost := [each for each in grid.inputs if isinstance(each, str)]:
+            if getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph"):
+                return bias  # Keras 2 asks for shapes while it loads
+            advice = "load the model with keras_load_quantized_model, which finds it again"
+            raise invalid(self.name, "quantizer of the input", "one of the model, not its place", lost[0], advice)  # type: ignore[attr-defined]
+        step = per_bias(quantizer.step(), bias.shape[0], tf.repeat)
+        return round_bias(bias, step * grid.coarsest(tf.maximum))
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output with its weights quantized.

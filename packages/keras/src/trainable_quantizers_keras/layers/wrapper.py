@@ -10,6 +10,7 @@ import mct_quantizers
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
 
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.calls import masked
@@ -129,12 +130,20 @@ _Bases: tuple[type, ...] = (KerasQuantizationWrapper,) if KERAS_3 else (Quantize
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
-    """A layer whose weights are quantized by trainable quantizers; the arguments of ``KerasQuantizationWrapper``.
+    """A layer whose weights are quantized by trainable quantizers.
 
     The variables of the quantizers are created when the wrapper is built, before the first batch.
 
+    Args:
+        layer: The layer.
+        weights_quantizers: Quantizers by name of the weight, or by position of a constant argument.
+        args: Further arguments of ``KerasQuantizationWrapper``.
+        bias_grid: Where the layer's bias is to lie; None leaves it in float.
+        kwargs: Further arguments of ``KerasQuantizationWrapper``.
+
     Raises:
-        QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type.
+        QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type; or it has no
+            bias, or weights without a power-of-two quantizer, for ``bias_grid``.
 
     Example:
         >>> from trainable_quantizers_keras import *
@@ -148,10 +157,41 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         'KerasQuantizationWrapper'
     """
 
-    def __init__(self, layer: Any, weights_quantizers: Mapping[Any, BaseInferableQuantizer], *args: Any, **kwargs: Any):
+    def __init__(
+        self,
+        layer: Any,
+        weights_quantizers: Mapping[Any, BaseInferableQuantizer],
+        *args: Any,
+        bias_grid: AccumulatorGrid | None = None,
+        **kwargs: Any,
+    ):
         constants = kwargs.get("weight_values", args[0] if args else None)
         _check(type(self).__name__, layer, weights_quantizers, constants)
+        if bias_grid is not None:
+            _check_bias(type(self).__name__, layer, weights_quantizers)
         super().__init__(layer, weights_quantizers, *args, **kwargs)
+        self.bias_grid = bias_grid
+
+    def get_config(self) -> dict[str, Any]:
+        """What the wrapper was made of."""
+        config = super().get_config()
+        if self.bias_grid is not None:
+            config["bias_grid"] = [getattr(each, "place", each) for each in self.bias_grid.inputs]
+        return config  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
+        """The wrapper that ``get_config`` was called on; ``find_inputs`` completes one whose bias lies on a grid."""
+        config = dict(config)
+        inputs = config.pop("bias_grid", None)
+        wrapper = super().from_config(config)
+        wrapper.bias_grid = None if inputs is None else AccumulatorGrid(inputs)
+        return wrapper  # type: ignore[no-any-return]
+
+    def find_inputs(self, quantizers: Mapping[str, Any]) -> None:
+        """Follow quantizers of the model, given by place, where the grid of the bias knows their places alone."""
+        if self.bias_grid is not None:
+            self.bias_grid = AccumulatorGrid([quantizers.get(each, each) for each in self.bias_grid.inputs])
 
     def convert_to_inferable_quantizers(self, in_graph: bool = True) -> Any:
         """A new ``KerasQuantizationWrapper`` of inferable quantizers with the same outputs, not trainable.
@@ -174,6 +214,8 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
             if getattr(quantizer, "enabled", True)
         }
         layer = copied(self.layer)
+        if self.bias_grid is not None:
+            layer.bias.assign(self._rounded_bias(self.bias_grid))
         if not self.weight_values:
             masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or masked(self._inbound_nodes))
             beyond = not in_graph or masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
@@ -182,6 +224,15 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)
+
+
+def _check_bias(owner: str, layer: Any, quantizers: Any) -> None:
+    """A grid of sums needs a bias, and weights on one power-of-two grid."""
+    if not getattr(layer, "use_bias", False):
+        raise invalid(owner, "bias_grid", "None for a layer without a bias", type(layer).__name__, "leave it out")
+    if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
+        advice = "leave bias_grid out, or quantize the weight by a power-of-two quantizer"
+        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with bias_grid", quantizers, advice)
 
 
 def _check(owner: str, layer: Any, quantizers: Any, constants: Any) -> None:

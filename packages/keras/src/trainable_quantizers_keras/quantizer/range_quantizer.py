@@ -10,6 +10,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantiz
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import HELD, STEP
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.grid import range_step
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
@@ -22,6 +23,14 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     """A range quantizer whose ends are weights of a layer."""
+
+    place = ""
+    """Where it stands, for the grids of biases in files: the name of the layer that holds it, or the path to that."""
+
+    def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
+        """Create the variables on ``layer``."""
+        super().initialize_quantization(tensor_shape, name, layer)
+        self.place = self.place or layer.name
 
     def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
         """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.
@@ -62,6 +71,11 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         (threshold,) = variables
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+
+    def step(self) -> tf.Tensor:
+        """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
+        low, high = self.effective_range()
+        return tf.stop_gradient(range_step(TF_OPS, low, high, self.specification.grid))
 
     def advance(self, steps: Any = 1) -> None:
         """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""

@@ -33,7 +33,7 @@ def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], 
                 call(placed.model)
         placed.leave()
         for position, correction in corrections.items():
-            bias = placed.modules[placed.recorded.graph[position].layer].bias
+            bias = placed.modules[placed.recorded.graph[position].layer].layer.bias  # the wrapper shows the rounded one
             bias.add_(torch.from_numpy(correction.mean_shift).to(bias))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -73,11 +74,14 @@ class Placed:
 
     def _wrap(self, settled: Sequence[Settled]) -> None:
         found: dict[str, dict[str, Any]] = {}
+        grids = {}
         for node, each in zip(self.recorded.nodes, settled, strict=True):
             direct = [weight.name for weight, _, _ in node.weights.values() if node.layer and weight.shared]
             quantizers = {name: each.weights[name] for name in direct if name in each.weights}
             found.setdefault(node.layer, {}).update(quantizers)
-        self.modules |= wrap(self.model, found)
+            if each.bias_grid is not None:
+                grids[node.layer] = each.bias_grid
+        self.modules |= wrap(self.model, found, grids)
 
     def _hold_weights(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
         """Holders of weights that functions read, by position and place among the arguments."""
@@ -185,12 +189,15 @@ class Placed:
         return frozenset(scoped)
 
 
-def wrap(model: nn.Module, quantizers: Mapping[str, dict[str, Any]]) -> dict[str, nn.Module]:
+def wrap(
+    model: nn.Module, quantizers: Mapping[str, dict[str, Any]], bias_grids: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, nn.Module]:
     """Put layers into wrappers, in place, with the quantizers of their weights by path and name; wrappers by path."""
     layers = {path: model.get_submodule(path) for path, of_layer in quantizers.items() if of_layer}
     wrappers: dict[str, nn.Module] = {}
     for path, layer in layers.items():
-        wrappers[path] = PytorchTrainableQuantizationWrapper(layer, quantizers[path]).train(layer.training)
+        wrapper = PytorchTrainableQuantizationWrapper(layer, quantizers[path], bias_grid=bias_grids.get(path))
+        wrappers[path] = wrapper.train(layer.training)
         replace_everywhere(model, layer, wrappers[path])
     return wrappers
 

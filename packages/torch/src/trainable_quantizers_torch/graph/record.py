@@ -336,7 +336,8 @@ class _Recorder(TorchFunctionMode):
         bias = _at((2,), args, kwargs, "bias")
         own = self.modules[node.layer]._parameters if node.layer else {}
         node.takes_bias = "bias" in own and own["bias"] is bias
-        node.bias = "bias" if node.takes_bias and bias is not None else ""
+        direct = any(weight.shared for weight, _, _ in node.weights.values())  # not one that is computed
+        node.bias = "bias" if node.takes_bias and bias is not None and direct else ""
 
     def _owner(self, tensor: torch.Tensor) -> tuple[str, str]:
         """The module that holds a parameter, the running one if it does, and its name there."""

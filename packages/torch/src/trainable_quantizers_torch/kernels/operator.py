@@ -47,7 +47,16 @@ def operator(
 
     Operation.backward = staticmethod(once_differentiable(backward))  # type: ignore[method-assign]
     Operation.__name__ = name
-    return lambda *inputs: (exported if _is_exporting() else Operation.apply)(*inputs)
+
+    def call(*inputs: Any) -> Any:
+        if _is_exporting():
+            return exported(*inputs)
+        if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+            with torch._C.DisableTorchFunction():  # the compiler would show function modes what is inside apply
+                return forward(*inputs)
+        return Operation.apply(*inputs)
+
+    return call
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:

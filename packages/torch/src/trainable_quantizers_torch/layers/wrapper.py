@@ -11,7 +11,9 @@ from mct_quantizers import BaseInferableQuantizer, PytorchQuantizationWrapper
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two, per_bias
 
+from trainable_quantizers_torch.kernels.accumulator import round_bias
 from trainable_quantizers_torch.layers.mixed import mix
 from trainable_quantizers_torch.layers.stateless import call_with, without_modes
 
@@ -30,9 +32,11 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         op_call_args: Further positional arguments of each call.
         op_call_kwargs: Further keyword arguments of each call.
         is_inputs_as_list: Whether the function takes its tensors as one list.
+        bias_grid: Where the module's bias is to lie; None leaves it in float.
 
     Raises:
-        QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type.
+        QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type; or it has no
+            bias, or weights without a power-of-two quantizer, for ``bias_grid``.
 
     Example:
         >>> from trainable_quantizers_torch import *
@@ -54,8 +58,11 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         op_call_args: list[Any] | None = None,
         op_call_kwargs: Mapping[str, Any] | None = None,
         is_inputs_as_list: bool = False,
+        bias_grid: AccumulatorGrid | None = None,
     ) -> None:
         _check(module, weights_quantizers, weight_values)
+        if bias_grid is not None:
+            _check_bias(module, weights_quantizers)
         super().__init__(
             module,
             dict(weights_quantizers),
@@ -64,6 +71,7 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             None if op_call_kwargs is None else dict(op_call_kwargs),
             is_inputs_as_list,
         )
+        self.bias_grid = bias_grid
         if self.is_str_attr and isinstance(module, torch.nn.Module):
             mix(self, type(module))
 
@@ -94,7 +102,16 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
     def get_quantized_weights(self) -> dict[Any, torch.Tensor]:
         """The quantized weights by key, as the next forward uses them."""
         with without_modes():
-            return {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
+            found = {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
+            if self.bias_grid is not None:
+                found["bias"] = self._rounded_bias(self.bias_grid)
+            return found
+
+    def _rounded_bias(self, grid: AccumulatorGrid) -> torch.Tensor:
+        (quantizer,) = self.weights_quantizers.values()
+        bias = self.layer.bias
+        step = per_bias(quantizer.step(), bias.numel(), lambda step, times: step.repeat(times))
+        return round_bias(bias, step * grid.coarsest(torch.maximum))
 
     def _quantized(self, weight: torch.Tensor, quantizer: BaseInferableQuantizer) -> torch.Tensor:
         trains = isinstance(quantizer, BaseTrainableQuantizer)
@@ -122,10 +139,12 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             if layer is None:
                 raise
             quantizer = self.__dict__.get("weights_quantizers", {}).get(name)
-            if quantizer is None:
-                return getattr(layer, name)
             with without_modes():
-                return self._quantized(getattr(layer, name), quantizer)
+                grid = self.__dict__.get("bias_grid")
+                if name == "bias" and grid is not None:
+                    return self._rounded_bias(grid)
+                value = getattr(layer, name)
+                return value if quantizer is None else self._quantized(value, quantizer)
 
     def extra_repr(self) -> str:
         """The quantizers, by name of the weight."""
@@ -163,6 +182,8 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
                 layer._flat_weights = list(layer._flat_weights)
             for key, quantizer in inferable.items():
                 layer._parameters[key] = torch.nn.Parameter(quantizer(weights[key]).detach(), requires_grad=False)
+            if self.bias_grid is not None:
+                layer._parameters["bias"] = torch.nn.Parameter(self._rounded_bias(self.bias_grid).detach(), False)
         plain = PytorchQuantizationWrapper(
             layer,
             inferable,
@@ -173,7 +194,8 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         )
         for name in dir(self.layer) if self.is_str_attr else ():
             if not name.startswith("_") and not hasattr(plain, name):
-                vars(plain)[name] = getattr(self.layer, name)  # forwards read model.fc.in_features or model.fc.bias
+                held = layer if name == "bias" else self.layer
+                vars(plain)[name] = getattr(held, name)  # forwards read model.fc.in_features or model.fc.bias
         return plain.requires_grad_(False).train(self.training)
 
 
@@ -196,6 +218,16 @@ def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:
     module.__class__ = other.__class__
     module.__dict__ = other.__dict__
     return module
+
+
+def _check_bias(module: Any, quantizers: Any) -> None:
+    """A grid of sums needs a bias, and weights on one power-of-two grid."""
+    owner = PytorchTrainableQuantizationWrapper.__name__
+    if not isinstance(getattr(module, "bias", None), torch.nn.Parameter):
+        raise invalid(owner, "bias_grid", "None for a module without a bias", type(module).__name__, "leave it out")
+    if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
+        advice = "leave bias_grid out, or quantize the weight by a power-of-two quantizer"
+        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with bias_grid", quantizers, advice)
 
 
 def _check(module: Any, quantizers: Any, weight_values: Any) -> None:

@@ -64,6 +64,11 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
 
+    def step(self) -> torch.Tensor:
+        """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
+        with torch.no_grad():
+            return range_step(TORCH_OPS, *self.effective_range(), self.specification.grid)
+
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:
         """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""

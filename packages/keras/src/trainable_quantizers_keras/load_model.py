@@ -8,6 +8,7 @@ from typing import Any
 import mct_quantizers
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_keras.inventory import quantizers_by_place
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.serialization import quantizer_classes
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
@@ -29,8 +30,14 @@ def keras_load_quantized_model(
     """
     ours = {**quantizer_classes(), KerasTrainableQuantizationWrapper.__name__: KerasTrainableQuantizationWrapper}
     custom_objects = {**ours, **(custom_objects or {})}
-    if not KERAS_3:
-        return mct_quantizers.keras_load_quantized_model(filepath, custom_objects, compile, options)
-    if options is not None:
-        raise invalid("keras_load_quantized_model", "options", "None on Keras 3", options, "leave it out")
-    return keras.models.load_model(filepath, custom_objects=custom_objects, compile=compile)
+    if KERAS_3:
+        if options is not None:
+            raise invalid("keras_load_quantized_model", "options", "None on Keras 3", options, "leave it out")
+        model = keras.models.load_model(filepath, custom_objects=custom_objects, compile=compile)
+    else:
+        model = mct_quantizers.keras_load_quantized_model(filepath, custom_objects, compile, options)
+    quantizers = quantizers_by_place(model)
+    for layer in model._flatten_layers():
+        if isinstance(layer, KerasTrainableQuantizationWrapper):
+            layer.find_inputs(quantizers)
+    return model
