@@ -38,6 +38,7 @@ PAGES_THAT_RUN = {  # and what they write
     "report": {"report.html"},
     "portability": {"learned.safetensors"},
     "prepare": set(),
+    "exact": set(),
     "training": set(),
     "export": {"model.onnx"},
     "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2"},

@@ -89,13 +89,18 @@ def bench(arguments: list[str]) -> None:
 
 
 def zoo(arguments: list[str]) -> None:
-    """Public architectures all the way, from float to file: zoo [torch|keras]; see docs/zoo-keras.md."""
+    """Public architectures all the way, from float to file: zoo [torch|keras]; see docs/zoo-torch.md."""
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:run", *arguments)
 
 
 def agreement(arguments: list[str]) -> None:
-    """EfficientNet-Lite0 quantized without training, beside itself in float; see docs/prepare.md."""
+    """EfficientNet-Lite0 quantized without training, beside itself in float; see docs/recipes.md."""
     hatch("run", "zoo-torch:agreement")
+
+
+def exact(arguments: list[str]) -> None:
+    """Outputs that change with the order of sums, with float biases and without; see docs/exact.md."""
+    hatch("run", "zoo-torch:exact")
 
 
 def heading(text: str) -> None:
@@ -105,7 +110,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement)}
+    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement, exact)}
     lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,7 +1,7 @@
 """How often EfficientNet-Lite0 with its ImageNet weights, quantized and not trained, agrees with itself in float.
 
 ``python3 tools/dev.py agreement``. On 256 random crops of the sample photos of scikit-image and scikit-learn;
-64 others calibrate. Prints the table of docs/prepare.md.
+64 others calibrate. Prints the table of docs/recipes.md.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from trainable_quantizers_core.deploy.verification import TensorDifference, Veri
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.graph.summary import Summary, SummaryRow
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 from trainable_quantizers_core.quantizer.annealing import BaseLinearAnnealingScheduler
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.config import (
@@ -35,6 +36,7 @@ __all__ = [
     "RANGE_MIN",
     "SIGNED",
     "THRESHOLD",
+    "AccumulatorGrid",
     "ActivationsScheme",
     "BaseLinearAnnealingScheduler",
     "BaseTrainableQuantizer",

@@ -1,4 +1,4 @@
-"""The grid of a layer's accumulator, and how its bias is brought onto it: contract section 6."""
+"""The grid of a layer's accumulator, and how its bias is brought onto it: contract section 5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bias of a layer, on the grid of its accumulator: contract section 6."""
+"""The bias of a layer, on the grid of its accumulator: contract section 5."""
 
 from __future__ import annotations
 

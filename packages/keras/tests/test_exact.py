@@ -1,0 +1,125 @@
+"""One deployed network computes the same bits in whatever order its sums are added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
+from trainable_quantizers_keras.keras_version import keras
+
+
+def trained(bits: int = 8, **options: Any) -> Any:
+    """Each kind of layer with a bias, norms that fold, a sum, and a layer that is called on two inputs."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    x = given = keras.Input((12, 12, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(x))
+    x = branch = layers.ReLU()(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same", activation="relu", name="depthwise")(x)
+    x = layers.Conv2D(16, 3, padding="same", name="wide", bias_initializer="random_normal")(x)
+    x = layers.ReLU()(layers.Add()([x, branch]))
+    x = layers.Conv2DTranspose(8, 2, activation="relu", name="up", bias_initializer="random_normal")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    twice = layers.Dense(8, activation="relu", name="twice", bias_initializer="random_normal")
+    network = keras.Model(given, layers.Dense(10, name="head", bias_initializer="random_normal")(twice(twice(x))))
+    data = np.random.default_rng(1).standard_normal((16, 12, 12, 3)).astype("float32")
+    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8))
+    model = tq.prepare(network, recipe, [data], fold_batch_norm=True, verbose=False)
+    model.compile(keras.optimizers.SGD(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(data, np.arange(16) % 10, epochs=3, verbose=0)
+    return model
+
+
+IMAGES = np.random.default_rng(3).standard_normal((32, 12, 12, 3)).astype("float32")
+WAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "one by one": lambda model, x: np.concatenate([model(image[None]).numpy() for image in x]),
+    "tf.function": lambda model, x: tf.function(model)(x).numpy(),
+    "XLA": lambda model, x: tf.function(model, jit_compile=True)(x).numpy(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_outputs_are_the_same(bits, way):
+    deployed = tq.convert(trained(bits))
+    assert np.array_equal(WAYS[way](deployed, IMAGES), deployed(IMAGES).numpy())
+
+
+@pytest.mark.parametrize("layer", ["stem", "depthwise", "wide", "up", "twice", "head"])
+def test_a_bias_is_a_multiple_of_the_steps_of_weights_and_input(layer):
+    model = trained()
+    wrapper = model.get_layer(layer)
+    (weights,) = wrapper.weights_quantizers.values()
+    inputs = [each.step().numpy() for each in wrapper.bias_grid.inputs]
+    assert len(inputs) == (2 if layer == "twice" else 1)
+    bias = np.array(tq.convert(model).get_layer(layer).layer.bias, np.float64)
+    step = np.repeat(weights.step().numpy() * max(inputs), 2 if layer == "depthwise" else 1)
+    assert np.array_equal(bias / step, np.rint(bias / step))
+    assert not np.array_equal(bias, np.array(wrapper.layer.bias))
+
+
+def test_float_biases_stay_where_a_recipe_says_so():
+    model = trained(bias="float")
+    assert np.array_equal(tq.convert(model).get_layer("head").layer.bias, model.get_layer("head").layer.bias)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_a_model_from_a_file_follows_its_own_quantizers(ending, tmp_path):
+    model = trained()
+    model.save(tmp_path / f"model.{ending}")
+    other = tq.keras_load_quantized_model(tmp_path / f"model.{ending}")
+    (found,) = other.get_layer("wide").bias_grid.inputs
+    assert any(found is getattr(layer, "activation_holder_quantizer", None) for layer in other.layers)
+    assert np.array_equal(other(IMAGES).numpy(), model(IMAGES).numpy())
+
+
+def test_the_bias_learns_straight_through_and_nothing_learns_through_its_grid():
+    wrapper = trained().get_layer("head")
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(wrapper.get_quantized_weights()["bias"])
+    of_bias, of_threshold = tape.gradient(total, [wrapper.layer.bias, wrapper.kernel_threshold_variable])
+    assert of_bias.numpy().tolist() == [1.0] * 10 and of_threshold is None
+
+
+def weights_quantizer(method: Any) -> Any:
+    config = tq.TrainableQuantizerWeightsConfig(method, 4, {tq.THRESHOLD: 1.0}, True, -1, True, tq.MIN_THRESHOLD)
+    return tq.LSQSymmetricWeightsTrainableQuantizer(config)
+
+
+def test_a_layer_alone_takes_the_step_of_its_input():
+    layer = keras.layers.Dense(2, bias_initializer="random_normal")
+    quantizer = weights_quantizer(tq.QuantizationMethod.POWER_OF_TWO)
+    wrapper = tq.KerasTrainableQuantizationWrapper(layer, {"kernel": quantizer}, bias_grid=AccumulatorGrid(2**-4))
+    x = np.zeros((1, 3), np.float32)
+    expected = np.rint(wrapper(x).numpy() * 2**7) / 2**7
+    assert np.array_equal(wrapper(x).numpy(), expected)
+    assert not np.array_equal(np.array(layer.bias), expected[0])
+    assert np.array_equal(wrapper.convert_to_inferable_quantizers()(x).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("bias", "method", "message"),
+    [
+        (False, tq.QuantizationMethod.POWER_OF_TWO, "None for a layer without a bias"),
+        (True, tq.QuantizationMethod.SYMMETRIC, "one power-of-two quantizer with bias_grid"),
+    ],
+)
+def test_without_such_a_grid_there_is_an_error(bias, method, message):
+    with pytest.raises(tq.QuantizerError, match=message):
+        tq.KerasTrainableQuantizationWrapper(
+            keras.layers.Dense(2, use_bias=bias), {"kernel": weights_quantizer(method)}, bias_grid=AccumulatorGrid(0.5)
+        )
+
+
+def test_a_wrapper_that_lost_its_input_says_what_to_do():
+    model = trained()
+    wrapper = model.get_layer("wide")
+    alone = type(wrapper).from_config(wrapper.get_config())
+    alone.build((None, 12, 12, 32))
+    with pytest.raises(Exception, match="load the model with keras_load_quantized_model"):
+        alone(np.zeros((1, 12, 12, 32), np.float32))

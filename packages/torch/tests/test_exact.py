@@ -1,0 +1,174 @@
+"""One deployed network computes the same bits in whatever order its sums are added."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from torch import nn
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
+
+
+class Residual(nn.Module):
+    """Each kind of layer with a bias, norms that fold, a sum, and a layer that is called on two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.wide = nn.Conv2d(16, 16, 3, padding=1)
+        self.up = nn.ConvTranspose2d(16, 8, 2, groups=4)
+        self.twice = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(x + self.wide(torch.relu(self.depthwise(x))))
+        x = torch.relu(self.up(x)).mean((2, 3))
+        return self.head(torch.relu(self.twice(torch.relu(self.twice(x)))))
+
+
+def trained(bits: int = 8, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    network, x = Residual(), torch.randn(16, 3, 12, 12) * 2 + 1
+    network(x)
+    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8))
+    model = tq.prepare(network.eval(), recipe, [x], fold_batch_norm=True, verbose=False).train()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.arange(16) % 10).backward()
+        optimizer.step()
+    return model.eval()
+
+
+IMAGES = torch.randn(32, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+def without_onednn(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):  # Winograd
+        return model(x)
+
+
+def in_one_thread(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        return model(x)
+    finally:
+        torch.set_num_threads(threads)
+
+
+WAYS: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
+    "one by one": lambda model, x: torch.cat([model(image[None]) for image in x]),
+    "channels last": lambda model, x: model(x.to(memory_format=torch.channels_last)),
+    "without oneDNN": without_onednn,
+    "another number of threads": in_one_thread,
+    "in double": lambda model, x: torch.cat([doubled(model)(x.double())]).float(),
+}
+
+
+def doubled(model: nn.Module) -> nn.Module:
+    """Sums in float64 are exact, whatever the bias."""
+    return copy.deepcopy(model).double()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_outputs_are_the_same(bits, way):
+    deployed = tq.convert(trained(bits))
+    with torch.no_grad():
+        assert torch.equal(WAYS[way](deployed, IMAGES), deployed(IMAGES))
+
+
+def test_outputs_are_the_same_in_onnxruntime_at_every_level(tmp_path):
+    deployed = tq.convert(trained())
+    tq.export(deployed, tmp_path / "model.onnx", IMAGES[:2])
+    with torch.no_grad():
+        expected = deployed(IMAGES).numpy()
+    levels = onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_EXTENDED, levels.ORT_ENABLE_ALL):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options)
+        (found,) = session.run(None, {session.get_inputs()[0].name: IMAGES.numpy()})
+        assert np.array_equal(found, expected)
+
+
+LAYERS = {"stem": ("x",), "depthwise": ("relu",), "wide": ("relu_1",), "up": ("relu_2",), "twice": ("mean", "relu_4")}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_bias_is_a_multiple_of_the_steps_of_weights_and_input(layer):
+    model = trained()
+    wrapper = model.get_submodule(layer)
+    (weights,) = wrapper.weights_quantizers.values()
+    assert tq.summary(model).rows  # the names of LAYERS are those of the summary
+    inputs = [each.step() for each in wrapper.bias_grid.inputs]
+    assert len(inputs) == len(LAYERS[layer])
+    bias = tq.convert(model).get_submodule(layer).bias
+    step = weights.step() * max(inputs)
+    levels = bias.double() / step.double().repeat(len(bias) // max(step.numel(), 1) if step.ndim else 1)
+    assert torch.equal(levels, levels.round()) and not torch.equal(bias, wrapper.layer.bias)
+
+
+def test_float_biases_stay_where_a_recipe_says_so():
+    model = trained(bias="float")
+    assert torch.equal(tq.convert(model).head.bias, model.head.layer.bias)
+
+
+def test_the_grid_follows_a_threshold_that_learns_and_the_bias_learns_straight_through():
+    model = trained()
+    before = model.head.bias.detach()
+    gradient = torch.ones_like(before)
+    model.head.bias.backward(gradient)
+    assert torch.equal(model.head.layer.bias.grad, gradient)
+    with torch.no_grad():
+        model.head.weight_threshold.mul_(2**10)
+    assert not torch.equal(model.head.bias, before)
+    assert torch.equal(tq.convert(model)(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("again", ["copied", "pickled"])
+def test_a_copy_follows_its_own_quantizers(again):
+    model = trained()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    other = copy.deepcopy(model) if again == "copied" else torch.load(file, weights_only=False)
+    (ours,), (theirs,) = model.wide.bias_grid.inputs, other.wide.bias_grid.inputs
+    assert theirs is not ours and any(theirs._owner is module for module in other.modules())
+    assert torch.equal(other(IMAGES), model(IMAGES))
+
+
+def weights_quantizer(method: tq.QuantizationMethod) -> object:
+    config = tq.TrainableQuantizerWeightsConfig(method, 4, {tq.THRESHOLD: 1.0}, True, 0, True, tq.MIN_THRESHOLD)
+    return tq.LSQSymmetricWeightsTrainableQuantizer(config)
+
+
+def test_a_layer_alone_takes_the_step_of_its_input():
+    layer = nn.Linear(3, 2)
+    quantizer = weights_quantizer(tq.QuantizationMethod.POWER_OF_TWO)
+    wrapper = tq.PytorchTrainableQuantizationWrapper(layer, {"weight": quantizer}, bias_grid=AccumulatorGrid(2**-4))
+    assert torch.equal(wrapper.bias, torch.round(layer.bias * 2**7) / 2**7)
+    assert torch.equal(wrapper.convert_to_inferable_quantizers().bias, torch.round(layer.bias * 2**7) / 2**7)
+
+
+@pytest.mark.parametrize(
+    ("layer", "method", "message"),
+    [
+        (nn.Linear(3, 2, bias=False), tq.QuantizationMethod.POWER_OF_TWO, "None for a module without a bias"),
+        (nn.Linear(3, 2), tq.QuantizationMethod.SYMMETRIC, "one power-of-two quantizer with bias_grid"),
+    ],
+)
+def test_without_such_a_grid_there_is_an_error(layer, method, message):
+    with pytest.raises(tq.QuantizerError, match=message):
+        tq.PytorchTrainableQuantizationWrapper(
+            layer, {"weight": weights_quantizer(method)}, bias_grid=AccumulatorGrid(0.5)
+        )
