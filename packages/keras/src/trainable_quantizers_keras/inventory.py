@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,9 @@ def trainable_quantizers(model: Any) -> list[BaseKerasTrainableQuantizer]:
 
 def quantizers_by_place(model: Any) -> dict[str, Any]:
     """The quantizers of activations, by the names that the grids of biases know them by in a file."""
-    return {name: quantizer for name, attribute, quantizer, _ in _inside(model, "") if attribute == "output"}
+    held = [(name.rpartition("/")[0], holder.name, q) for name, at, q, holder in _inside(model, "") if at == "output"]
+    names = Counter(name for _, name, _ in held)
+    return {name if names[name] == 1 else f"{path}/{name}": quantizer for path, name, quantizer in held}
 
 
 def _inside(model: Any, prefix: str) -> Iterator[tuple[str, str, Any, Any]]:

@@ -19,6 +19,7 @@ from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, ke
 from trainable_quantizers_keras.kernels.accumulator import round_bias
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
+from trainable_quantizers_keras.quantizer.range_quantizer import LATEST
 
 
 class QuantizedLayer:
@@ -55,6 +56,7 @@ class QuantizedLayer:
 
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
+        self.find_inputs(LATEST)
         named = [key for key in self.weights_quantizers if isinstance(key, str)]
         named += ["bias"] if self.bias_grid is not None else []
         self._slots = {key: slot_of(self.layer, key) for key in named}
@@ -66,6 +68,12 @@ class QuantizedLayer:
                 weight = self.add_weight(name=name, shape=value.shape, initializer=initializer, trainable=False)  # type: ignore[attr-defined]
                 setattr(self, name, weight)
             quantizer.initialize_quantization(tuple(self._weight(key).shape), name, self)
+
+    def find_inputs(self, quantizers: Mapping[str, Any]) -> None:
+        """Follow quantizers of the model, given by place, where the grid of the bias knows their places alone."""
+        if self.bias_grid is not None:
+            known = [quantizers.get(each, each) if isinstance(each, str) else each for each in self.bias_grid.inputs]
+            self.bias_grid = AccumulatorGrid(known)
 
     def _weight(self, key: str | int) -> Any:
         if isinstance(key, int):

@@ -181,17 +181,12 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
-        """The wrapper that ``get_config`` was called on; ``find_inputs`` completes one whose bias lies on a grid."""
+        """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when it is built."""
         config = dict(config)
         inputs = config.pop("bias_grid", None)
         wrapper = super().from_config(config)
         wrapper.bias_grid = None if inputs is None else AccumulatorGrid(inputs)
         return wrapper  # type: ignore[no-any-return]
-
-    def find_inputs(self, quantizers: Mapping[str, Any]) -> None:
-        """Follow quantizers of the model, given by place, where the grid of the bias knows their places alone."""
-        if self.bias_grid is not None:
-            self.bias_grid = AccumulatorGrid([quantizers.get(each, each) for each in self.bias_grid.inputs])
 
     def convert_to_inferable_quantizers(self, in_graph: bool = True) -> Any:
         """A new ``KerasQuantizationWrapper`` of inferable quantizers with the same outputs, not trainable.
@@ -228,7 +223,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
 def _check_bias(owner: str, layer: Any, quantizers: Any) -> None:
     """A grid of sums needs a bias, and weights on one power-of-two grid."""
-    if not getattr(layer, "use_bias", False):
+    if not (getattr(layer, "use_bias", False) or getattr(layer, "bias_axes", None)):
         raise invalid(owner, "bias_grid", "None for a layer without a bias", type(layer).__name__, "leave it out")
     if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
         advice = "leave bias_grid out, or quantize the weight by a power-of-two quantizer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import tensorflow as tf
@@ -20,17 +21,21 @@ from trainable_quantizers_keras.kernels.effective import TF_OPS, symmetric_range
 from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
+LATEST: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Of the holders of each name, the quantizer of the one that was built last: what a layer that loads reads from."""
+
 
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     """A range quantizer whose ends are weights of a layer."""
 
     place = ""
-    """Where it stands, for the grids of biases in files: the name of the layer that holds it, or the path to that."""
+    """For the grids of biases in files: name of the layer that holds it; the path to that, if others have the name."""
 
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
         """Create the variables on ``layer``."""
         super().initialize_quantization(tensor_shape, name, layer)
-        self.place = self.place or layer.name
+        self.place = layer.name
+        LATEST[layer.name] = self
 
     def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
         """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.

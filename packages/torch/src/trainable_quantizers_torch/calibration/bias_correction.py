@@ -25,7 +25,8 @@ def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], 
     """
     corrections = {position: BiasCorrection() for position in positions}
     axes = {position: _channel_axis(placed, position) for position in positions}
-    reference.watch({at: _Channels(axes[at], each.expect) for at, each in corrections.items()})
+    same = {at: nn.Identity() for at in placed.holders}  # PyTorch has other kernels for a layer that nobody looks into
+    reference.watch({**same, **{at: _Channels(axes[at], each.expect) for at, each in corrections.items()}})
     placed.watch({at: _Channels(axes[at], each.shift) for at, each in corrections.items()})
     with torch.no_grad():
         with modes_kept(placed.model.eval()):
