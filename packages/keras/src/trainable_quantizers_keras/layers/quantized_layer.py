@@ -87,7 +87,7 @@ class QuantizedLayer:
 
     def get_quantized_weights(self, training: Any = False) -> dict[Any, tf.Tensor]:
         """The quantized weights by key, as the next call uses them."""
-        found = {} if self.bias_grid is None else {"bias": self._rounded_bias(self.bias_grid)}
+        found = {} if self.bias_grid is None else {"bias": self._rounded_bias(self.bias_grid, training)}
         return found | {
             key: quantizer(full_precision(weight), training)
             if isinstance(quantizer, BaseTrainableQuantizer)
@@ -95,7 +95,7 @@ class QuantizedLayer:
             for key, weight, quantizer in self.get_weights_vars()
         }
 
-    def _rounded_bias(self, grid: AccumulatorGrid) -> tf.Tensor:
+    def _rounded_bias(self, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
         (quantizer,) = self.weights_quantizers.values()
         bias = full_precision(self._weight("bias"))
         if lost := [each for each in grid.inputs if isinstance(each, str)]:
@@ -104,7 +104,10 @@ class QuantizedLayer:
             advice = "load the model with keras_load_quantized_model, which finds it again"
             raise invalid(self.name, "quantizer of the input", "one of the model, not its place", lost[0], advice)  # type: ignore[attr-defined]
         step = per_bias(quantizer.step(), bias.shape[0], tf.repeat)
-        return round_bias(bias, step * grid.coarsest(tf.maximum))
+        rounded = round_bias(bias, step * grid.coarsest(tf.maximum))
+        return (
+            rounded if quantizer.schedule is None or training is False else quantizer.blended(bias, rounded, training)
+        )
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output with its weights quantized.

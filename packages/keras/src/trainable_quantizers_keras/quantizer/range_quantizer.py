@@ -62,7 +62,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         )
         if self.schedule is None or training is None or training is False:
             return quantized
-        return self._blended(inputs, quantized, training)
+        return self.blended(inputs, quantized, training)
 
     def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
@@ -93,7 +93,8 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         step = self.get_quantizer_variable(STEP)
         step.assign(tf.minimum(full_precision(step) + tf.cast(steps, tf.float32), LAST_STEP))
 
-    def _blended(self, inputs: tf.Tensor, quantized: tf.Tensor, training: Any) -> tf.Tensor:
+    def blended(self, inputs: tf.Tensor, quantized: tf.Tensor, training: Any) -> tf.Tensor:
+        """What the schedule makes of a tensor and its quantized values, in training or not."""
         share = self.schedule.share(TF_OPS, full_precision(self.get_quantizer_variable(STEP)))
         share = tf.where(tf.cast(training, tf.bool), share, 1.0)
         weight = tf.cast(share, inputs.dtype)

@@ -104,14 +104,15 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         with without_modes():
             found = {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
             if self.bias_grid is not None:
-                found["bias"] = self._rounded_bias(self.bias_grid)
+                found["bias"] = self._rounded_bias(self.bias_grid, self.training)
             return found
 
-    def _rounded_bias(self, grid: AccumulatorGrid) -> torch.Tensor:
+    def _rounded_bias(self, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
         (quantizer,) = self.weights_quantizers.values()
         bias = self.layer.bias
         step = per_bias(quantizer.step(), bias.numel(), lambda step, times: step.repeat(times))
-        return round_bias(bias, step * grid.coarsest(torch.maximum))
+        rounded = round_bias(bias, step * grid.coarsest(torch.maximum))
+        return quantizer.blended(bias, rounded) if training and quantizer.schedule is not None else rounded
 
     def _quantized(self, weight: torch.Tensor, quantizer: BaseInferableQuantizer) -> torch.Tensor:
         trains = isinstance(quantizer, BaseTrainableQuantizer)
@@ -142,7 +143,7 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             with without_modes():
                 grid = self.__dict__.get("bias_grid")
                 if name == "bias" and grid is not None:
-                    return self._rounded_bias(grid)
+                    return self._rounded_bias(grid, self.training)
                 value = getattr(layer, name)
                 return value if quantizer is None else self._quantized(value, quantizer)
 
@@ -183,7 +184,8 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             for key, quantizer in inferable.items():
                 layer._parameters[key] = torch.nn.Parameter(quantizer(weights[key]).detach(), requires_grad=False)
             if self.bias_grid is not None:
-                layer._parameters["bias"] = torch.nn.Parameter(self._rounded_bias(self.bias_grid).detach(), False)
+                bias = self._rounded_bias(self.bias_grid, False).detach()
+                layer._parameters["bias"] = torch.nn.Parameter(bias, requires_grad=False)
         plain = PytorchQuantizationWrapper(
             layer,
             inferable,

@@ -51,7 +51,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             self.gradient.from_rounding,
             spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0,
         )
-        return quantized if self.schedule is None or not training else self._blended(inputs, quantized)
+        return quantized if self.schedule is None or not training else self.blended(inputs, quantized)
 
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
@@ -80,7 +80,8 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             self.get_quantizer_variable(name).copy_(value)
         self.get_quantizer_variable(STEP).add_(steps).clamp_(max=LAST_STEP)
 
-    def _blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    def blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+        """What the schedule makes of a tensor and its quantized values in training."""
         step = self.get_quantizer_variable(STEP)
         if on_cpu(step) and self.schedule.share(NUMBER_OPS, step.item()) == 1:
             return quantized
