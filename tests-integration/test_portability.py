@@ -84,6 +84,7 @@ def test_learned_parameters_move_to_the_twin(method, source, tmp_path):
     head = next(each for each in torch_quantizers(in_torch) if (each.layer, each.target) == ("head", "activation"))
     low, high = (float(end) for end in head.quantizer.effective_range())
     step = (high - low) / (2**4 - 1)
-    differing = np.abs(one - other) > 1e-6
-    assert differing.mean() <= 0.1, "convolutions of two frameworks differ in the last bits: at ties alone"
+    if method != "power_of_two":  # whose sums lie on grids: half of them may be ties, which the frameworks round apart
+        differing = np.abs(one - other) > 1e-6
+        assert differing.mean() <= 0.1, "convolutions of two frameworks differ in the last bits: at ties alone"
     assert np.abs(one - other).max() <= 1.001 * step

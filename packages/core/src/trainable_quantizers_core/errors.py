@@ -32,7 +32,8 @@ def nearest(word: object, known: Iterable[str]) -> str:
         "did you mean 'threshold'?"
     """
     words = list(known)
-    close = get_close_matches(str(word), words, n=1)
+    held = [each for each in words if len(str(word)) > 2 and f"_{word}" in each]  # num_bits for bits
+    close = held or get_close_matches(str(word), words, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     more = f" and {len(words) - 20} more" if len(words) > 20 else ""

@@ -61,6 +61,8 @@ def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
     """round(b/Δ)·Δ, halves to even, clipped to 32 bits; exact, because Δ is a power of two.
 
     Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> rounded_bias(NUMPY_OPS, np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])).tolist()
         [0.25, -0.5, 2147483520.0]
     """
@@ -73,6 +75,8 @@ def bias_gradient(ops: ArrayOps, g: Any, bias: Any, step: Any) -> Any:
     """Straight through the rounding; zero where 32 bits clip the bias.
 
     Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> bias_gradient(NUMPY_OPS, np.float32([2, 3]), np.float32([0.3, 1e12]), np.float32([1, 1])).tolist()
         [2.0, 0.0]
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,8 +15,8 @@ from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.attributes import carry, leaves
 from trainable_quantizers_keras.layers.call_form import CallForm
 
-_symbol = keras.Input((1,))
-_FUNCTIONAL = type(keras.Model(_symbol, keras.layers.ReLU()(_symbol)))  # no public name
+_BESIDE_MODEL = keras.Model.__module__.rpartition(".")[0]
+_FUNCTIONAL = importlib.import_module(f"{_BESIDE_MODEL}.functional").Functional  # no public name
 
 
 class CalledDifferentlyError(Exception):
