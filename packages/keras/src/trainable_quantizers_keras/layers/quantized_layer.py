@@ -98,11 +98,12 @@ class QuantizedLayer:
     def _rounded_bias(self, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
         (quantizer,) = self.weights_quantizers.values()
         bias = full_precision(self._weight("bias"))
-        if lost := [each for each in grid.inputs if isinstance(each, str)]:
+        if not all(getattr(each, "quantizer_parameters", isinstance(each, float)) for each in grid.inputs):
             if getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph"):
-                return bias  # Keras 2 asks for shapes while it loads
+                self.find_inputs(LATEST)  # Keras 2 asks for shapes while it builds a model; some quantizers follow
+                return bias
             advice = "load the model with keras_load_quantized_model, which finds it again"
-            raise invalid(self.name, "quantizer of the input", "one of the model, not its place", lost[0], advice)  # type: ignore[attr-defined]
+            raise invalid(self.name, "quantizer of the input", "one of the model", grid.inputs, advice)  # type: ignore[attr-defined]
         step = per_bias(quantizer.step(), bias.shape[0], tf.repeat)
         rounded = round_bias(bias, step * grid.coarsest(tf.maximum))
         return (
