@@ -69,6 +69,12 @@ def test_the_mean_of_each_channel_is_that_of_the_float_model(network, layer):
     assert torch.allclose(means(model, layer, batches(1)), means(network, layer, batches(1)), atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_leaves_in_the_mode_in_which_it_came(network, training):
+    model = prepare(network.train(training), Recipe(WEIGHTS, ACTIVATIONS), batches(1), verbose=False)
+    assert all(module.training == training for module in model.modules())
+
+
 def test_activations_and_several_batches_leave_little_of_the_error(network):
     corrected = prepare(network, Recipe(WEIGHTS, ACTIVATIONS), batches(), verbose=False)
     left = prepare(network, Recipe(WeightsScheme(num_bits=3), ACTIVATIONS), batches(), verbose=False)

@@ -35,7 +35,8 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         """Create the variables on ``layer``."""
         super().initialize_quantization(tensor_shape, name, layer)
         self.place = layer.name
-        LATEST[layer.name] = self
+        if type(self).quantization_target is QuantizationTarget.Activation:
+            LATEST[layer.name] = self
 
     def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
         """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.

@@ -29,7 +29,8 @@ def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], 
     reference.watch({**same, **{at: _Channels(axes[at], each.expect) for at, each in corrections.items()}})
     placed.watch({at: _Channels(axes[at], each.shift) for at, each in corrections.items()})
     with torch.no_grad():
-        with modes_kept(placed.model.eval()):
+        with modes_kept(placed.model):
+            placed.model.eval()
             for call, _ in run_on(reference.model, batches, "prepare", "calibration_data"):
                 call(placed.model)
         placed.leave()
