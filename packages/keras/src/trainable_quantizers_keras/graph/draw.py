@@ -94,7 +94,7 @@ class Names:
 
     def of_functions(self, outputs: Any) -> None:
         """Name the functions that have no name of this graph yet."""
-        for layer, _ in behind(outputs):
+        for layer, _ in reversed(list(behind(outputs))):
             unnamed = not isinstance(layer, keras.layers.Layer) or type(layer).__name__ in ("Softmax", "KerasEinsum")
             if unnamed and id(layer) not in self._given:
                 self.give(layer, None, word_of(layer))

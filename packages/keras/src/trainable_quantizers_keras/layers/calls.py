@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,17 +144,17 @@ def arguments_of(node: Any) -> tuple[Any, Any]:
     return (node.arguments.args, node.arguments.kwargs) if KERAS_3 else (node.call_args, node.call_kwargs)
 
 
-def behind(outputs: Any) -> list[tuple[Any, Any]]:
-    """Layers, or operations, and their nodes in the graph that symbols come from, from its inputs on."""
-    found: dict[int, tuple[Any, Any]] = {}
-    waiting = list(tf.nest.flatten(outputs))
+def behind(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Layers, or operations, and their nodes in the graph that symbols come from, the nearest first."""
+    found = set()
+    waiting = deque(value for value in tf.nest.flatten(values) if hasattr(value, "_keras_history"))
     while waiting:
-        layer, index = waiting.pop(0)._keras_history[:2]
+        layer, index = waiting.popleft()._keras_history[:2]
         node = layer._inbound_nodes[index]
         if id(node) not in found:
-            found[id(node)] = (layer, node)
+            found.add(id(node))
+            yield layer, node
             waiting += [value for value in _tensors(node) if hasattr(value, "_keras_history")]
-    return list(found.values())[::-1]
 
 
 def _tensors(node: Any) -> list[Any]:

@@ -19,7 +19,6 @@ from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, ke
 from trainable_quantizers_keras.kernels.accumulator import round_bias
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
-from trainable_quantizers_keras.quantizer.range_quantizer import LATEST
 
 
 class QuantizedLayer:
@@ -56,7 +55,6 @@ class QuantizedLayer:
 
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
-        self.find_inputs(LATEST)
         named = [key for key in self.weights_quantizers if isinstance(key, str)]
         named += ["bias"] if self.bias_grid is not None else []
         self._slots = {key: slot_of(self.layer, key) for key in named}
@@ -100,8 +98,7 @@ class QuantizedLayer:
         bias = full_precision(self._weight("bias"))
         if not all(getattr(each, "quantizer_parameters", isinstance(each, float)) for each in grid.inputs):
             if getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph"):
-                self.find_inputs(LATEST)  # Keras 2 asks for shapes while it builds a model; some quantizers follow
-                return bias
+                return bias  # Keras 2 asks for shapes while it builds a model; some quantizers follow
             advice = "load the model with keras_load_quantized_model, which finds it again"
             raise invalid(self.name, "quantizer of the input", "one of the model", grid.inputs, advice)  # type: ignore[attr-defined]
         step = per_bias(quantizer.step(), bias.shape[0], tf.repeat)

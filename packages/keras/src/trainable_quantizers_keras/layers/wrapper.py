@@ -13,9 +13,11 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
 
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
-from trainable_quantizers_keras.layers.calls import masked
+from trainable_quantizers_keras.layers.calls import behind, masked
 from trainable_quantizers_keras.layers.copies import copied
+from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
 
 if KERAS_3:
@@ -172,6 +174,13 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         super().__init__(layer, weights_quantizers, *args, **kwargs)
         self.bias_grid = bias_grid
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output; in a graph that a file describes, first find the quantizers of the input by name."""
+        named = {each for each in self.bias_grid.inputs if isinstance(each, str)} if self.bias_grid else ()
+        if named:
+            self.find_inputs(_held_behind((inputs, args, kwargs), named))
+        return super().__call__(inputs, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """What the wrapper was made of."""
         config = super().get_config()
@@ -181,7 +190,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
-        """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when it is built."""
+        """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when a graph is drawn."""
         config = dict(config)
         inputs = config.pop("bias_grid", None)
         wrapper = super().from_config(config)
@@ -219,6 +228,18 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)
+
+
+def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:
+    """The quantizers by the names of their holders, where symbols come through these."""
+    found: dict[str, Any] = {}
+    for layer, _ in behind(values):
+        holder = layer.holder if isinstance(layer, KerasQuantizedOutput) else layer
+        if holder.name in names and isinstance(holder, KerasActivationQuantizationHolder):
+            found[holder.name] = holder.activation_holder_quantizer
+        if len(found) == len(names):
+            break
+    return found
 
 
 def _check_bias(owner: str, layer: Any, quantizers: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import tensorflow as tf
@@ -21,9 +20,6 @@ from trainable_quantizers_keras.kernels.effective import TF_OPS, symmetric_range
 from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
-LATEST: WeakValueDictionary[str, Any] = WeakValueDictionary()
-"""Of the holders of each name, the quantizer of the one that was built last: what a layer that loads reads from."""
-
 
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     """A range quantizer whose ends are weights of a layer."""
@@ -35,8 +31,6 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         """Create the variables on ``layer``."""
         super().initialize_quantization(tensor_shape, name, layer)
         self.place = layer.name
-        if type(self).quantization_target is QuantizationTarget.Activation:
-            LATEST[layer.name] = self
 
     def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
         """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.
