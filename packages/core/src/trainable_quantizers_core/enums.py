@@ -56,3 +56,14 @@ class CalibrationMethod(str, Enum):
     """The range with the least squared error, rounding and clipping taken together."""
     LSQ = "lsq"
     """Step 2·mean|x|/sqrt(highest) (Esser et al. 2020, arXiv 1902.08153)."""
+
+
+class RoundingRule(str, Enum):
+    """Which level a value half way between two levels becomes."""
+
+    HALF_EVEN = "half_even"
+    """The even one: PyTorch, onnxruntime, XNNPACK."""
+    HALF_UP = "half_up"
+    """The upper one: TensorFlow's fake quantization, and hardware that adds a half and shifts."""
+    HALF_AWAY = "half_away"
+    """The one farther from zero: LiteRT's QUANTIZE and reference kernels."""

@@ -1,0 +1,1 @@
+"""Networks as programs of integer operations: what an accelerator without floating point computes."""

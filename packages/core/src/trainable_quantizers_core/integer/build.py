@@ -1,0 +1,203 @@
+"""A program while it is made: its steps, and the integers that they give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, FLOAT, along
+from trainable_quantizers_core.integer.dataflow import Node
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, Form, Raw, Tabled, bits_of, on_lattice
+from trainable_quantizers_core.integer.program import Program, Step, Value
+
+FAR = 40
+"""Grids whose steps differ by more powers of two have no common one here."""
+
+
+class Builder:
+    """Takes down steps; ``name`` is the operation of the network that they belong to."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.notes: list[str] = []
+        self._values: list[Value] = []
+        self._steps: list[Step] = []
+        self._constants: dict[str, np.ndarray] = {}
+        self._floats: dict[int, tuple[Any, Raw]] = {}
+
+    def program(self, inputs: Sequence[Raw], outputs: Mapping[str, int]) -> Program:
+        """The program of the steps that the outputs need."""
+        wanted: set[Any] = set(outputs.values())
+        steps = []
+        for step in reversed(self._steps):
+            if step.output in wanted:
+                wanted.update(step.inputs)
+                steps.append(step)
+        constants = {name: value for name, value in self._constants.items() if name in wanted}
+        return Program(self._values, steps[::-1], constants, [each.index for each in inputs], outputs, self.notes)
+
+    def raw(self, shape: Sequence[int], dtype: str = "float32") -> Raw:
+        """A new tensor that is not of integers on a grid."""
+        self._values.append(Value(tuple(shape), dtype))
+        return Raw(len(self._values) - 1, tuple(shape))
+
+    def form(
+        self,
+        operation: str,
+        inputs: Sequence[Any],
+        shape: Sequence[int],
+        exponent: Any,
+        low: Any,
+        high: Any,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        axis: int | None = None,
+        divisor: int = 1,
+        exact: bool = True,
+    ) -> Form | None:
+        """The integers that a new step gives; None if they are too large for exact sums."""
+        low, high = (np.asarray(end, np.float64) for end in (low, high))
+        largest = max(-low.min(), high.max())
+        if largest >= 2**EXACT_BITS:
+            return None
+        low, high, exponent = (np.asarray(each, np.int64) for each in (low, high, exponent))
+        if exponent.ndim and (exponent == exponent[0]).all():
+            exponent, low, high, axis = exponent[0], low.min(), high.max(), None
+        exponents: Any = tuple(exponent.tolist()) if exponent.ndim else int(exponent)
+        ends = (int(low.min()), int(high.max()))
+        self._values.append(Value(tuple(shape), "integer", exponents, axis, divisor, *ends))
+        exact = bool(exact and largest < 2**EXACT_FLOAT_BITS)
+        form = Form(len(self._values) - 1, tuple(shape), exponent, low, high, axis, divisor, exact)
+        self._step(operation, inputs, form.index, attributes)
+        return form
+
+    def like(self, x: Form, operation: str, inputs: Sequence[Any], shape: Sequence[int], **changed: Any) -> Form | None:
+        """The integers of a new step on the grid of others."""
+        options = {each: getattr(x, each) for each in ("exponent", "low", "high", "axis", "divisor", "exact")}
+        return self.form(operation, inputs, shape, **(options | changed))
+
+    def read_as(self, x: Form, exponent: int, divisor: int = 1) -> Form | None:
+        """The same integers, which stand for numbers 2^exponent/divisor times those of today."""
+        changed = {"exponent": x.exponent + exponent, "divisor": x.divisor * divisor, "exact": x.exact and divisor == 1}
+        return self.like(x, "reshape", (x.index,), x.shape, attributes={"sizes": list(x.shape)}, **changed)
+
+    def scalar(self, x: Form) -> Form:
+        """The same numbers with one exponent."""
+        return self.finer(x, int(x.exponent.min())) if x.exponent.ndim else x
+
+    def finer(self, x: Form, exponent: int, times: int = 1) -> Form:
+        """The same numbers in units of 2^exponent/(divisor·times), which divide those of today.
+
+        Raises:
+            QuantizerError: the integers become too large.
+        """
+        factor = np.int64(times) << (x.exponent - exponent)
+        if (factor == 1).all():
+            return x
+        ends = {"low": (x.low * 1.0 * factor).min(), "high": (x.high * 1.0 * factor).max()}
+        inputs = (x.index, along(factor, x.axis, len(x.shape)))
+        changed = {"exponent": exponent, "divisor": x.divisor * times, "axis": None, **ends}
+        found = self.like(x, "multiply", inputs, x.shape, **changed)
+        if found is None:
+            rule = f"of grids that meet in integers of {EXACT_BITS} bits"
+            raise invalid("to_integer", "network", rule, self.name, "leave this operation in float, or use fewer bits")
+        return replace(found, tabled=x.tabled)
+
+    def aligned(self, *given: Any) -> Aligned | None:
+        """Forms and constants on one grid; None if there is none."""
+        forms: list[Any] = [each if isinstance(each, np.ndarray) else self.scalar(each) for each in given]
+        taken = {at: on_lattice(each) for at, each in enumerate(forms) if isinstance(each, np.ndarray)}
+        exponents = [int(taken[at][1] if at in taken else form.exponent) for at, form in enumerate(forms)]
+        exponent = min(exponents)
+        divisor = math.lcm(*(form.divisor for form in forms if isinstance(form, Form)))
+        if max(exponents) - exponent > FAR:
+            return None
+        found = Aligned(exponent, divisor)
+        for at, form in enumerate(forms):
+            if at not in taken:
+                fine = self.finer(form, exponent, divisor // form.divisor)
+                found.add(fine.index, int(fine.low), int(fine.high), fine.exact)
+                continue
+            whole, own = taken[at]
+            ends = whole.min(initial=0), whole.max(initial=0)
+            if bits_of(*ends) + int(own) - exponent > EXACT_BITS:
+                return None
+            factor = divisor << (int(own) - exponent)
+            found.add(whole * factor, int(ends[0]) * factor, int(ends[1]) * factor, True)
+        return found
+
+    def floats(self, value: Any) -> Any:
+        """The floats that integers stand for, or that a table gives."""
+        if isinstance(value, Raw):
+            return value
+        if id(value) not in self._floats:
+            result = self.raw(value.shape)
+            if isinstance(value, Tabled):
+                self._step("lookup", (value.root.index, value.values), result.index, {"low": int(value.root.low)})
+            else:
+                self._step("dequantize", (value.index,), result.index)
+            self._floats[id(value)] = value, result
+        return self._floats[id(value)][1]
+
+    def island(self, node: Node, read: Sequence[Any]) -> Raw:
+        """A step in floats.
+
+        Raises:
+            QuantizerError: numpy does not know the operation here.
+        """
+        if node.kind not in FLOAT:
+            rule, known = "of operations that integer programs know", ", ".join(sorted(FLOAT))
+            raise invalid("to_integer", "network", rule, f"{node.kind} of {node.name!r}", f"they are: {known}")
+        whole = node.kind == "take"  # its indices are no floats
+        given = [
+            (each if whole else np.asarray(each, np.float32))
+            if isinstance(each, np.ndarray)
+            else (each if whole else self.floats(each)).index
+            for each in read
+        ]
+        result = self.raw(node.shape)
+        self._step(node.kind, given, result.index, node.attributes)
+        return result
+
+    def over(self, x: Form, count: int) -> Form:
+        """The integers of the last step, which now stand for numbers ``count`` times as small."""
+        self._values[x.index] = replace(self._values[x.index], divisor=x.divisor * count)
+        return replace(x, divisor=x.divisor * count)
+
+    def _step(
+        self, operation: str, inputs: Sequence[Any], output: int, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        given = tuple(self._constant(each) if isinstance(each, np.ndarray) else each for each in inputs)
+        self._steps.append(Step(operation, self.name, given, output, dict(attributes or {})))
+
+    def _constant(self, value: np.ndarray) -> str:
+        name = f"c{len(self._constants)}"
+        self._constants[name] = np.asarray(value)
+        return name
+
+
+class Aligned:
+    """Operands on one grid.
+
+    Args:
+        exponent: Of the grid.
+        divisor: Likewise.
+    """
+
+    def __init__(self, exponent: int, divisor: int) -> None:
+        self.exponent = exponent
+        self.divisor = divisor
+        self.operands: list[Any] = []
+        self.ends: list[tuple[int, int]] = []
+        self.exact = True
+
+    def add(self, operand: Any, low: int, high: int, exact: bool) -> None:
+        """One more: a position or an array, and its bounds."""
+        self.operands.append(operand)
+        self.ends.append((low, high))
+        self.exact = self.exact and exact

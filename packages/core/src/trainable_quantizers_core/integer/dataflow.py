@@ -1,0 +1,48 @@
+"""A deployed network as a framework hands it over: operations on float tensors of fixed shapes, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """An operation on float tensors.
+
+    Args:
+        kind: What it computes: a function of ``arithmetic``, ``"quantize"``, ``"divide"``, or ``"input"``.
+        name: Where it stands in the network, for people.
+        inputs: What it reads: other nodes, and arrays for constants.
+        attributes: Arguments that are no tensors.
+        shape: Of its result, for one sample.
+        function: For an elementwise operation, the operation itself: of arrays of any one shape for those inputs that
+            are nodes, as the framework computes it. Tables are made with it.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[Any, ...]
+    shape: tuple[int, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    function: Callable[..., np.ndarray] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataflow:
+    """A network of one sample.
+
+    Args:
+        inputs: Nodes of kind ``"input"``, in the order of the program's arguments.
+        nodes: The others, each after those that it reads.
+        outputs: (name, node) of each result.
+        dtypes: Of the inputs, numpy's names.
+    """
+
+    inputs: Sequence[Node]
+    nodes: Sequence[Node]
+    outputs: Sequence[tuple[str, Any]]
+    dtypes: Sequence[str]

@@ -1,0 +1,116 @@
+"""From a network on floats that lie on grids to the program of the integers behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, MOVES, to_integers
+from trainable_quantizers_core.integer.build import Builder
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node
+from trainable_quantizers_core.integer.lattice import Form, Raw, Tabled, is_power_of_two
+from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.rules import RULES
+
+
+def lower(dataflow: Dataflow) -> Program:
+    """The program of a network, whose results are those of the network wherever float32 rounds nothing in it.
+
+    Every number is followed as integers times a power of two: quantizers give them, weights are taken apart, sums and
+    products add exponents, quantizers shift. A function of a tensor of few bits becomes a table. What is left is
+    computed in float32, and named by ``Program.float_operations``.
+
+    Raises:
+        QuantizerError: a quantizer whose step is no power of two, or an operation that numpy does not know here.
+    """
+    builder = Builder()
+    known: dict[int, Any] = {}
+    for node, dtype in zip(dataflow.inputs, dataflow.dtypes, strict=True):
+        known[id(node)] = builder.raw(node.shape, dtype)
+    for node in dataflow.nodes:
+        builder.name = node.name
+        read = [known[id(each)] if isinstance(each, Node) else np.asarray(each) for each in node.inputs]
+        known[id(node)] = (
+            _quantized(builder, node, read[0]) if node.kind == "quantize" else _lowered(builder, node, read)
+        )
+    outputs = {}
+    for name, node in dataflow.outputs:
+        builder.name = node.name
+        result = known[id(node)]
+        outputs[name] = (result if isinstance(result, Form) else builder.floats(result)).index
+    return builder.program([known[id(node)] for node in dataflow.inputs], outputs)
+
+
+def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
+    """Integers, or a function of few integers, or floats: the first that an operation can give."""
+    table = _table(node, read)
+    form = None
+    if node.kind in MOVES and isinstance(read[0], Tabled) and not _writes(node):
+        moved = RULES[node.kind](builder, node, read[0].root, *read[1:])
+        assert moved is not None  # the same integers
+        return replace(read[0], root=moved)
+    if node.kind in RULES and not any(isinstance(each, Tabled) for each in read):
+        form = RULES[node.kind](builder, node, *read)
+    if form is not None:
+        return replace(form, tabled=table) if table is not None and not form.exact else form
+    return builder.island(node, read) if table is None else table
+
+
+def _writes(node: Node) -> bool:
+    """Whether a move adds values of its own, or those of other tensors."""
+    return node.kind in ("concatenate", "pad", "spread")
+
+
+def _table(node: Node, read: Sequence[Any]) -> Tabled | None:
+    """An elementwise operation as a function of one tensor of few bits."""
+    if node.function is None or any(isinstance(each, Raw) for each in read):
+        return None
+    tables = [each.as_table if isinstance(each, Form) else each for each in read]
+    roots = [each.root for each in tables if isinstance(each, Tabled)]
+    if not roots or any(each is None for each in tables) or any(root.index != roots[0].index for root in roots):
+        return None
+    if roots[0].shape != node.shape or any(each.size > 1 for each in tables if isinstance(each, np.ndarray)):
+        return None
+    values = [each.values for each in tables if isinstance(each, Tabled)]
+    return Tabled(roots[0], np.asarray(node.function(*values), np.float32))
+
+
+def _quantized(builder: Builder, node: Node, x: Any) -> Form:
+    """The integers of a quantizer: a shift of other integers, a table, or what is made of floats."""
+    step, zero, rule = node.attributes["step"], node.attributes["zero"], RoundingRule(node.attributes["rule"])
+    if not is_power_of_two(step):
+        advice = "prepare with a recipe of power-of-two ranges"
+        raise invalid("to_integer", "step", "a power of two in every quantizer", step, advice, f" in {node.name!r}")
+    exponent, low, high = math.frexp(step)[1] - 1, node.attributes["low"] - zero, node.attributes["high"] - zero
+    grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
+    table = x.tabled if isinstance(x, Form) else x
+    if isinstance(x, Raw):
+        made = builder.form("quantize", (x.index,), node.shape, exponent, low, high, {"step": step, **grid})
+    elif table is not None:
+        levels = to_integers(table.values, step, 0, low, high, rule)
+        attributes = {"low": int(table.root.low)}
+        made = builder.form("lookup", (table.root.index, levels), node.shape, exponent, low, high, attributes)
+    else:
+        made = _shifted(builder, x, exponent, grid)
+    assert made is not None  # a grid of few bits
+    return made
+
+
+def _shifted(builder: Builder, x: Form, exponent: int, grid: dict[str, Any]) -> Form | None:
+    shift, low, high = exponent - x.exponent, grid["low"], grid["high"]
+    if not shift.any() and x.divisor == 1 and low <= x.low.min() and x.high.max() <= high:
+        return x
+    lows, highs = (
+        np.ldexp(end / x.divisor, -shift).clip(-(2.0**EXACT_BITS), 2.0**EXACT_BITS) for end in (x.low, x.high)
+    )
+    ends = (max(low, min(high, math.floor(lows.min()))), min(high, max(low, math.ceil(highs.max()))))
+    attributes = {"axis": x.axis, "divisor": x.divisor, **grid}
+    if x.axis is None:
+        return builder.form("requantize", (x.index,), x.shape, exponent, *ends, attributes | {"shift": int(shift)})
+    return builder.form("requantize", (x.index, shift), x.shape, exponent, *ends, attributes)

@@ -1,0 +1,292 @@
+"""A network as operations on integers, run by numpy: what a device has to compute, and the judge of whether it does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.files import optional, write_atomically
+from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
+from trainable_quantizers_core.integer.lattice import bits_of
+
+FORMAT = "trainable-quantizers program 1"
+SUMS = ("convolution", "matmul", "sum_pool", "total")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of a program. Integers q stand for q·2^exponent / divisor.
+
+    Args:
+        shape: For one sample.
+        dtype: ``"integer"``, or numpy's name for what is not.
+        exponent: One, or one per channel.
+        axis: Of the channels; None for one exponent.
+        divisor: What averages leave; 1 elsewhere.
+        low: The smallest integer there can be.
+        high: The largest.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "integer"
+    exponent: int | tuple[int, ...] = 0
+    axis: int | None = None
+    divisor: int = 1
+    low: int = 0
+    high: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Bits that its integers need at worst."""
+        return bits_of(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation of a program.
+
+    Args:
+        operation: Its name.
+        name: Of the operation of the network that it belongs to.
+        inputs: Positions of the values that it reads, and names of constants.
+        output: Position of its result.
+        attributes: Its other arguments.
+    """
+
+    operation: str
+    name: str
+    inputs: tuple[int | str, ...]
+    output: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The sums of a layer.
+
+    Args:
+        name: Of the layer.
+        worst: Bits that they need whatever the input.
+        seen: Bits that they needed on the given inputs; None without inputs.
+    """
+
+    name: str
+    worst: int
+    seen: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network of one sample as operations on integers; ``to_integer`` makes it of a converted model.
+
+    Args:
+        values: Its tensors.
+        steps: Its operations, in order.
+        constants: Weights, biases, tables, by name.
+        inputs: Positions of its arguments among the values.
+        outputs: Position of each result by name.
+        notes: Where it departs from the network that it was made of, and why.
+    """
+
+    values: Sequence[Value]
+    steps: Sequence[Step]
+    constants: Mapping[str, np.ndarray]
+    inputs: Sequence[int]
+    outputs: Mapping[str, int]
+    notes: Sequence[str] = ()
+
+    def run(self, *inputs: Any, integers: bool = False) -> Any:
+        """What the network gives for a batch, one sample after the other.
+
+        Args:
+            inputs: Arrays or tensors, samples along the first axis; or one list, tuple or dictionary of them, a
+                dictionary in the order of its keys.
+            integers: Whether to return integers, not the floats that they stand for.
+
+        Returns:
+            An array, or a dictionary of arrays by name if there are several results.
+
+        Raises:
+            QuantizerError: other inputs than the network has, or an integer beyond what was proven.
+        """
+        results: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
+        for sample in self._samples(inputs):
+            held = dict(self._held(sample))
+            for name, index in self.outputs.items():
+                results[name].append(held[index] if integers else self._floats(index, held[index]))
+        joined = {name: np.concatenate(parts) for name, parts in results.items()}
+        return joined if len(joined) > 1 else next(iter(joined.values()))
+
+    __call__ = run
+
+    def accumulators(self, *inputs: Any) -> list[Accumulator]:
+        """The sums of each layer, in bits: what they need at worst, and what they needed on a batch.
+
+        Raises:
+            QuantizerError: as of ``run``.
+        """
+        seen: dict[int, int] = {}
+        sums = [step for step in self.steps if step.operation in SUMS and self.values[step.output].dtype == "integer"]
+        for sample in self._samples(inputs) if inputs else ():
+            held = dict(self._held(sample, keep={step.output for step in sums}))
+            for step in sums:
+                bits = bits_of(held[step.output].min(), held[step.output].max())
+                seen[step.output] = max(bits, seen.get(step.output, 0))
+        return [Accumulator(step.name, self.values[step.output].bits, seen.get(step.output)) for step in sums]
+
+    @property
+    def float_operations(self) -> list[str]:
+        """Names of the operations that have no definition in integers here: float islands."""
+        names = [
+            f"{step.name} ({step.operation})"
+            for step in self.steps
+            if step.operation in FLOAT and self.values[step.output].dtype == "float32"
+        ]
+        return list(dict.fromkeys(names))
+
+    @property
+    def rounding(self) -> set[RoundingRule]:
+        """The rules by which ties are rounded."""
+        return {RoundingRule(step.attributes["rule"]) for step in self.steps if "rule" in step.attributes}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file: constants as tensors, the rest as JSON in its metadata; whole or not at all.
+
+        Raises:
+            ImportError: safetensors is not installed; the message says how to.
+        """
+        safetensors = optional("safetensors.numpy", "portability")
+        described = {
+            "values": [asdict(value) for value in self.values],
+            "steps": [asdict(step) for step in self.steps],
+            "inputs": list(self.inputs),
+            "outputs": dict(self.outputs),
+            "notes": list(self.notes),
+        }
+        constants = {name: np.ascontiguousarray(value) for name, value in self.constants.items()}
+        metadata = {"format": FORMAT, "program": json.dumps(described)}
+        write_atomically(path, safetensors.save(constants, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Program:
+        """The program that ``save`` wrote.
+
+        Raises:
+            QuantizerError: the file is of something else.
+            ImportError: safetensors is not installed; the message says how to.
+        """
+        safetensors = optional("safetensors", "portability")
+        try:
+            with safetensors.safe_open(str(path), "np") as file:
+                metadata = file.metadata() or {}
+                constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
+        except safetensors.SafetensorError as error:
+            raise invalid("Program.load", "path", "a program", str(path), f"the file says: {error}") from error
+        if metadata.get("format") != FORMAT:
+            advice = "pass a file that Program.save wrote"
+            raise invalid("Program.load", "path", f"a file of format {FORMAT!r}", metadata.get("format"), advice)
+        read = json.loads(metadata["program"])
+        values = [
+            Value(**{**each, "shape": tuple(each["shape"]), "exponent": _tuple(each["exponent"])})
+            for each in read["values"]
+        ]
+        steps = [Step(**{**each, "inputs": tuple(each["inputs"])}) for each in read["steps"]]
+        return cls(values, steps, constants, read["inputs"], read["outputs"], read["notes"])
+
+    def __str__(self) -> str:
+        """A line on each: operations, accumulators, float islands, notes."""
+        sums = self.accumulators()
+        worst = max(sums, key=lambda each: each.worst, default=None)
+        islands = self.float_operations
+        lines = [f"{len(self.steps)} operations, {sum(map(np.size, self.constants.values()))} constants."]
+        if worst is not None:
+            lines.append(f"Accumulators need at most {worst.worst} bits, in {worst.name}.")
+        lines.append(f"In float: {', '.join(islands)}." if islands else "All operations are on integers.")
+        return "\n".join([*lines, *self.notes])
+
+    def _samples(self, inputs: tuple[Any, ...]) -> Iterator[list[np.ndarray]]:
+        arrays = [np.asarray(leaf) for leaf in _leaves(inputs)]
+        wanted = [self.values[index] for index in self.inputs]
+        if len(arrays) != len(wanted):
+            raise invalid("Program.run", "inputs", f"{len(wanted)} arrays", len(arrays), "pass what the model takes")
+        for array, value in zip(arrays, wanted, strict=True):
+            if array.shape[1:] != tuple(value.shape[1:]):
+                rule = f"of shape (samples, {', '.join(map(str, value.shape[1:]))})"
+                raise invalid("Program.run", "input", rule, array.shape, "pass what the model takes")
+        if len({len(array) for array in arrays}) > 1:
+            shapes = [array.shape for array in arrays]
+            raise invalid("Program.run", "inputs", "of as many samples each", shapes, "pass what the model takes")
+        for at in range(len(arrays[0])):
+            yield [array[at : at + 1].astype(value.dtype) for array, value in zip(arrays, wanted, strict=True)]
+
+    def _held(self, sample: Sequence[np.ndarray], keep: Any = ()) -> Iterator[tuple[int, np.ndarray]]:
+        """Position and value of the results, and of what is to be kept."""
+        kept = {*self.outputs.values(), *keep}
+        last = {each: at for at, step in enumerate(self.steps) for each in step.inputs}
+        held: dict[Any, np.ndarray] = {**self.constants, **dict(zip(self.inputs, sample, strict=True))}
+        for at, step in enumerate(self.steps):
+            result = self._computed(step, [held[each] for each in step.inputs])
+            held[step.output] = result
+            for each in step.inputs:
+                if last[each] == at and each not in kept:
+                    held.pop(each, None)
+        for index in kept:
+            yield index, held[index]
+
+    def _computed(self, step: Step, inputs: list[np.ndarray]) -> np.ndarray:
+        value = self.values[step.output]
+        if step.operation == "dequantize":
+            return self._floats(step.inputs[0], inputs[0])  # type: ignore[arg-type]
+        if step.operation in _OWN:
+            result = _OWN[step.operation](*inputs, **step.attributes)
+        else:
+            table = OPERATIONS if value.dtype == "integer" else FLOAT
+            result = table[step.operation](*inputs, **step.attributes)
+        if value.dtype != "integer":
+            return result.astype(np.float32)
+        if result.size and not (value.low <= result.min() and result.max() <= value.high):
+            found = f"{result.min()} to {result.max()}"
+            raise QuantizerError(f"{step.name}: {step.operation} gave {found}, beyond {value.low} to {value.high}.")
+        return result
+
+    def _floats(self, index: int, result: np.ndarray) -> np.ndarray:
+        value = self.values[index]
+        if value.dtype != "integer":
+            return result
+        exponent = along(value.exponent, value.axis, result.ndim)
+        return np.ldexp(result.astype(np.float64) / value.divisor, exponent).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _lookup(x: np.ndarray, table: np.ndarray, *, low: int) -> np.ndarray:
+    return table[x - low]
+
+
+def _requantize(x: np.ndarray, shift: np.ndarray | None = None, **attributes: Any) -> np.ndarray:
+    rule = RoundingRule(attributes.pop("rule"))
+    return requantize(x, attributes.pop("shift", shift), attributes.pop("axis", None), rule=rule, **attributes)
+
+
+def _quantize(x: np.ndarray, *, rule: str, **attributes: Any) -> np.ndarray:
+    return to_integers(x, rule=RoundingRule(rule), **attributes)
+
+
+_OWN: dict[str, Callable[..., np.ndarray]] = {"lookup": _lookup, "requantize": _requantize, "quantize": _quantize}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for key in sorted(value) for leaf in _leaves(value[key])]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]

@@ -1,0 +1,292 @@
+"""What each operation of a network is in integers; None where it is nothing, for floats among its operands too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainable_quantizers_core.integer.arithmetic import MOVES, along, sum_pool
+from trainable_quantizers_core.integer.build import FAR, Builder
+from trainable_quantizers_core.integer.dataflow import Node
+from trainable_quantizers_core.integer.lattice import (
+    EXACT_FLOAT_BITS,
+    Form,
+    Raw,
+    bits_of,
+    is_power_of_two,
+    on_lattice,
+)
+
+WEIGHT_BITS = 17
+"""Weights that need more bits, which the finest grid has, lie on none."""
+_DIVISOR_BITS = 10
+Rule = Callable[..., "Form | None"]
+
+
+def convolution(to: Builder, node: Node, x: Any, weight: Any, bias: Any = None) -> Form | None:
+    """Σ q_x·q_w + q_b, on a grid of each channel."""
+    if not isinstance(x, Form) or not isinstance(weight, np.ndarray):
+        return None
+    whole, exponent = on_lattice(weight, axis=0)
+    axis = len(node.shape) - 1 if node.attributes["channels_last"] else 1
+    return _sums(to, node, x, whole, whole.reshape(len(whole), -1), exponent, bias, axis)
+
+
+def matmul(to: Builder, node: Node, x: Any, other: Any, bias: Any = None) -> Form | None:
+    """Σ q_x·q_w + q_b, on a grid of each column; or the product of two activations."""
+    if isinstance(x, Form) and isinstance(other, Form):
+        x, other = to.scalar(x), to.scalar(other)
+        ends = [x.shape[-1] * int(a) * int(b) for a in (x.low, x.high) for b in (other.low, other.high)]
+        grid: dict[str, Any] = {"divisor": x.divisor * other.divisor, "exact": x.exact and other.exact}
+        exponent = x.exponent + other.exponent
+        return to.form("matmul", (x.index, other.index), node.shape, exponent, min(ends), max(ends), **grid)
+    if not isinstance(x, Form) or not isinstance(other, np.ndarray) or other.ndim != 2:
+        return None
+    whole, exponent = on_lattice(other, axis=1)
+    return _sums(to, node, x, whole, whole.T, exponent, bias, len(node.shape) - 1)
+
+
+def _sums(to: Builder, node: Node, x: Form, weight: Any, flat: Any, exponent: Any, bias: Any, axis: int) -> Form | None:
+    if bits_of(weight.min(), weight.max()) > WEIGHT_BITS:
+        return None
+    x = to.scalar(x)
+    exponent = exponent + x.exponent
+    least, most = min(0, int(x.low)), max(0, int(x.high))  # of what is padded, too
+    positive, negative = (np.clip(flat, *sign).sum(1).astype(np.float64) for sign in ((0, None), (None, 0)))
+    low, high = positive * least + negative * most, positive * most + negative * least
+    inputs: tuple[Any, ...] = (x.index, weight)
+    exact = x.exact
+    if bias is not None:
+        scaled = np.ldexp(np.asarray(bias, np.float64) * x.divisor, -exponent)
+        rounded = np.rint(scaled)
+        if off := int((rounded != scaled).sum()):
+            exact = False
+            to.notes.append(f"{to.name}: {off} of {scaled.size} biases were off the accumulator grid and are rounded.")
+        low, high, inputs = low + rounded, high + rounded, (*inputs, rounded.astype(np.int64))
+    grid: dict[str, Any] = {"axis": axis, "divisor": x.divisor, "exact": exact}
+    return to.form(node.kind, inputs, node.shape, exponent, low, high, node.attributes, **grid)
+
+
+def _elementwise(bounds: Callable[..., tuple[int, int]]) -> Rule:
+    """An operation of two operands that are brought to one grid."""
+
+    def rule(to: Builder, node: Node, one: Any, two: Any) -> Form | None:
+        if isinstance(one, Raw) or isinstance(two, Raw):
+            return None
+        found = to.aligned(one, two)
+        if found is None:
+            return None
+        (low, high), (other_low, other_high) = found.ends
+        ends = bounds(low, high, other_low, other_high)
+        grid: dict[str, Any] = {"divisor": found.divisor, "exact": found.exact}
+        return to.form(node.kind, found.operands, node.shape, found.exponent, *ends, **grid)
+
+    return rule
+
+
+add = _elementwise(lambda a, b, c, d: (a + c, b + d))
+subtract = _elementwise(lambda a, b, c, d: (a - d, b - c))
+_EXTREMES = {
+    "maximum": _elementwise(lambda a, b, c, d: (max(a, c), max(b, d))),
+    "minimum": _elementwise(lambda a, b, c, d: (min(a, c), min(b, d))),
+}
+
+
+def extreme(to: Builder, node: Node, one: Any, two: Any) -> Form | None:
+    """The larger, or the smaller, of two; of a tensor and a constant without change of grid."""
+    x, bound = (two, one) if isinstance(one, np.ndarray) else (one, two)
+    if isinstance(x, Form) and isinstance(bound, np.ndarray) and bound.size == 1 and node.shape == x.shape:
+        return _bounded(to, x, float(bound.reshape(())), node.kind)
+    return _EXTREMES[node.kind](to, node, one, two)
+
+
+def clip(to: Builder, node: Node, x: Any) -> Form | None:
+    """No smaller and no larger than constants: ReLU, ReLU6."""
+    found = x if isinstance(x, Form) else None
+    for operation, end in (("maximum", node.attributes["low"]), ("minimum", node.attributes["high"])):
+        if end is not None and found is not None:
+            found = _bounded(to, found, float(np.float32(end)), operation)
+    return found
+
+
+def _bounded(to: Builder, x: Form, end: float, operation: str) -> Form | None:
+    fine = on_lattice(end)[1]
+    if end and (fine < x.exponent).any():  # a coarse grid: 6 where the step is 4
+        if (x.exponent - fine > FAR // 2).any():
+            return None
+        x = to.finer(x, int(min(fine, x.exponent.min())))
+    level = np.ldexp(end * x.divisor, -x.exponent)
+    join = np.maximum if operation == "maximum" else np.minimum
+    low, high = join(x.low, level), join(x.high, level)
+    if (low == x.low).all() and (high == x.high).all():
+        return x
+    inputs = (x.index, along(level.astype(np.int64), x.axis, len(x.shape)))
+    return to.like(x, operation, inputs, x.shape, low=low, high=high)
+
+
+def multiply(to: Builder, node: Node, one: Any, two: Any) -> Form | None:
+    """The product of integers, whose exponents add; by a power of two the same integers."""
+    one, two = (two, one) if isinstance(one, np.ndarray) else (one, two)
+    if isinstance(one, Raw) or isinstance(two, Raw):
+        return None
+    if isinstance(two, np.ndarray):
+        number = float(two.reshape(())) if two.size == 1 else 0.0
+        if is_power_of_two(number) and node.shape == one.shape:
+            return to.read_as(one, math.frexp(number)[1] - 1)
+        factor, exponent = on_lattice(two)
+        divisor, exact, ends = 1, True, (int(factor.min()), int(factor.max()))
+        if bits_of(*ends) > EXACT_FLOAT_BITS + 1:
+            return None
+    else:
+        two = to.scalar(two)
+        factor, exponent, divisor, exact, ends = two.index, two.exponent, two.divisor, two.exact, (two.low, two.high)
+    one = to.scalar(one)
+    products = [int(a) * int(b) for a in (one.low, one.high) for b in ends]
+    grid: dict[str, Any] = {"divisor": one.divisor * divisor, "exact": one.exact and exact}
+    inputs, exponent = (one.index, factor), one.exponent + exponent
+    return to.form("multiply", inputs, node.shape, exponent, min(products), max(products), **grid)
+
+
+def divide(to: Builder, node: Node, x: Any, by: Any) -> Form | None:
+    """The same integers over a constant: a shift, or a divisor for the next quantizer."""
+    if not isinstance(x, Form) or not isinstance(by, np.ndarray) or by.size != 1 or node.shape != x.shape:
+        return None
+    number = float(by.reshape(()))
+    if is_power_of_two(number):
+        return to.read_as(x, 1 - math.frexp(number)[1])
+    whole, fine = on_lattice(number)
+    return to.read_as(x, -int(fine), int(whole)) if 0 < int(whole) < 2**_DIVISOR_BITS else None
+
+
+def negate(to: Builder, node: Node, x: Any) -> Form | None:
+    """-q."""
+    return multiply(to, node, x, np.array(-1.0))
+
+
+def max_pool(to: Builder, node: Node, x: Any) -> Form | None:
+    """The largest integer of each window."""
+    if not isinstance(x, Form):
+        return None
+    return to.like(x, "max_pool", (x.index,), node.shape, attributes=node.attributes)
+
+
+def average_pool(to: Builder, node: Node, x: Any) -> Form | None:
+    """Sums of windows, which the next quantizer divides; over one divisor where windows at borders count less."""
+    if not isinstance(x, Form):
+        return None
+    attributes = dict(node.attributes)
+    counts = np.asarray(attributes.pop("counts"), np.int64)
+    size = math.prod(attributes["window"])
+    ends = {"low": np.minimum(x.low, 0) * size, "high": np.maximum(x.high, 0) * size}
+    sums = to.like(x, "sum_pool", (x.index,), node.shape, attributes=attributes, **ends)
+    common = math.lcm(*np.unique(counts).tolist())
+    factors = common // counts
+    if sums is not None and (factors > 1).any():
+        shaped = factors[None, ..., None] if attributes["channels_last"] else factors[None, None]
+        ends = {"low": sums.low * factors.max(), "high": sums.high * factors.max()}
+        sums = to.like(sums, "multiply", (sums.index, shaped), node.shape, **ends)
+    return sums and to.over(sums, common)
+
+
+def total(to: Builder, node: Node, x: Any) -> Form | None:
+    """The sum of integers over axes."""
+    if not isinstance(x, Form):
+        return None
+    axes, keep = list(node.attributes["axes"]), node.attributes["keep"]
+    x = to.scalar(x) if x.axis in axes else x
+    axis = x.axis if x.axis is None or keep else x.axis - sum(other < x.axis for other in axes)
+    count = math.prod(x.shape[other] for other in axes)
+    ends = {"low": x.low * count, "high": x.high * count}
+    return to.like(x, "total", (x.index,), node.shape, attributes={"axes": axes, "keep": keep}, axis=axis, **ends)
+
+
+def mean(to: Builder, node: Node, x: Any) -> Form | None:
+    """The sum over axes, which the next quantizer divides."""
+    found = total(to, node, x)
+    return found and to.over(found, math.prod(x.shape[axis] for axis in node.attributes["axes"]))
+
+
+def largest(to: Builder, node: Node, x: Any) -> Form | None:
+    """The largest integer over axes."""
+    if not isinstance(x, Form):
+        return None
+    x = to.scalar(x)
+    return to.like(x, "largest", (x.index,), node.shape, attributes=node.attributes)
+
+
+def concatenate(to: Builder, node: Node, *parts: Any) -> Form | None:
+    """Integers on one grid, one after the other."""
+    if any(isinstance(each, Raw) for each in parts):
+        return None
+    found = to.aligned(*parts)
+    if found is None:
+        return None
+    ends = min(low for low, _ in found.ends), max(high for _, high in found.ends)
+    grid: dict[str, Any] = {"divisor": found.divisor, "exact": found.exact}
+    return to.form("concatenate", found.operands, node.shape, found.exponent, *ends, node.attributes, **grid)
+
+
+def take(to: Builder, node: Node, x: Any, indices: Any) -> Form | None:
+    """Integers at indices; of a table on a grid, at the indices that the network is given: an embedding."""
+    if not isinstance(x, np.ndarray):
+        return _moved(to, node, x, indices)
+    whole, exponent = on_lattice(x)
+    ends = int(whole.min()), int(whole.max())
+    if not isinstance(indices, Raw) or bits_of(*ends) > WEIGHT_BITS:
+        return None
+    return to.form("take", (whole, indices.index), node.shape, exponent, *ends, node.attributes)
+
+
+def _moved(to: Builder, node: Node, x: Any, *more: Any) -> Form | None:
+    if not isinstance(x, Form):
+        return None
+    x = to.scalar(x)
+    attributes, ends = dict(node.attributes), {"low": x.low, "high": x.high}
+    if node.kind in ("pad", "spread"):
+        value = np.ldexp(float(attributes.get("value", 0.0)) * x.divisor, -x.exponent)
+        if value != np.rint(value):
+            return None
+        attributes |= {"value": int(value)} if node.kind == "pad" else {}
+        ends = {"low": np.minimum(x.low, value), "high": np.maximum(x.high, value)}
+    return to.like(x, node.kind, (x.index, *more), node.shape, attributes=attributes, **ends)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(MOVES, _moved),
+    "add": add,
+    "average_pool": average_pool,
+    "clip": clip,
+    "concatenate": concatenate,
+    "convolution": convolution,
+    "divide": divide,
+    "largest": largest,
+    "matmul": matmul,
+    "max_pool": max_pool,
+    "maximum": extreme,
+    "mean": mean,
+    "minimum": extreme,
+    "multiply": multiply,
+    "negate": negate,
+    "subtract": subtract,
+    "take": take,
+    "total": total,
+}
+
+
+def window_counts(
+    shape: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: Sequence[Sequence[int]], own: bool
+) -> np.ndarray:
+    """How many values each window of an average counts: all of it, or those that are no padding (``own``).
+
+    Example:
+        >>> window_counts([3], [2], [2], [(0, 1)], own=True)
+        array([2, 1])
+    """
+    ones = np.ones((1, 1, *shape), np.int64)
+    if not own:
+        ones, padding = np.pad(ones, [(0, 0), (0, 0), *padding], constant_values=1), [(0, 0)] * len(window)
+    pooled = sum_pool(ones, window=window, strides=strides, padding=padding, channels_last=False)
+    return pooled[0, 0]  # type: ignore[no-any-return]

@@ -1,0 +1,145 @@
+"""A converted model as a program of integer operations."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node
+from trainable_quantizers_core.integer.lower import lower
+from trainable_quantizers_core.integer.program import Program
+
+from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
+from trainable_quantizers_torch.deploy.aten import Translation
+from trainable_quantizers_torch.deploy.convert import quantizers_in
+from trainable_quantizers_torch.deploy.verify import named_tensors
+from trainable_quantizers_torch.graph.runtime import QUANTIZERS
+from trainable_quantizers_torch.layers.copies import copied
+
+
+def to_integer(model: nn.Module, example_inputs: Any) -> Program:
+    """The integers that a converted model computes with, as a program that numpy runs.
+
+    The model is exported by ``torch.export`` for one sample. Weights and biases become integers, quantizers become
+    shifts, functions of one value tables; see docs/integer.md.
+
+    Args:
+        model: What ``convert`` returned, of power-of-two ranges.
+        example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
+
+    Raises:
+        QuantizerError: the model holds trainable quantizers, ranges that are no powers of two, or operations that
+            a program does not know; or ``torch.export`` does not take it.
+
+    Example:
+        >>> from trainable_quantizers_torch import Recipe, convert, prepare, verify
+        >>> x = torch.randn(8, 4)
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> deployed = convert(prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False))
+        >>> program = to_integer(deployed, x)
+        >>> print(program)  # doctest: +ELLIPSIS
+        ... operations, ... constants.
+        Accumulators need at most ... bits, in 2.
+        All operations are on integers.
+        >>> print(verify(deployed, program, [x]))
+        All 16 output values are identical.
+    """
+    if not isinstance(model, nn.Module):
+        raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
+    if any(quantizers_in(module) for module in model.modules()):
+        raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
+    args, kwargs = arguments_of(model, _pytree.tree_map(_first, example_inputs))
+    written = copied(model, "to_integer").eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about itself
+            exported = torch.export.export(written, args, dict(kwargs)).run_decompositions({})
+            results = written(*args, **kwargs)
+    except QuantizerError:
+        raise
+    except Exception as error:  # whatever the exporter raises
+        advice = f"torch.export says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        rule = "one that can be exported with these inputs"
+        raise invalid("to_integer", "model", rule, in_words(example_inputs), advice) from error
+    names = [name for name, _ in named_tensors(results)]
+    with torch.no_grad():
+        return lower(_dataflow(exported, names, (args, kwargs)))
+
+
+def _first(leaf: Any) -> Any:
+    return leaf[:1] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf
+
+
+def _dataflow(exported: Any, names: list[str], given: Any) -> Dataflow:
+    """The graph of the exporter in the words of the core, what depends on no input computed."""
+    to = Translation()
+    known: dict[Any, Any] = {}
+
+    def read(each: Any) -> Any:
+        return known[each] if isinstance(each, torch.fx.Node) else each
+
+    inputs: dict[str, Node] = {}
+    dtypes: dict[str, str] = {}
+    constants = {**exported.state_dict, **exported.constants}
+    signature = exported.graph_signature
+    held = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    for node in exported.graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {}
+        path = next(reversed(stack.values()))[0] if stack else ""
+        to.name = _named(path) or node.name
+        value = node.meta.get("val")
+        if node.op == "placeholder":
+            if node.name in held:
+                known[node] = constants[held[node.name]]
+            elif isinstance(value, torch.Tensor):
+                inputs[node.name] = known[node] = Node("input", node.name, (), tuple(value.shape))
+                dtypes[node.name] = str(value.dtype).removeprefix("torch.")
+            else:
+                known[node] = value
+        elif node.op == "get_attr":
+            known[node] = operator.attrgetter(node.target)(exported.graph_module)
+        elif node.op == "call_function":
+            args, kwargs = _pytree.tree_map(read, (tuple(node.args), dict(node.kwargs)))
+            shapes = [tuple(leaf.shape) for leaf in _pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+            known[node] = to.call(node.target, args, kwargs, shapes)
+        else:
+            (results,) = node.args
+            leaves = [read(each) for each in results]
+    outputs = [leaf for leaf in leaves if isinstance(leaf, (Node, torch.Tensor))]
+    ordered = _in_order_of_keys(inputs, given)
+    return Dataflow(
+        [inputs[name] for name in ordered],
+        to.nodes,
+        list(zip(names, outputs, strict=True)),
+        [dtypes[name] for name in ordered],
+    )
+
+
+def _named(path: str) -> str:
+    """The name of a layer or function by the path of a module that stands for it, or for its quantizer."""
+    outer, found, word = path.rpartition(f"{QUANTIZERS}.")
+    return (
+        ".".join(filter(None, (outer.rstrip("."), word if word != "output" else "")))
+        if found
+        else path.removesuffix(".layer")
+    )
+
+
+def _in_order_of_keys(inputs: dict[str, Node], given: Any) -> list[str]:
+    """The names of the inputs, which come in the order of the arguments, in the order in which a program takes them."""
+    paths = [path for path, leaf in _pytree.tree_flatten_with_path(given)[0] if isinstance(leaf, torch.Tensor)]
+    named = list(zip(paths, inputs, strict=True))
+    return [name for _, name in sorted(named, key=lambda pair: [_sortable(key) for key in pair[0]])]
+
+
+def _sortable(key: Any) -> tuple[int, Any]:
+    return (1, key.key) if hasattr(key, "key") else (0, getattr(key, "idx", 0))
