@@ -333,6 +333,7 @@ FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "cosine": np.cos,
     "divide": np.divide,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
     "exp": np.exp,
     "logarithm": np.log,
     "mean": mean,
@@ -343,6 +344,7 @@ FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "sine": np.sin,
     "softmax": softmax,
+    "square": np.square,
     "square_root": np.sqrt,
     "tanh": np.tanh,
 }

@@ -29,9 +29,10 @@ def on_lattice(values: Any, axis: int | None = None) -> tuple[np.ndarray, np.nda
     smallest = np.where(whole != 0, exponent - 53 + lowest_bit, np.iinfo(np.int32).max)
     axes = tuple(at for at in range(wide.ndim) if at != axis) if axis is not None else None
     step = smallest.min(axis=axes, initial=np.iinfo(np.int32).max)
-    step = np.where(step == np.iinfo(np.int32).max, 0, step).astype(np.int64)
+    step = np.asarray(np.where(step == np.iinfo(np.int32).max, 0, step), np.int64)
     shape = [-1 if at == axis else 1 for at in range(wide.ndim)] if axis is not None else []
-    return np.ldexp(wide, -step.reshape(shape)).astype(np.int64), step
+    whole = np.ldexp(wide, -step.reshape(shape)).astype(np.int64)
+    return np.asarray(whole), step
 
 
 def is_power_of_two(step: float) -> bool:

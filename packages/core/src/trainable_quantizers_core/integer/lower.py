@@ -58,7 +58,7 @@ def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
     if node.kind in RULES and not any(isinstance(each, Tabled) for each in read):
         form = RULES[node.kind](builder, node, *read)
     if form is not None:
-        return replace(form, tabled=table) if table is not None and not form.exact else form
+        return form if table is None else replace(form, tabled=table)
     return builder.island(node, read) if table is None else table
 
 
@@ -89,7 +89,7 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
         raise invalid("to_integer", "step", "a power of two in every quantizer", step, advice, f" in {node.name!r}")
     exponent, low, high = math.frexp(step)[1] - 1, node.attributes["low"] - zero, node.attributes["high"] - zero
     grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
-    table = x.tabled if isinstance(x, Form) else x
+    table = (None if x.exact else x.tabled) if isinstance(x, Form) else x
     if isinstance(x, Raw):
         made = builder.form("quantize", (x.index,), node.shape, exponent, low, high, {"step": step, **grid})
     elif table is not None:

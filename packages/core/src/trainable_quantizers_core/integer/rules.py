@@ -22,6 +22,7 @@ from trainable_quantizers_core.integer.lattice import (
 
 WEIGHT_BITS = 17
 """Weights that need more bits, which the finest grid has, lie on none."""
+_COMMON_BITS = 8
 _DIVISOR_BITS = 10
 Rule = Callable[..., "Form | None"]
 
@@ -53,6 +54,10 @@ def _sums(to: Builder, node: Node, x: Form, weight: Any, flat: Any, exponent: An
     if bits_of(weight.min(), weight.max()) > WEIGHT_BITS:
         return None
     x = to.scalar(x)
+    if bias is not None:
+        finer = _steps_finer(flat, exponent + x.exponent, np.asarray(bias) * x.divisor)
+        flat, exponent = flat << finer[:, None], exponent - finer
+        weight = weight << along(finer, 0 if node.kind == "convolution" else 1, weight.ndim)
     exponent = exponent + x.exponent
     least, most = min(0, int(x.low)), max(0, int(x.high))  # of what is padded, too
     positive, negative = (np.clip(flat, *sign).sum(1).astype(np.float64) for sign in ((0, None), (None, 0)))
@@ -68,6 +73,17 @@ def _sums(to: Builder, node: Node, x: Form, weight: Any, flat: Any, exponent: An
         low, high, inputs = low + rounded, high + rounded, (*inputs, rounded.astype(np.int64))
     grid: dict[str, Any] = {"axis": axis, "divisor": x.divisor, "exact": exact}
     return to.form(node.kind, inputs, node.shape, exponent, low, high, node.attributes, **grid)
+
+
+def _steps_finer(flat: np.ndarray, exponent: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Bits by which the grid of each channel is finer than its weights show: all of them even, say, or zero.
+
+    A bias on the accumulator grid tells, as long as the weights need no more bits than those of other channels.
+    """
+    fine = on_lattice(bias, axis=0)[1]
+    bits = np.array([bits_of(row.min(), row.max()) for row in flat])
+    room = np.where(flat.any(1), max(bits.max(), _COMMON_BITS) - bits, FAR)
+    return np.where((bias != 0) & (fine < exponent) & (exponent - fine <= room), exponent - fine, 0)
 
 
 def _elementwise(bounds: Callable[..., tuple[int, int]]) -> Rule:

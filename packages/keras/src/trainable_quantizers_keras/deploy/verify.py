@@ -97,7 +97,7 @@ def _compare(comparison: Comparison, seen: list[dict[str, list[Any]]], wanted: A
     for name, tensors in trained.items():
         for one, other in zip(tensors, deployed.get(name, ()), strict=False):
             comparison.layer(name, _array(one), _array(other))
-    outputs = [_named(result, "output") for result in (wanted, given)]
+    outputs = [named_tensors(result, "output") for result in (wanted, given)]
     if len(outputs[0]) != len(outputs[1]):
         advice = "both must give the same outputs"
         raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
@@ -105,7 +105,7 @@ def _compare(comparison: Comparison, seen: list[dict[str, list[Any]]], wanted: A
         comparison.output(name, _array(one), _array(other))
 
 
-def _named(result: Any, name: str) -> list[tuple[str, Any]]:
+def named_tensors(result: Any, name: str) -> list[tuple[str, Any]]:
     """The tensors of a result: ``output``, ``output['logits']``, ``output[0]``."""
     if isinstance(result, Mapping):
         items = [(f"{name}[{key!r}]", result[key]) for key in sorted(result)]
@@ -113,7 +113,7 @@ def _named(result: Any, name: str) -> list[tuple[str, Any]]:
         items = [(f"{name}[{index}]", item) for index, item in enumerate(result)]
     else:
         return [(name, result)]
-    return [pair for inner, item in items for pair in _named(item, inner)]
+    return [pair for inner, item in items for pair in named_tensors(item, inner)]
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -34,7 +34,8 @@ def first_part(layer: Any) -> Any:
 def second_part(layer: Any) -> Callable[[Any], Any]:
     """What the result of ``first_part`` goes through."""
     if type(layer).__name__.startswith("SeparableConv"):
-        return _pointwise(layer)
+        pointwise = _pointwise(layer)
+        return partial(_in_two, pointwise) if _is_activated(pointwise) else pointwise  # type: ignore[no-any-return]
     activation = layer.activation
     if isinstance(activation, keras.layers.Layer):
         return copied(activation)  # type: ignore[no-any-return]
@@ -42,6 +43,10 @@ def second_part(layer: Any) -> Callable[[Any], Any]:
     if getattr(keras.activations, name, None) is not activation:
         return partial(_on_symbols, activation)
     return keras.layers.Activation(activation, name=f"{layer.name}_{name}", dtype=layer.dtype_policy)  # type: ignore[no-any-return]
+
+
+def _in_two(layer: Any, symbol: Any) -> Any:
+    return second_part(layer)(first_part(layer)(symbol))
 
 
 def _on_symbols(function: Callable[[Any], Any], symbol: Any) -> Any:

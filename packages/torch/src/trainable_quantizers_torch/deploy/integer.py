@@ -15,8 +15,8 @@ from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
-from trainable_quantizers_torch.deploy.aten import Translation
 from trainable_quantizers_torch.deploy.convert import quantizers_in
+from trainable_quantizers_torch.deploy.translation import Translation
 from trainable_quantizers_torch.deploy.verify import named_tensors
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 from trainable_quantizers_torch.layers.copies import copied

@@ -1,0 +1,97 @@
+"""A converted model as a program of integer operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node
+from trainable_quantizers_core.integer.lower import lower
+from trainable_quantizers_core.integer.program import Program
+
+from trainable_quantizers_keras.calibration.batches import in_words, inputs_of
+from trainable_quantizers_keras.deploy.convert import quantized_inside
+from trainable_quantizers_keras.deploy.translation import Translation
+from trainable_quantizers_keras.deploy.verify import named_tensors
+from trainable_quantizers_keras.keras_version import keras
+
+
+def to_integer(model: Any, example_inputs: Any) -> Program:
+    """The integers that a converted model computes with, as a program that numpy runs.
+
+    The model is traced by TensorFlow for one sample. Weights and biases become integers, quantizers become shifts,
+    functions of one value tables; see docs/integer.md.
+
+    Args:
+        model: What ``convert`` returned, of power-of-two ranges.
+        example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
+
+    Raises:
+        QuantizerError: the model holds trainable quantizers, ranges that are no powers of two, or operations that
+            a program does not know; or TensorFlow does not trace it.
+
+    Example:
+        >>> from trainable_quantizers_keras import Recipe, convert, prepare, verify
+        >>> import numpy as np
+        >>> x = np.random.randn(8, 4).astype("float32")
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+        >>> deployed = convert(prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False))
+        >>> program = to_integer(deployed, x)
+        >>> program.float_operations
+        []
+        >>> print(verify(deployed, program, [x]))
+        All 16 output values are identical.
+    """
+    if not isinstance(model, keras.Model):
+        raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
+    if quantized_inside(model):
+        raise invalid("to_integer", "model", "converted", model.name, "pass convert(model)")
+    try:
+        inputs = tf.nest.map_structure(lambda leaf: leaf[:1], inputs_of(model, example_inputs))
+        results = model(inputs, training=False)
+        frozen = _frozen(model, inputs)
+    except QuantizerError:
+        raise
+    except Exception as error:  # whatever a layer raises
+        advice = f"TensorFlow says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        rule = "one that can be traced with these inputs"
+        raise invalid("to_integer", "model", rule, in_words(example_inputs), advice) from error
+    return lower(_dataflow(frozen, [name for name, _ in named_tensors(results, "output")]))
+
+
+def _frozen(model: Any, inputs: Any) -> Any:
+    """The model for one sample as one graph of constants."""
+    leaves = tf.nest.flatten(inputs)
+
+    @tf.function(input_signature=[tf.TensorSpec(value.shape, value.dtype) for value in leaves])
+    def serve(*values: tf.Tensor) -> Any:
+        return tf.nest.flatten(model(tf.nest.pack_sequence_as(inputs, values), training=False))
+
+    return convert_variables_to_constants_v2(serve.get_concrete_function())
+
+
+def _dataflow(frozen: Any, names: list[str]) -> Dataflow:
+    """The graph of TensorFlow in the words of the core, what depends on no input computed."""
+    to = Translation()
+    known: dict[Any, Any] = {}
+    inputs = []
+    for tensor in frozen.inputs:
+        inputs.append(Node("input", tensor.op.name, (), tuple(tensor.shape)))
+        known[tensor.ref()] = inputs[-1]
+    for operation in frozen.graph.get_operations():
+        if operation.type in ("Placeholder", "NoOp"):
+            continue
+        to.name = _named(operation.name)
+        read = [known[tensor.ref()] for tensor in operation.inputs]
+        for tensor, result in zip(operation.outputs, to.call(operation, read), strict=False):
+            known[tensor.ref()] = result
+    outputs = [(name, known[tensor.ref()]) for name, tensor in zip(names, frozen.outputs, strict=True)]
+    return Dataflow(inputs, to.nodes, outputs, [tensor.dtype.name for tensor in frozen.inputs])
+
+
+def _named(name: str) -> str:
+    """The name of the layer in that of an operation: ``model/block/conv/Conv2D`` is of ``block/conv``."""
+    parts = name.split("/")
+    return "/".join(parts[1:-1]) or parts[-1]
