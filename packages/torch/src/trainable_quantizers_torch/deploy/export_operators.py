@@ -53,6 +53,18 @@ class PlainQuantization(_Quantization):
         return ((levels - zero_point) * scale).to(x.dtype)
 
 
+class FakeQuantization(_Quantization):
+    """PyTorch's own operator, which a graph holds as one."""
+
+    def __init__(self, scale: Any, zero_point: Any, *grid: Any) -> None:
+        super().__init__(scale, zero_point, *grid)
+        self.numbers = float(scale), int(zero_point)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The quantized ``x``."""
+        return torch.fake_quantize_per_tensor_affine(x, *self.numbers, self.lowest, self.highest)
+
+
 class StandardQuantization(_Quantization):
     """Clip, QuantizeLinear, DequantizeLinear: y = (clamp(round(x/scale) + zero, lowest, highest) - zero)·scale.
 
@@ -127,6 +139,15 @@ def with_plain_operations(model: nn.Module) -> nn.Module:
         QuantizerError: a quantizer of another kind than those with evenly spaced levels.
     """
     return _replaced(model, _constant_weights, PlainQuantization, 32)
+
+
+def with_fake_quantization(model: nn.Module) -> nn.Module:
+    """``model``, changed in place: quantized weights as they are, and activations quantized by one operator each.
+
+    Raises:
+        QuantizerError: a quantizer of another kind than those with evenly spaced levels.
+    """
+    return _replaced(model, _constant_weights, FakeQuantization, 32)
 
 
 def _replaced(model: nn.Module, of_wrapper: Any, of_tensor: Any, widest: int) -> nn.Module:

@@ -16,6 +16,7 @@ from trainable_quantizers_core.integer.program import Program
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import quantizers_in
+from trainable_quantizers_torch.deploy.export_operators import with_fake_quantization
 from trainable_quantizers_torch.deploy.translation import Translation
 from trainable_quantizers_torch.deploy.verify import named_tensors
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
@@ -54,7 +55,7 @@ def to_integer(model: nn.Module, example_inputs: Any) -> Program:
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
     args, kwargs = arguments_of(model, _pytree.tree_map(_first, example_inputs))
-    written = copied(model, "to_integer").eval()
+    written = with_fake_quantization(copied(model, "to_integer").eval())
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself

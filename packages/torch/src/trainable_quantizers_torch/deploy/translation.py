@@ -96,7 +96,7 @@ class Translation:
         if word in ELEMENTWISE:
             return self._elementwise(word, target, args, kwargs, given, shapes[0])
         rule = _RULES.get(word)
-        return rule(self, given, shapes) if rule else self.node(word, _inputs(args, kwargs), shapes[0])
+        return rule(self, given, shapes) if rule else self.node(f"aten.{word}", _inputs(args, kwargs), shapes[0])
 
     def _elementwise(
         self, word: str, target: Any, args: Any, kwargs: Any, given: Mapping[str, Any], shape: Sequence[int]
@@ -246,6 +246,13 @@ def _group_norm(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     along = [1, -1, *[1] * (len(shape) - 2)]
     weight, bias = (each if each is None else each.reshape(along) for each in (given["weight"], given["bias"]))
     return (_affine(to, made, weight, bias, shape), None, None)
+
+
+def _add_product(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    product = to.node("multiply", [given["tensor1"], given["tensor2"]], shapes[0])
+    if given["value"] != 1:
+        product = to.node("multiply", [product, np.float32(given["value"])], shapes[0])
+    return to.node("add", [given["self"], product], shapes[0])
 
 
 def _softmax(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
@@ -407,6 +414,8 @@ def _index(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
 
 def _pad(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     x = given["self"]
+    if given.get("mode", "constant") != "constant":
+        return to.node(f"padding of mode {given['mode']}", [x], shapes[0])
     pairs = list(zip(given["pad"][::2], given["pad"][1::2], strict=True))[::-1]
     padding = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs
     starts = [max(0, -before) for before, _ in padding]
@@ -442,6 +451,7 @@ _RULES: dict[str, Callable[[Translation, Mapping[str, Any], Any], Any]] = {
     "_unsafe_view": _reshape,
     "adaptive_avg_pool1d": _adaptive_average,
     "adaptive_avg_pool2d": _adaptive_average,
+    "addcmul": _add_product,
     "addmm": _addmm,
     "amax": _reduction("largest"),
     "avg_pool1d": _average_pool,
@@ -472,6 +482,7 @@ _RULES: dict[str, Callable[[Translation, Mapping[str, Any], Any], Any]] = {
     "mm": _matmul,
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
+    "pad": _pad,
     "permute": _permute,
     "reshape": _reshape,
     "roll": _roll,
