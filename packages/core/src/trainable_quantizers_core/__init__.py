@@ -14,6 +14,8 @@ from trainable_quantizers_core.deploy.verification import TensorDifference, Veri
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.graph.summary import Summary, SummaryRow
+from trainable_quantizers_core.integer.c_source import c_source
+from trainable_quantizers_core.integer.program import Program
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 from trainable_quantizers_core.quantizer.annealing import BaseLinearAnnealingScheduler
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
@@ -46,6 +48,7 @@ __all__ = [
     "Layer",
     "LayerPlan",
     "LayerRule",
+    "Program",
     "QuantizationMethod",
     "QuantizationSchedule",
     "QuantizationTarget",
@@ -65,6 +68,7 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "activation_parameters",
+    "c_source",
     "get_trainable_quantizer_class",
     "mark_quantizer",
     "register_enum",

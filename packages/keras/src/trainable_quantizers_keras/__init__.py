@@ -11,6 +11,7 @@ from trainable_quantizers_core import (
     CalibrationMethod,
     Granularity,
     LayerRule,
+    Program,
     QuantizationMethod,
     QuantizationSchedule,
     QuantizationTarget,
@@ -25,6 +26,7 @@ from trainable_quantizers_core import (
     VariableGroup,
     Verification,
     WeightsScheme,
+    c_source,
     get_trainable_quantizer_class,
     mark_quantizer,
     register_enum,
@@ -34,6 +36,7 @@ from trainable_quantizers_core.quantizer.specification import GradientRule
 from trainable_quantizers_keras._version import __version__
 from trainable_quantizers_keras.deploy.convert import convert
 from trainable_quantizers_keras.deploy.export import export
+from trainable_quantizers_keras.deploy.integer import to_integer
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
@@ -84,6 +87,7 @@ __all__ = [
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",
+    "Program",
     "QuantizationMethod",
     "QuantizationSchedule",
     "QuantizationScheduleCallback",
@@ -106,6 +110,7 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "advance_schedules",
+    "c_source",
     "convert",
     "exclude_quantizers_from_weight_decay",
     "export",
@@ -119,5 +124,6 @@ __all__ = [
     "save_quantizers",
     "summary",
     "telemetry",
+    "to_integer",
     "verify",
 ]

@@ -12,6 +12,7 @@ from trainable_quantizers_core import (
     CalibrationMethod,
     Granularity,
     LayerRule,
+    Program,
     QuantizationMethod,
     QuantizationSchedule,
     QuantizationTarget,
@@ -26,6 +27,7 @@ from trainable_quantizers_core import (
     VariableGroup,
     Verification,
     WeightsScheme,
+    c_source,
     get_trainable_quantizer_class,
     mark_quantizer,
     register_enum,
@@ -35,6 +37,7 @@ from trainable_quantizers_core.quantizer.specification import GradientRule
 from trainable_quantizers_torch._version import __version__
 from trainable_quantizers_torch.deploy.convert import convert
 from trainable_quantizers_torch.deploy.export import export
+from trainable_quantizers_torch.deploy.integer import to_integer
 from trainable_quantizers_torch.deploy.verify import verify
 from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
@@ -77,6 +80,7 @@ __all__ = [
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",
+    "Program",
     "PytorchLinearAnnealingScheduler",
     "PytorchRangeQuantizer",
     "PytorchTrainableActivationQuantizationHolder",
@@ -101,6 +105,7 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "advance_schedules",
+    "c_source",
     "convert",
     "export",
     "follow_optimizer",
@@ -114,5 +119,6 @@ __all__ = [
     "save_quantizers",
     "summary",
     "telemetry",
+    "to_integer",
     "verify",
 ]

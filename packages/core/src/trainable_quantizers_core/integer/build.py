@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -173,7 +174,8 @@ class Builder:
         self, operation: str, inputs: Sequence[Any], output: int, attributes: Mapping[str, Any] | None = None
     ) -> None:
         given = tuple(self._constant(each) if isinstance(each, np.ndarray) else each for each in inputs)
-        self._steps.append(Step(operation, self.name, given, output, dict(attributes or {})))
+        plain = json.loads(json.dumps(dict(attributes or {})))  # as a file gives them back
+        self._steps.append(Step(operation, self.name, given, output, plain))
 
     def _constant(self, value: np.ndarray) -> str:
         name = f"c{len(self._constants)}"

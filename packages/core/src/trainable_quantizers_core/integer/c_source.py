@@ -51,6 +51,17 @@ def c_source(program: Program, name: str = "model") -> str:
     return _Writer(program, name).source()
 
 
+def given_to(program: Program) -> list[int]:
+    """Positions of the values that the function of a program takes: quantized inputs, then those that are integers."""
+    quantized = [step.output for step in program.steps if step.operation == "quantize"]
+    return quantized + [index for index in program.inputs if program.values[index].dtype != "float32"]
+
+
+def integer_type(value: Value) -> str:
+    """The smallest type of C that holds a value, as numpy calls it."""
+    return _fitting(value.low, value.high) if value.dtype == "integer" else value.dtype
+
+
 class _Writer:
     """Writes each step as loops over static arrays, which values share when their lives do not overlap."""
 
@@ -106,10 +117,7 @@ class _Writer:
         return [*lines, " */"]
 
     def _inputs(self) -> list[str]:
-        program = self._program
-        quantized = [step for step in program.steps if step.operation == "quantize"]
-        whole = [index for index in program.inputs if program.values[index].dtype != "float32"]
-        indices = [step.output for step in quantized] + whole
+        indices = given_to(self._program)
         names = ["input"] if len(indices) == 1 else [f"input_{at}" for at in range(len(indices))]
         self._place.update(zip(indices, names, strict=True))
         return [f"const {self._type(index)}_t *{name}" for index, name in zip(indices, names, strict=True)]
@@ -118,8 +126,7 @@ class _Writer:
         if isinstance(key, str):
             array = self._program.constants[key]
             return _fitting(int(array.min(initial=0)), int(array.max(initial=0)))
-        value = self._program.values[key]
-        return _fitting(value.low, value.high) if value.dtype == "integer" else value.dtype
+        return integer_type(self._program.values[key])
 
     def _constant(self, key: str, array: np.ndarray) -> str:
         rows = [", ".join(map(str, array.reshape(-1)[at : at + 20].tolist())) for at in range(0, array.size, 20)]

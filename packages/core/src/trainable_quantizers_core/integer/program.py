@@ -102,13 +102,14 @@ class Program:
     outputs: Mapping[str, int]
     notes: Sequence[str] = ()
 
-    def run(self, *inputs: Any, integers: bool = False) -> Any:
+    def run(self, *inputs: Any, integers: bool = False, **named: Any) -> Any:
         """What the network gives for a batch, one sample after the other.
 
         Args:
-            inputs: Arrays or tensors, samples along the first axis; or one list, tuple or dictionary of them, a
+            inputs: Arrays or tensors, samples along the first axis; or lists, tuples or dictionaries of them, a
                 dictionary in the order of its keys.
             integers: Whether to return integers, not the floats that they stand for.
+            named: Further inputs, in the order of their names.
 
         Returns:
             An array, or a dictionary of arrays by name if there are several results.
@@ -117,10 +118,10 @@ class Program:
             QuantizerError: other inputs than the network has, or an integer beyond what was proven.
         """
         results: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
-        for sample in self._samples(inputs):
+        for sample in self.samples((inputs, named)):
             held = dict(self._held(sample))
             for name, index in self.outputs.items():
-                results[name].append(held[index] if integers else self._floats(index, held[index]))
+                results[name].append(held[index] if integers else self.floats(index, held[index]))
         joined = {name: np.concatenate(parts) for name, parts in results.items()}
         return joined if len(joined) > 1 else next(iter(joined.values()))
 
@@ -134,7 +135,7 @@ class Program:
         """
         seen: dict[int, int] = {}
         sums = [step for step in self.steps if step.operation in SUMS and self.values[step.output].dtype == "integer"]
-        for sample in self._samples(inputs) if inputs else ():
+        for sample in self.samples(inputs) if inputs else ():
             held = dict(self._held(sample, keep={step.output for step in sums}))
             for step in sums:
                 bits = bits_of(held[step.output].min(), held[step.output].max())
@@ -211,7 +212,12 @@ class Program:
         lines.append(f"In float: {', '.join(islands)}." if islands else "All operations are on integers.")
         return "\n".join([*lines, *self.notes])
 
-    def _samples(self, inputs: tuple[Any, ...]) -> Iterator[list[np.ndarray]]:
+    def samples(self, inputs: Any) -> Iterator[list[np.ndarray]]:
+        """The inputs of ``run`` one sample at a time.
+
+        Raises:
+            QuantizerError: other inputs than the network has.
+        """
         arrays = [np.asarray(leaf) for leaf in _leaves(inputs)]
         wanted = [self.values[index] for index in self.inputs]
         if len(arrays) != len(wanted):
@@ -232,7 +238,7 @@ class Program:
         last = {each: at for at, step in enumerate(self.steps) for each in step.inputs}
         held: dict[Any, np.ndarray] = {**self.constants, **dict(zip(self.inputs, sample, strict=True))}
         for at, step in enumerate(self.steps):
-            result = self._computed(step, [held[each] for each in step.inputs])
+            result = self.computed(step, [held[each] for each in step.inputs])
             held[step.output] = result
             for each in step.inputs:
                 if last[each] == at and each not in kept:
@@ -240,10 +246,15 @@ class Program:
         for index in kept:
             yield index, held[index]
 
-    def _computed(self, step: Step, inputs: list[np.ndarray]) -> np.ndarray:
+    def computed(self, step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The result of a step.
+
+        Raises:
+            QuantizerError: an integer beyond what was proven.
+        """
         value = self.values[step.output]
         if step.operation == "dequantize":
-            return self._floats(step.inputs[0], inputs[0])  # type: ignore[arg-type]
+            return self.floats(step.inputs[0], inputs[0])  # type: ignore[arg-type]
         if step.operation in _OWN:
             result = _OWN[step.operation](*inputs, **step.attributes)
         else:
@@ -256,7 +267,8 @@ class Program:
             raise QuantizerError(f"{step.name}: {step.operation} gave {found}, beyond {value.low} to {value.high}.")
         return result
 
-    def _floats(self, index: int, result: np.ndarray) -> np.ndarray:
+    def floats(self, index: int, result: np.ndarray) -> np.ndarray:
+        """The float32 numbers that integers at a position stand for."""
         value = self.values[index]
         if value.dtype != "integer":
             return result
@@ -289,4 +301,4 @@ def _leaves(value: Any) -> list[Any]:
         return [leaf for key in sorted(value) for leaf in _leaves(value[key])]
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in _leaves(item)]
-    return [value]
+    return [value] if hasattr(value, "shape") else []

@@ -13,9 +13,12 @@ import tensorflow as tf
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core import QuantizerError, Verification
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.integer.c_source import c_source
+from trainable_quantizers_core.integer.compiled import compiled
 
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of
 from trainable_quantizers_keras.deploy.convert import quantized_inside
+from trainable_quantizers_keras.deploy.integer import to_integer
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import is_graph
@@ -29,11 +32,12 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
 
     ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
     TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds the quantizers as QUANTIZE and
-    DEQUANTIZE of 8 bits, all that its runtime knows.
+    DEQUANTIZE of 8 bits, all that its runtime knows. ``.c`` holds the integer program of ``to_integer`` in C99, a
+    function of one sample; the compiler of this machine builds it for the comparison.
 
     Args:
         model: What ``convert`` returned.
-        path: Ends in ``.keras`` or ``.tflite``, or has no ending. An older file or SavedModel is replaced.
+        path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no ending. An older file or SavedModel is replaced.
         example_inputs: A batch as for ``prepare``; the file is run on it, and takes other sizes of the first axis.
 
     Returns:
@@ -53,9 +57,9 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
         All 16 output values are identical.
     """
     path = Path(path)
-    writers = {".keras": _keras_file, "": _saved_model, ".tflite": _tflite}
+    writers = {".keras": _keras_file, "": _saved_model, ".tflite": _tflite, ".c": _c}
     if path.suffix not in writers:
-        rule = "that of a .keras or .tflite file, or a folder without ending"
+        rule = "that of a .keras, .tflite or .c file, or a folder without ending"
         raise invalid("export", "path", rule, str(path), "choose the format by the ending")
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
         rule = "free, a file, or an older SavedModel"
@@ -144,6 +148,12 @@ def _tflite(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
     interpreter = tf.lite.Interpreter(model_path=str(path))
     return lambda x: _interpret(interpreter, tf.nest.flatten(x))
+
+
+def _c(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
+    program = to_integer(model, inputs)
+    path.write_text(c_source(program))
+    return compiled(program)
 
 
 def _interpret(interpreter: Any, values: list[tf.Tensor]) -> Any:

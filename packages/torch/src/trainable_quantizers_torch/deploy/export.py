@@ -18,10 +18,13 @@ from torch.utils import _pytree
 from trainable_quantizers_core import QuantizerError, Verification
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
+from trainable_quantizers_core.integer.c_source import c_source
+from trainable_quantizers_core.integer.compiled import compiled
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words, name_of, names_of_tensors
 from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.deploy.export_operators import OPSET, with_plain_operations, with_standard_operators
+from trainable_quantizers_torch.deploy.integer import to_integer
 from trainable_quantizers_torch.deploy.verify import verify
 from trainable_quantizers_torch.layers.copies import copied
 
@@ -40,11 +43,12 @@ def export(
 
     ``.onnx`` with standard operators holds weights of up to 8 bits as integers, and QuantizeLinear and
     DequantizeLinear for activations; narrower ones have a Clip before. ``.pt2`` holds the program of
-    ``torch.export``, of plain operations and quantized weights.
+    ``torch.export``, of plain operations and quantized weights. ``.c`` holds the integer program of ``to_integer`` in
+    C99, a function of one sample; the compiler of this machine builds it for the comparison.
 
     Args:
         model: What ``convert`` returned.
-        path: Ends in ``.onnx`` or ``.pt2``.
+        path: Ends in ``.onnx``, ``.pt2`` or ``.c``.
         example_inputs: A batch as for ``prepare``; the file is run on it.
         operators: Of an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
             onnxruntime runs with ``mct_quantizers.get_ort_session_options()``.
@@ -71,9 +75,11 @@ def export(
         All 16 output values are identical.
     """
     path = Path(path)
-    writers = {".onnx": _onnx, ".pt2": _program}
+    writers = {".onnx": _onnx, ".pt2": _program, ".c": _c}
     if path.suffix not in writers:
-        raise invalid("export", "path", "that of an .onnx or .pt2 file", str(path), "choose the format by the ending")
+        raise invalid(
+            "export", "path", "that of an .onnx, .pt2 or .c file", str(path), "choose the format by the ending"
+        )
     if operators not in OPERATORS:
         raise invalid("export", "operators", "'standard' or 'mct'", operators, nearest(operators, OPERATORS))
     if not isinstance(model, nn.Module):
@@ -143,6 +149,13 @@ def _program(
     torch.export.save(program, file)
     loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
     return file.getvalue(), lambda *args, **kwargs: loaded(*args, **kwargs)
+
+
+def _c(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, dynamic_batch: bool
+) -> Written:
+    program = to_integer(model, kwargs or args)
+    return c_source(program).encode(), compiled(program)
 
 
 def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> Any:
