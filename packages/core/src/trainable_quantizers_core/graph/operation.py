@@ -56,6 +56,7 @@ class Operation:
         within: Classes of the layers and models that it is part of, which rules match as well.
         inside: What it computes inside stays in float, and why.
         note: Anything else that a user should read about it.
+        later: Positions of those whose results it reads when the model that it is in is called again.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Operation:
     within: tuple[str, ...] = ()
     inside: str = ""
     note: str = ""
+    later: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,7 @@ def _settle_biases(
             settled[positions[0]].corrects_bias = True
             notes[positions[0]].append("bias corrected")
         if scheme.bias is BiasGrid.ACCUMULATOR and len(quantizers) == 1 and is_power_of_two(quantizers[0]):
-            inputs = [
-                each for at in positions for source in graph[at].inputs for each in _grids(graph, settled, source)
-            ]
+            inputs = [each for at in positions for each in _grids_read(graph, settled, at)]
             if inputs and all(map(is_power_of_two, inputs)):
                 settled[positions[0]].bias_grid = AccumulatorGrid(inputs)
             else:
@@ -123,7 +121,12 @@ def _grids(graph: ModelGraph, settled: Sequence[Settled], position: int) -> list
         return [settled[position].output]
     if graph[position].kind != "other" or not graph[position].inputs:
         return [None]
-    return [each for source in graph[position].inputs for each in _grids(graph, settled, source)]
+    return _grids_read(graph, settled, position)
+
+
+def _grids_read(graph: ModelGraph, settled: Sequence[Settled], position: int) -> list[Any]:
+    sources = (*graph[position].inputs, *graph[position].later)
+    return [each for source in sources for each in _grids(graph, settled, source)]
 
 
 def _as_layer(operation: Operation, where: Place) -> Layer:

@@ -281,6 +281,11 @@ def largest(x: np.ndarray, *, axes: Sequence[int], keep: bool) -> np.ndarray:
     return x.max(tuple(axes), keepdims=keep)  # type: ignore[no-any-return]
 
 
+def every(x: np.ndarray, *, axes: Sequence[int], keep: bool) -> np.ndarray:
+    """Whether all values over axes are other than zero."""
+    return np.all(x, tuple(axes), keepdims=keep)
+
+
 def clip(x: np.ndarray, *, low: Any, high: Any) -> np.ndarray:
     """Values no smaller and no larger than given; None for no bound."""
     return np.clip(x, low, high).astype(x.dtype)
@@ -334,11 +339,21 @@ FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "divide": np.divide,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
+    "equal": np.equal,
+    "every": every,
     "exp": np.exp,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
     "logarithm": np.log,
+    "logical_and": np.logical_and,
+    "logical_not": np.logical_not,
+    "logical_or": np.logical_or,
     "mean": mean,
     "negate": np.negative,
     "normalize": normalize,
+    "not_equal": np.not_equal,
     "power": np.power,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
@@ -347,5 +362,6 @@ FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "square": np.square,
     "square_root": np.sqrt,
     "tanh": np.tanh,
+    "where": np.where,
 }
 """Operations on floats: those of float islands."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, FLOAT, along
-from trainable_quantizers_core.integer.dataflow import Node
+from trainable_quantizers_core.integer.dataflow import Node, no_definition
 from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, Form, Raw, Tabled, bits_of, on_lattice
 from trainable_quantizers_core.integer.program import Program, Step, Value
 
@@ -152,8 +152,7 @@ class Builder:
             QuantizerError: numpy does not know the operation here.
         """
         if node.kind not in FLOAT:
-            rule, known = "of operations that integer programs know", ", ".join(sorted(FLOAT))
-            raise invalid("to_integer", "network", rule, f"{node.kind} of {node.name!r}", f"they are: {known}")
+            raise no_definition(node.kind, node.name)
         whole = node.kind == "take"  # its indices are no floats
         given = [
             (each if whole else np.asarray(each, np.float32))
@@ -173,11 +172,11 @@ class Builder:
     def _step(
         self, operation: str, inputs: Sequence[Any], output: int, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        given = tuple(self._constant(each) if isinstance(each, np.ndarray) else each for each in inputs)
+        given = tuple(self._constant(each) if isinstance(each, (np.ndarray, np.generic)) else each for each in inputs)
         plain = json.loads(json.dumps(dict(attributes or {})))  # as a file gives them back
         self._steps.append(Step(operation, self.name, given, output, plain))
 
-    def _constant(self, value: np.ndarray) -> str:
+    def _constant(self, value: Any) -> str:
         name = f"c{len(self._constants)}"
         self._constants[name] = np.asarray(value)
         return name

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.errors import QuantizerError, invalid
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -29,6 +31,12 @@ class Node:
     shape: tuple[int, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     function: Callable[..., np.ndarray] | None = None
+
+
+def no_definition(kind: str, name: str) -> QuantizerError:
+    """The error for an operation that integer programs do not know, ready to raise."""
+    rule, advice = "of operations that integer programs know", "docs/integer.md lists them"
+    return invalid("to_integer", "network", rule, f"{kind} of {name!r}", advice)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from trainable_quantizers_core.errors import QuantizerError, invalid
-from trainable_quantizers_core.integer.dataflow import Dataflow, Node
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program
 
@@ -84,6 +84,8 @@ def _dataflow(frozen: Any, names: list[str]) -> Dataflow:
         if operation.type in ("Placeholder", "NoOp"):
             continue
         to.name = _named(operation.name)
+        if any(tensor.ref() not in known for tensor in operation.inputs):
+            raise no_definition(f"{operation.type} in a loop", to.name)
         read = [known[tensor.ref()] for tensor in operation.inputs]
         for tensor, result in zip(operation.outputs, to.call(operation, read), strict=False):
             known[tensor.ref()] = result

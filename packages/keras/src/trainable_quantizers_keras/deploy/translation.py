@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.enums import RoundingRule
-from trainable_quantizers_core.integer.dataflow import Node
+from trainable_quantizers_core.integer.dataflow import Node, no_definition
 from trainable_quantizers_core.integer.rules import window_counts
 
 ELEMENTWISE = {
@@ -19,18 +19,28 @@ ELEMENTWISE = {
     "AddV2": "add",
     "Cos": "cosine",
     "Elu": "elu",
+    "Equal": "equal",
     "Erf": "erf",
     "Erfc": "erfc",
     "Exp": "exp",
+    "Greater": "greater",
+    "GreaterEqual": "greater_equal",
     "LeakyRelu": "leaky_relu",
+    "Less": "less",
+    "LessEqual": "less_equal",
     "Log": "logarithm",
+    "LogicalAnd": "logical_and",
+    "LogicalNot": "logical_not",
+    "LogicalOr": "logical_or",
     "Maximum": "maximum",
     "Minimum": "minimum",
     "Mul": "multiply",
     "Neg": "negate",
+    "NotEqual": "not_equal",
     "Pow": "power",
     "RealDiv": "divide",
     "Rsqrt": "rsqrt",
+    "SelectV2": "where",
     "Selu": "selu",
     "Sigmoid": "sigmoid",
     "Sin": "sine",
@@ -79,7 +89,9 @@ class Translation:
         if kind in ELEMENTWISE or kind in CLIPS or kind == "ClipByValue":
             return [self._elementwise(operation, inputs, shapes[0])]
         rule = _RULES.get(kind)
-        found = rule(self, operation, inputs, shapes[0]) if rule else self.node(kind, inputs, shapes[0])
+        if rule is None:
+            raise no_definition(kind, self.name)
+        found = rule(self, operation, inputs, shapes[0])
         return found if isinstance(found, list) else [found]
 
     def _elementwise(self, operation: Any, inputs: Sequence[Any], shape: Sequence[int]) -> Node:
@@ -100,6 +112,8 @@ def _evaluated(operation: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
     """The results of an operation for arrays."""
     if operation.type == "Const":
         return [tf.make_ndarray(operation.get_attr("value"))]
+    if not all(tensor.dtype.is_numpy_compatible for tensor in operation.outputs):
+        raise no_definition(operation.type, operation.name)
     with tf.Graph().as_default() as graph:
         given = {f"given_{at}": tf.constant(each) for at, each in enumerate(inputs)}
         alone = tf.compat.v1.GraphDef()
@@ -168,7 +182,7 @@ def _pads(
 def _convolution(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
     x, weight = inputs
     if not isinstance(weight, np.ndarray) or _format(operation) != "last":
-        return to.node(f"{operation.type} of two activations, or channels first", inputs, shape)
+        raise no_definition(f"{operation.type} of two activations, or channels first", to.name)
     *window, per_group, made = weight.shape
     groups = x.shape[-1] // per_group
     if operation.type == "DepthwiseConv2dNative":
@@ -188,7 +202,7 @@ def _format(operation: Any) -> str:
 def _transposed_convolution(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
     _, weight, x = inputs
     if not isinstance(weight, np.ndarray) or not isinstance(x, Node) or _format(operation) != "last":
-        return to.node("transposed convolution of two activations, or channels first", inputs, shape)
+        raise no_definition("transposed convolution of two activations, or channels first", to.name)
     *window, _, _ = weight.shape
     rank = len(window)
     strides = list(operation.get_attr("strides"))[1:-1]
@@ -230,13 +244,13 @@ def _einsum(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) 
     labels = terms.split(",")
     plain = len(labels) == 2 and "." not in equation and all(len(set(each)) == len(each) for each in labels)
     if not plain or not set(result) <= set("".join(labels)):
-        return to.node(f"einsum {equation}", inputs, shape)
+        raise no_definition(f"einsum {equation}", to.name)
     one, two = labels
     stacked = [each for each in one if each in two and each in result]
     summed = [each for each in one if each in two and each not in result]
     rows, columns = ([each for each in own if each not in other] for own, other in ((one, two), (two, one)))
     if not set(rows + columns) <= set(result):
-        return to.node(f"einsum {equation}", inputs, shape)
+        raise no_definition(f"einsum {equation}", to.name)
     sizes = dict(zip(one + two, (*inputs[0].shape, *inputs[1].shape), strict=True))
     count = [math.prod(sizes[each] for each in group) for group in (rows, summed, columns)]
     outer = [sizes[each] for each in stacked]
@@ -397,12 +411,22 @@ def _nearest(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any)
 
 def _gather(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
     x, indices, axis = inputs
+    indices = _without_negative(indices)
     if operation.get_attr("batch_dims"):
-        return to.node("gather in batches", inputs, shape)
+        raise no_definition("gather in batches", to.name)
     if isinstance(indices, np.ndarray) and indices.ndim != 1:
         axis = int(axis) % len(x.shape)
         return _reshaped(to, _taken(to, x, axis, indices.reshape(-1)), shape)
     return to.node("take", (x, indices), shape, axis=int(axis) % len(x.shape))
+
+
+def _without_negative(indices: Any) -> Any:
+    """The indices that a network is given, where Keras lets negative ones count from the end."""
+    if isinstance(indices, Node) and indices.kind == "where":
+        condition, _, given = indices.inputs
+        if isinstance(condition, Node) and condition.kind == "less" and condition.inputs[0] is given:
+            return given
+    return indices
 
 
 def _tile(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:

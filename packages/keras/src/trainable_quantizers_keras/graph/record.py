@@ -96,6 +96,7 @@ class _Recorder:
         self.notes = notes
         self.first: dict[int, str] = {}  # names of layers and models by identity
         self.results: dict[int, _Results] = {}  # of inner models
+        self.readers: dict[tuple[int, int], list[int]] = {}  # operations that read an input of an inner model
         self.within: tuple[str, ...] = ()  # names of the classes of the models around a call
 
     def graph(self, model: Any, prefix: str, given: _Results | None = None) -> _Results:
@@ -115,7 +116,17 @@ class _Recorder:
             else:
                 read = [at for at in range(len(call.results)) if (id(call), at) in used]
                 results[id(call)] = self._call(call, name, _joined(inputs), read or [0])
+            self._note_readers(model, call, results[id(call)])
         return [results[id(call)][at] for call, at in ends]
+
+    def _note_readers(self, model: Any, call: Call, results: _Results) -> None:
+        """Which operations read the inputs of a model, those of models inside it included."""
+        sources = {id(layer): at for at, layer in enumerate(input_layers(model))}
+        for at, (before, _) in enumerate(call.arguments):
+            if id(before.layer) in sources:
+                inside = isinstance(call.layer, keras.Model)
+                found = self.readers.get((id(call.layer), at), []) if inside else _joined(results)
+                self.readers.setdefault((id(model), sources[id(before.layer)]), []).extend(found)
 
     def parts(self, model: Any, prefix: str) -> tuple[int, ...]:
         """Record the layers of a subclassed model, whose calls nobody sees."""
@@ -139,6 +150,10 @@ class _Recorder:
         """Record a model that a model calls, at its first call."""
         model = call.layer
         if id(model) in self.first:
+            for index, positions in enumerate(inputs):
+                for reader in self.readers.get((id(model), index), ()):
+                    operation = self.found.operations[reader]
+                    self.found.operations[reader] = replace(operation, later=(*operation.later, *positions))
             again = Operation(name, "function", "Model", _joined(inputs), floating=False)
             self.found.add(again, RecordedCall(model, call.place))
         elif is_graph(model):

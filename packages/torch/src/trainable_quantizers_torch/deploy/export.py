@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 
-from trainable_quantizers_torch.calibration.batches import arguments_of, in_words, name_of, names_of_tensors
+from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.deploy.export_operators import OPSET, with_plain_operations, with_standard_operators
+from trainable_quantizers_torch.deploy.flat import FlatModel
 from trainable_quantizers_torch.deploy.integer import to_integer
 from trainable_quantizers_torch.deploy.verify import verify
 from trainable_quantizers_torch.layers.copies import copied
@@ -178,7 +178,7 @@ def _onnx(
 
 
 def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> bytes:
-    flat = _Flat(with_standard_operators(model), args, kwargs)
+    flat = FlatModel(with_standard_operators(model), args, kwargs)
     program = torch.onnx.export(
         flat,
         flat.tensors,
@@ -196,7 +196,7 @@ def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 def _custom(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> bytes:
     optional("onnxruntime_extensions", "onnx", "trainable-quantizers-torch")
-    flat = _Flat(model, args, kwargs)
+    flat = FlatModel(model, args, kwargs)
     for module in model.modules():
         for quantizer in _inferable(module):
             quantizer.enable_custom_impl()
@@ -205,44 +205,6 @@ def _custom(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     names = {"input_names": flat.inputs, "output_names": flat.outputs}
     torch.onnx.export(flat, flat.tensors, file, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
     return file.getvalue()
-
-
-class _Flat(nn.Module):
-    """A model as a function of tensors alone, as the inputs and outputs of an ONNX file are.
-
-    Args:
-        model: Takes any arguments, and gives any result.
-        args: An example of them, which also holds what is no tensor.
-        kwargs: Those by name.
-    """
-
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._given, self._structure = _pytree.tree_flatten((args, dict(kwargs)))
-        self.tensors = tuple(leaf for leaf in self._given if isinstance(leaf, torch.Tensor))
-        names = names_of_tensors(model, args, kwargs)
-        self.inputs = _unique([names[id(tensor)] for tensor in self.tensors], ())
-        results, _ = _pytree.tree_flatten_with_path(model(*args, **kwargs))
-        paths = [name_of(path) or "output" for path, leaf in results if isinstance(leaf, torch.Tensor)]
-        self.outputs = _unique([f"output_{path}" if path.isdigit() else path for path in paths], self.inputs)
-
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        given = iter(tensors)
-        leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._given]
-        args, kwargs = _pytree.tree_unflatten(leaves, self._structure)
-        results = [leaf for leaf in _pytree.tree_leaves(self.model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
-        return tuple(results) if len(results) > 1 else results[0]
-
-
-def _unique(names: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """The names; those that stand before, or among others, with a number."""
-    found: list[str] = []
-    for name in names:
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        others = (*taken, *found)
-        found.append(name if name not in others else next(each for each in numbered if each not in others))
-    return found
 
 
 def _inferable(module: nn.Module) -> list[BasePyTorchInferableQuantizer]:

@@ -58,11 +58,14 @@ class FakeQuantization(_Quantization):
 
     def __init__(self, scale: Any, zero_point: Any, *grid: Any) -> None:
         super().__init__(scale, zero_point, *grid)
-        self.numbers = float(scale), int(zero_point)
+        self.numbers = (float(self.scale), int(self.zero_point)) if self.axis is None else None  # type: ignore[operator]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The quantized ``x``."""
-        return torch.fake_quantize_per_tensor_affine(x, *self.numbers, self.lowest, self.highest)
+        ends = (self.lowest, self.highest)
+        if self.numbers is None:
+            return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *ends)
+        return torch.fake_quantize_per_tensor_affine(x, *self.numbers, *ends)
 
 
 class StandardQuantization(_Quantization):

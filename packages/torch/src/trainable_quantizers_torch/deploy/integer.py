@@ -17,8 +17,8 @@ from trainable_quantizers_core.integer.program import Program
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.deploy.export_operators import with_fake_quantization
+from trainable_quantizers_torch.deploy.flat import FlatModel
 from trainable_quantizers_torch.deploy.translation import Translation
-from trainable_quantizers_torch.deploy.verify import named_tensors
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 from trainable_quantizers_torch.layers.copies import copied
 
@@ -59,17 +59,16 @@ def to_integer(model: nn.Module, example_inputs: Any) -> Program:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself
-            exported = torch.export.export(written, args, dict(kwargs)).run_decompositions({})
-            results = written(*args, **kwargs)
+            flat = FlatModel(written, args, kwargs)
+            exported = torch.export.export(flat, flat.tensors).run_decompositions({})
     except QuantizerError:
         raise
     except Exception as error:  # whatever the exporter raises
         advice = f"torch.export says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         rule = "one that can be exported with these inputs"
         raise invalid("to_integer", "model", rule, in_words(example_inputs), advice) from error
-    names = [name for name, _ in named_tensors(results)]
     with torch.no_grad():
-        return lower(_dataflow(exported, names, (args, kwargs)))
+        return lower(_dataflow(exported, flat.outputs, (args, kwargs)))
 
 
 def _first(leaf: Any) -> Any:
@@ -96,7 +95,7 @@ def _dataflow(exported: Any, names: list[str], given: Any) -> Dataflow:
     for node in exported.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
         path = next(reversed(stack.values()))[0] if stack else ""
-        to.name = _named(path) or node.name
+        to.name = _named(path.removeprefix("model").removeprefix(".")) or node.name
         value = node.meta.get("val")
         if node.op == "placeholder":
             if node.name in held:

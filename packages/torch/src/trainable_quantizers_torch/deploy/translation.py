@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree
 from trainable_quantizers_core.enums import RoundingRule
-from trainable_quantizers_core.integer.dataflow import Node
+from trainable_quantizers_core.integer.dataflow import Node, no_definition
 from trainable_quantizers_core.integer.rules import window_counts
 
 ELEMENTWISE = {
@@ -21,18 +21,27 @@ ELEMENTWISE = {
     "cos": "cosine",
     "div": "divide",
     "elu": "elu",
+    "eq": "equal",
     "erf": "erf",
     "exp": "exp",
+    "ge": "greater_equal",
     "gelu": "gelu",
+    "gt": "greater",
     "hardsigmoid": "hardsigmoid",
     "hardswish": "hardswish",
     "hardtanh": "clip",
+    "le": "less_equal",
     "leaky_relu": "leaky_relu",
     "log": "logarithm",
+    "logical_and": "logical_and",
+    "logical_not": "logical_not",
+    "logical_or": "logical_or",
+    "lt": "less",
     "maximum": "maximum",
     "minimum": "minimum",
     "mish": "mish",
     "mul": "multiply",
+    "ne": "not_equal",
     "neg": "negate",
     "pow": "power",
     "relu": "clip",
@@ -44,6 +53,7 @@ ELEMENTWISE = {
     "sqrt": "square_root",
     "sub": "subtract",
     "tanh": "tanh",
+    "where": "where",
 }
 """Operators that compute each value from the values at the same place: ours by PyTorch's names."""
 SAME = {
@@ -96,7 +106,9 @@ class Translation:
         if word in ELEMENTWISE:
             return self._elementwise(word, target, args, kwargs, given, shapes[0])
         rule = _RULES.get(word)
-        return rule(self, given, shapes) if rule else self.node(f"aten.{word}", _inputs(args, kwargs), shapes[0])
+        if rule is None:
+            raise no_definition(f"aten.{word}", self.name)
+        return rule(self, given, shapes)
 
     def _elementwise(
         self, word: str, target: Any, args: Any, kwargs: Any, given: Mapping[str, Any], shape: Sequence[int]
@@ -115,14 +127,15 @@ class Translation:
             low, high = _CLIPS[word](given)
             inputs, attributes = inputs[:1], {"low": low, "high": high}
         elif word in ("add", "sub") and given["alpha"] != 1:
-            kind = f"{word} with alpha"
-        elif word not in _BINARY:
+            raise no_definition(f"aten.{word} with alpha", self.name)
+        elif kind not in _SEVERAL:
             inputs = inputs[:1]
             attributes = {key: value for key, value in given.items() if key not in ("self", "input")}
         return self.node(kind, inputs, shape, function, **attributes)
 
 
-_BINARY = ("add", "div", "maximum", "minimum", "mul", "pow", "sub")
+_SEVERAL = {"absolute", "negate"} | {"add", "divide", "maximum", "minimum", "multiply", "power", "subtract", "where"}
+_SEVERAL |= {"equal", "greater", "greater_equal", "less", "less_equal", "not_equal", "logical_and", "logical_or"}
 _CLIPS: dict[str, Callable[[Mapping[str, Any]], tuple[Any, Any]]] = {
     "clamp": lambda given: (given["min"], given["max"]),
     "hardtanh": lambda given: (given["min_val"], given["max_val"]),
@@ -156,7 +169,7 @@ def _convolution(to: Translation, given: Mapping[str, Any], shapes: Any, transpo
     padding = [(each, each) for each in _several(given["padding"], rank)]
     if transposed or given.get("transposed"):
         if not isinstance(weight, torch.Tensor):
-            return to.node("transposed convolution of two activations", [x, weight], shapes[0])
+            raise no_definition("transposed convolution of two activations", to.name)
         axes = list(range(2, rank + 2))
         sizes = [(size - 1) * stride + 1 for size, stride in zip(x.shape[2:], strides, strict=True)]
         x = to.node("spread", [x], (*x.shape[:2], *sizes), axes=axes, factors=strides, after=[0] * rank)
@@ -198,7 +211,7 @@ def _linear(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
 
 def _addmm(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     if given["beta"] != 1 or given["alpha"] != 1:
-        return to.node("addmm with alpha or beta", [given["mat1"], given["mat2"]], shapes[0])
+        raise no_definition("addmm with alpha or beta", to.name)
     return _product(to, given["mat1"], given["mat2"], given["self"], shapes[0])
 
 
@@ -248,6 +261,12 @@ def _group_norm(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     return (_affine(to, made, weight, bias, shape), None, None)
 
 
+def _masked_fill(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    value = given["value"]
+    filled = value if isinstance(value, torch.Tensor) else np.float32(value)
+    return to.node("where", [given["mask"], filled, given["self"]], shapes[0])
+
+
 def _add_product(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     product = to.node("multiply", [given["tensor1"], given["tensor2"]], shapes[0])
     if given["value"] != 1:
@@ -262,8 +281,10 @@ def _softmax(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
 def _reduction(kind: str) -> Callable[..., Node]:
     def rule(to: Translation, given: Mapping[str, Any], shapes: Any) -> Node:
         x = given["self"]
-        axes = sorted(axis % len(x.shape) for axis in given["dim"] or range(len(x.shape)))
-        return to.node(kind, [x], shapes[0], axes=axes, keep=bool(given["keepdim"]))
+        along = given.get("dim")
+        along = [along] if isinstance(along, int) else along or range(len(x.shape))
+        axes = sorted(axis % len(x.shape) for axis in along)
+        return to.node(kind, [x], shapes[0], axes=axes, keep=bool(given.get("keepdim")))
 
     return rule
 
@@ -272,7 +293,7 @@ def _adaptive_average(to: Translation, given: Mapping[str, Any], shapes: Any) ->
     x, shape = given["self"], shapes[0]
     sizes, made = x.shape[2:], shape[2:]
     if any(size % count for size, count in zip(sizes, made, strict=True)):
-        return to.node("adaptive average pooling of uneven windows", [x], shape)
+        raise no_definition("adaptive average pooling of uneven windows", to.name)
     window = [size // count for size, count in zip(sizes, made, strict=True)]
     return _average(to, x, shape, window, window, [(0, 0)] * len(window), own=True)
 
@@ -284,7 +305,7 @@ def _average_pool(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any
     strides = _several(given["stride"], rank) if given["stride"] else window
     padding = _reaching(x.shape[2:], shape[2:], window, strides, pads, [1] * rank)
     if given.get("divisor_override") or (given["ceil_mode"] and given["count_include_pad"] and any(pads)):
-        return to.node("average pooling with a divisor of its own", [x], shape)
+        raise no_definition("average pooling with a divisor of its own", to.name)
     return _average(to, x, shape, window, strides, padding, own=not given["count_include_pad"] or given["ceil_mode"])
 
 
@@ -408,14 +429,14 @@ def _index(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     x, indices = given["self"], given["indices"]
     places = [axis for axis, each in enumerate(indices) if each is not None]
     if len(places) != 1 or isinstance(indices[places[0]], Node) or indices[places[0]].ndim != 1:
-        return to.node("indexing by several tensors", [x], shapes[0])
+        raise no_definition("indexing by several tensors", to.name)
     return to.node("take", [x, indices[places[0]] % x.shape[places[0]]], shapes[0], axis=places[0])
 
 
 def _pad(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     x = given["self"]
     if given.get("mode", "constant") != "constant":
-        return to.node(f"padding of mode {given['mode']}", [x], shapes[0])
+        raise no_definition(f"padding of mode {given['mode']}", to.name)
     pairs = list(zip(given["pad"][::2], given["pad"][1::2], strict=True))[::-1]
     padding = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs
     starts = [max(0, -before) for before, _ in padding]
@@ -427,7 +448,8 @@ def _pad(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
 
 
 def _concatenate(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
-    return to.node("concatenate", given["tensors"], shapes[0], axis=given["dim"] % len(shapes[0]))
+    parts = [each for each in given["tensors"] if tuple(each.shape) != (0,)]  # an empty cache
+    return to.node("concatenate", parts, shapes[0], axis=given["dim"] % len(shapes[0]))
 
 
 def _stack(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
@@ -453,6 +475,7 @@ _RULES: dict[str, Callable[[Translation, Mapping[str, Any], Any], Any]] = {
     "adaptive_avg_pool2d": _adaptive_average,
     "addcmul": _add_product,
     "addmm": _addmm,
+    "all": _reduction("every"),
     "amax": _reduction("largest"),
     "avg_pool1d": _average_pool,
     "avg_pool2d": _average_pool,
@@ -475,6 +498,7 @@ _RULES: dict[str, Callable[[Translation, Mapping[str, Any], Any], Any]] = {
     "index": _index,
     "layer_norm": lambda to, given, shapes: _layer_norm(to, given, shapes)[0],
     "linear": _linear,
+    "masked_fill": _masked_fill,
     "matmul": _matmul,
     "max_pool2d": _max_pool,
     "max_pool2d_with_indices": _max_pool_with_indices,

@@ -74,7 +74,7 @@ def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], 
     for name, tensors in trained.items():
         for one, other in zip(tensors, deployed.get(name, ()), strict=False):
             comparison.layer(name, _array(one), _array(other))
-    outputs = [named_tensors(result) for result in (wanted, given)]
+    outputs = [_named(result) for result in (wanted, given)]
     if len(outputs[0]) != len(outputs[1]):
         advice = "both must give the same outputs"
         raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
@@ -112,7 +112,7 @@ def _kept_outputs(model: nn.Module, names: Any, outputs: dict[str, list[torch.Te
             handle.remove()
 
 
-def named_tensors(result: Any) -> list[tuple[str, Any]]:
+def _named(result: Any) -> list[tuple[str, Any]]:
     """The tensors of a result: ``output``, ``output.logits``, ``output.0``."""
     leaves, _ = _pytree.tree_flatten_with_path(result)
     return [
