@@ -143,6 +143,8 @@ OPERATIONS: dict[str, tuple[tuple[int, ...], Callable[[Network, Node], Node]]] =
     "one after a constant": ((1, 1, 3), lambda net, x: net.add("concatenate", np.float32([[[1, 2, 3.5]]]), x, axis=1)),
     "repeated": ((1, 2, 1), lambda net, x: net.add("broadcast", x, sizes=[1, 2, 4])),
     "values at places": ((1, 4, 2), lambda net, x: net.add("take", x, np.array([3, 0, 0]), axis=1)),
+    "chosen": ((1, 3, 2), lambda net, x: net.add("where", np.array([[[1], [0], [1]]]), x, net.quantize(x, 2.0))),
+    "masked by nothing": ((1, 2), lambda net, x: net.add("where", np.zeros((1, 2)), np.float32(-np.inf), x)),
     "a table": ((1, 9), lambda net, x: net.add("tanh", x, function=np.tanh)),
     "a table of several functions": (
         (1, 9),

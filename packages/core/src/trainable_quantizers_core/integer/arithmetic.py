@@ -329,6 +329,7 @@ OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
     "subtract": np.subtract,
     "sum_pool": sum_pool,
     "total": total,
+    "where": np.where,
 }
 """Operations on integers, and on floats."""
 FLOAT: dict[str, Callable[..., np.ndarray]] = {
@@ -362,6 +363,5 @@ FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "square": np.square,
     "square_root": np.sqrt,
     "tanh": np.tanh,
-    "where": np.where,
 }
 """Operations on floats: those of float islands."""

@@ -111,6 +111,8 @@ class Builder:
 
     def aligned(self, *given: Any) -> Aligned | None:
         """Forms and constants on one grid; None if there is none."""
+        if not all(np.isfinite(each).all() for each in given if isinstance(each, np.ndarray)):
+            return None
         forms: list[Any] = [each if isinstance(each, np.ndarray) else self.scalar(each) for each in given]
         taken = {at: on_lattice(each) for at, each in enumerate(forms) if isinstance(each, np.ndarray)}
         exponents = [int(taken[at][1] if at in taken else form.exponent) for at, form in enumerate(forms)]

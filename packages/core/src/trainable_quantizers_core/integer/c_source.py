@@ -392,7 +392,7 @@ class _Writer:
 
 
 _STATEMENTS: dict[str, Callable[[_Writer, Step, str, Mapping[str, Any]], None]] = {
-    **dict.fromkeys(("add", "maximum", "minimum", "multiply", "subtract"), _Writer._elementwise),
+    **dict.fromkeys(("add", "maximum", "minimum", "multiply", "subtract", "where"), _Writer._elementwise),
     **dict.fromkeys(("broadcast", "part", "transpose"), _Writer._moved),
     **dict.fromkeys(("largest", "total"), _Writer._reduce),
     **dict.fromkeys(("max_pool", "sum_pool"), _Writer._pool),
@@ -404,12 +404,13 @@ _STATEMENTS: dict[str, Callable[[_Writer, Step, str, Mapping[str, Any]], None]] 
     "requantize": _Writer._requantize,
     "take": _Writer._take,
 }
-_EXPRESSIONS: dict[str, Callable[[str, str], str]] = {
+_EXPRESSIONS: dict[str, Callable[..., str]] = {
     "add": lambda a, b: f"{a} + {b}",
     "maximum": lambda a, b: f"{a} > {b} ? {a} : {b}",
     "minimum": lambda a, b: f"{a} < {b} ? {a} : {b}",
     "multiply": lambda a, b: f"(int64_t){a} * {b}",
     "subtract": lambda a, b: f"{a} - {b}",
+    "where": lambda condition, a, b: f"{condition} ? {a} : {b}",
 }
 _HELPER = """/* The integer nearest to n * 2^-shift / divisor; ties {rule}. */
 static int64_t round_{rule}(int64_t n, int shift, int64_t divisor)

@@ -49,6 +49,10 @@ def lower(dataflow: Dataflow) -> Program:
 
 def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
     """Integers, or a function of few integers, or floats: the first that an operation can give."""
+    if node.kind == "where" and isinstance(read[0], np.ndarray) and (read[0].all() or not read[0].any()):
+        chosen = read[1 if read[0].all() else 2]
+        if chosen.shape == node.shape and not isinstance(chosen, np.ndarray):
+            return chosen  # a mask that masks nothing
     table = _table(node, read)
     form = None
     if node.kind in MOVES and isinstance(read[0], Tabled) and not _writes(node):

@@ -245,6 +245,19 @@ def concatenate(to: Builder, node: Node, *parts: Any) -> Form | None:
     return to.form("concatenate", found.operands, node.shape, found.exponent, *ends, node.attributes, **grid)
 
 
+def where(to: Builder, node: Node, condition: Any, one: Any, two: Any) -> Form | None:
+    """Integers on one grid, of which a condition chooses."""
+    if isinstance(condition, Form) or isinstance(one, Raw) or isinstance(two, Raw):
+        return None
+    found = to.aligned(one, two)
+    if found is None:
+        return None
+    asked = condition.index if isinstance(condition, Raw) else condition.astype(np.int64)
+    ends = min(low for low, _ in found.ends), max(high for _, high in found.ends)
+    grid: dict[str, Any] = {"divisor": found.divisor, "exact": found.exact}
+    return to.form("where", (asked, *found.operands), node.shape, found.exponent, *ends, **grid)
+
+
 def take(to: Builder, node: Node, x: Any, indices: Any) -> Form | None:
     """Integers at indices; of a table on a grid, at the indices that the network is given: an embedding."""
     if not isinstance(x, np.ndarray):
@@ -289,6 +302,7 @@ RULES: dict[str, Rule] = {
     "subtract": subtract,
     "take": take,
     "total": total,
+    "where": where,
 }
 
 

@@ -45,7 +45,9 @@ ELEMENTWISE = {
     "neg": "negate",
     "pow": "power",
     "relu": "clip",
+    "relu6": "clip",
     "rsqrt": "rsqrt",
+    "selu": "selu",
     "sigmoid": "sigmoid",
     "silu": "silu",
     "sin": "sine",
@@ -140,6 +142,7 @@ _CLIPS: dict[str, Callable[[Mapping[str, Any]], tuple[Any, Any]]] = {
     "clamp": lambda given: (given["min"], given["max"]),
     "hardtanh": lambda given: (given["min_val"], given["max_val"]),
     "relu": lambda given: (0.0, None),
+    "relu6": lambda given: (0.0, 6.0),
 }
 
 
@@ -166,7 +169,11 @@ def _convolution(to: Translation, given: Mapping[str, Any], shapes: Any, transpo
     x, weight, bias, groups = (given[each] for each in ("input", "weight", "bias", "groups"))
     rank = len(x.shape) - 2
     strides, dilation = _several(given["stride"], rank), _several(given["dilation"], rank)
-    padding = [(each, each) for each in _several(given["padding"], rank)]
+    spans = [gap * (length - 1) for gap, length in zip(dilation, weight.shape[2:], strict=True)]
+    if isinstance(given["padding"], str):
+        padding = [(span // 2, span - span // 2) if given["padding"] == "same" else (0, 0) for span in spans]
+    else:
+        padding = [(each, each) for each in _several(given["padding"], rank)]
     if transposed or given.get("transposed"):
         if not isinstance(weight, torch.Tensor):
             raise no_definition("transposed convolution of two activations", to.name)
@@ -175,7 +182,6 @@ def _convolution(to: Translation, given: Mapping[str, Any], shapes: Any, transpo
         x = to.node("spread", [x], (*x.shape[:2], *sizes), axes=axes, factors=strides, after=[0] * rank)
         parts = weight.flip(axes).chunk(groups)
         weight = torch.cat([part.transpose(0, 1) for part in parts])
-        spans = [spread * (length - 1) for spread, length in zip(dilation, weight.shape[2:], strict=True)]
         more = _several(given["output_padding"], rank)
         padding = [(span - pad, span - pad + after) for span, (pad, _), after in zip(spans, padding, more, strict=True)]
         strides = [1] * rank
@@ -373,6 +379,25 @@ def _swap(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     return _transpose(to, given["self"], axes)
 
 
+def _shuffle_channels(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    (samples, channels, *rest), groups = shapes[0], given["groups"]
+    return _regrouped(to, given["self"], (samples, groups, channels // groups, *rest), (0, 2, 1), shapes[0])
+
+
+def _shuffle_pixels(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    x, by = given["self"], given["upscale_factor"]
+    samples, channels, height, width = x.shape
+    split = (samples, channels // by**2, by, by, height, width)
+    return _regrouped(to, x, split, (0, 1, 4, 2, 5, 3), shapes[0])
+
+
+def _regrouped(to: Translation, x: Node, split: Sequence[int], order: Sequence[int], shape: Sequence[int]) -> Node:
+    """Another shape with the axes in another order, and back."""
+    axes = [*order, *range(len(order), len(split))]
+    x = _transpose(to, to.node("reshape", [x], split, sizes=list(split)), axes)
+    return to.node("reshape", [x], shape, sizes=list(shape))
+
+
 def _expand(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     return to.node("broadcast", [given["self"]], shapes[0], sizes=list(shapes[0]))
 
@@ -482,6 +507,7 @@ _RULES: dict[str, Callable[[Translation, Mapping[str, Any], Any], Any]] = {
     "batch_norm": lambda to, given, shapes: _batch_norm(to, given, shapes)[0],
     "bmm": _matmul,
     "cat": _concatenate,
+    "channel_shuffle": _shuffle_channels,
     "constant_pad_nd": _pad,
     "conv1d": _convolution,
     "conv2d": _convolution,
@@ -508,6 +534,7 @@ _RULES: dict[str, Callable[[Translation, Mapping[str, Any], Any], Any]] = {
     "native_layer_norm": _layer_norm,
     "pad": _pad,
     "permute": _permute,
+    "pixel_shuffle": _shuffle_pixels,
     "reshape": _reshape,
     "roll": _roll,
     "select": _select,

@@ -1,0 +1,184 @@
+"""Converted networks as integer programs: numpy, and a C compiler, compute what PyTorch does, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import trainable_quantizers_torch as tq
+from networks import NETWORKS
+from test_exact import IMAGES, trained
+from torch import nn
+from trainable_quantizers_core.enums import RoundingRule
+
+
+def prepared(network: nn.Module, x: Any, preset: str = "power_of_two_8bit") -> nn.Module:
+    return tq.convert(tq.prepare(network.eval(), tq.Recipe.preset(preset), [x], fold_batch_norm=True, verbose=False))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_program_computes_what_the_network_does(bits, tmp_path):
+    deployed = tq.convert(trained(bits))
+    program = tq.to_integer(deployed, IMAGES)
+    assert tq.verify(deployed, program, [IMAGES]).identical
+    assert tq.verify(trained(bits), program, [IMAGES]).identical
+    assert not program.float_operations and not program.notes
+    assert program.rounding == {RoundingRule.HALF_EVEN}
+    program.save(tmp_path / "program.safetensors")
+    assert tq.verify(deployed, tq.Program.load(tmp_path / "program.safetensors"), [IMAGES]).identical
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_c_file_computes_what_the_network_does(bits, tmp_path):
+    found = tq.export(tq.convert(trained(bits)), tmp_path / "model.c", IMAGES)
+    assert found.identical and found.elements == 320
+    assert "void model_run(const int8_t *input, int8_t *output)" in (tmp_path / "model.c").read_text()
+
+
+def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
+    program = tq.to_integer(tq.convert(trained()), IMAGES)
+    sums = program.accumulators(IMAGES)
+    assert [each.name for each in sums] == ["stem", "depthwise", "wide", "up", "mean", "twice", "twice", "head"]
+    assert all(1 < each.seen <= each.worst <= 24 for each in sums)
+
+
+REFUSED = {
+    "cells": "aten.lstm_cell of 'first'",
+    "recurrent": "aten.lstm of 'lstm'",
+    "reads attributes": "torch.export says: GuardOnDataDependentSymNode",
+    "branching": "torch.export says: GuardOnDataDependentSymNode",
+}
+IN_FLOAT = {
+    "attention": {"softmax", "normalize", "multiply", "add", "transpose"},
+    "encoder": {"softmax", "normalize", "multiply", "add"},
+    "asking": {"normalize", "multiply", "add"},
+    "language model": {"softmax", "where", "mean", "rsqrt", "multiply", "add", "logical_not", "every", "equal"},
+    "vision transformer": {"softmax", "normalize", "multiply", "add", "where", "every", "logical_not", "equal"},
+}
+OFF_THE_GRID = {"read directly", "own layers"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_many_kinds_have_programs(name):
+    torch.manual_seed(0)
+    build, inputs = NETWORKS[name]
+    deployed = prepared(build(), inputs)
+    if name in REFUSED:
+        with pytest.raises(tq.QuantizerError, match=REFUSED[name]):
+            tq.to_integer(deployed, inputs)
+        return
+    program = tq.to_integer(deployed, inputs)
+    kinds = {each.rpartition("(")[2].rstrip(")") for each in program.float_operations}
+    assert kinds <= IN_FLOAT.get(name, set())
+    assert bool(kinds) == (name in IN_FLOAT)
+    assert bool(program.notes) == (name in OFF_THE_GRID)
+    found = tq.verify(deployed, program, [inputs])
+    assert found.differing <= (0.1 * found.elements if name in OFF_THE_GRID else 0)
+
+
+FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[torch.Tensor], Any]]] = {
+    "mean of windows": ((4, 7, 7), lambda x: F.avg_pool2d(x, 3, 2, 1)),
+    "mean of windows, padding not counted": ((4, 7, 7), lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)),
+    "mean of windows, the last one cut": ((4, 7, 7), lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True)),
+    "mean of windows of a line": ((4, 7), lambda x: F.avg_pool1d(x, 3, 2)),
+    "maximum of windows, the last one cut": ((4, 7, 7), lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True)),
+    "maximum of windows that are spread": ((4, 7, 7), lambda x: F.max_pool2d(x, (2, 3), 1, (1, 0), dilation=2)),
+    "adaptive mean": ((4, 8, 6), lambda x: F.adaptive_avg_pool2d(x, (4, 2))),
+    "mean of everything": ((4, 3, 3), lambda x: x.mean((1, 2, 3))),
+    "sum": ((4, 3, 3), lambda x: x.sum(1, keepdim=True)),
+    "maximum": ((4, 3, 3), lambda x: x.amax((2, 3))),
+    "nearest neighbours": ((4, 3, 5), lambda x: F.interpolate(x, scale_factor=2)),
+    "nearest neighbours of any size": ((4, 3, 5), lambda x: F.interpolate(x, size=(5, 7), mode="nearest")),
+    "zeros around": ((4, 3, 5), lambda x: F.pad(x, (1, 2, 0, 1))),
+    "values around": ((4, 3, 5), lambda x: F.pad(x, (1, 0), value=0.5)),
+    "less around": ((4, 3, 5), lambda x: F.pad(x, (-1, 1, 0, -1))),
+    "backwards": ((4, 3, 5), lambda x: x.flip(1, 3)),
+    "rolled": ((4, 3, 5), lambda x: x.roll((1, -2), (2, 3))),
+    "shuffled channels": ((4, 3, 5), lambda x: F.channel_shuffle(x, 2)),
+    "shuffled pixels": ((4, 3, 5), lambda x: F.pixel_shuffle(x, 2)),
+    "in parts": ((4, 3, 5), lambda x: torch.cat(x.chunk(2, 1)[::-1], 2)),
+    "every second": ((4, 3, 5), lambda x: x[:, ::2, 1:, -1]),
+    "at places": ((4, 3, 5), lambda x: x[:, [0, 3, 3]]),
+    "stacked": ((4, 3, 5), lambda x: torch.stack(x.unbind(1)[:2], -1)),
+    "expanded": ((4, 1, 5), lambda x: x.expand(-1, -1, 3, -1)),
+    "hard functions": ((4, 3, 3), lambda x: F.hardswish(x) + F.hardsigmoid(x)),
+    "smooth functions": ((4, 3, 3), lambda x: torch.cat([F.gelu(x), F.elu(x), F.softplus(x), F.mish(x), x.tanh()], 1)),
+    "ReLU6": ((4, 3, 3), lambda x: F.relu6(x * 8)),
+    "clamped": ((4, 3, 3), lambda x: x.clamp(0.25, 1.0)),
+    "scaled and moved": ((4, 3, 3), lambda x: x / 8 - 0.5),
+    "times a number": ((4, 3, 3), lambda x: x * 0.3),
+    "the larger of two": ((4, 3, 3), lambda x: torch.maximum(x, x.flip(3))),
+    "products": ((4, 3, 3), lambda x: x * x.mean((2, 3), keepdim=True)),
+    "products of matrices": ((4, 3, 3), lambda x: x @ x.transpose(2, 3)),
+}
+
+
+class Through(nn.Module):
+    """A function between a convolution and what follows it."""
+
+    def __init__(self, channels: int, rank: int, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.first = (nn.Conv1d if rank == 2 else nn.Conv2d)(channels, channels, 1)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.first(x))
+
+
+LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    "a strided convolution in groups": ((4, 7, 6), lambda: nn.Conv2d(4, 6, 3, (2, 1), (1, 0), 2, groups=2)),
+    "a convolution that keeps sizes": ((4, 7, 6), lambda: nn.Conv2d(4, 6, (2, 3), padding="same")),
+    "a convolution of a line": ((4, 9), lambda: nn.Conv1d(4, 6, 3, 2, 1)),
+    "a convolution of a volume": ((2, 4, 5, 3), lambda: nn.Conv3d(2, 3, (3, 2, 1), padding=1)),
+    "a transposed convolution": ((4, 5, 4), lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1)),
+    "a transposed convolution in groups": ((4, 5, 4), lambda: nn.ConvTranspose2d(4, 6, 3, 2, groups=2, dilation=2)),
+    "a transposed convolution that cuts": ((4, 5, 4), lambda: nn.ConvTranspose2d(4, 6, 1, 2, 1)),
+    "a transposed convolution of a line": ((4, 5), lambda: nn.ConvTranspose1d(4, 3, 4, 2, 1)),
+    "a linear layer of sequences": ((5, 4), lambda: nn.Linear(4, 3, bias=False)),
+    "reflected around": ((4, 5, 4), lambda: nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(4, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *LAYERS])
+def test_operations_become_integers(name, tmp_path):
+    torch.manual_seed(0)
+    shape, given = (FUNCTIONS | LAYERS)[name]
+    network = Through(shape[0], len(shape), given) if name in FUNCTIONS else nn.Sequential(given())
+    x = torch.randn(3, *shape) * 2
+    deployed = prepared(network, x)
+    if name == "reflected around":
+        with pytest.raises(tq.QuantizerError, match="network must be of operations that integer programs know, got"):
+            tq.to_integer(deployed, x)
+        return
+    program = tq.to_integer(deployed, x)
+    assert program.float_operations == []
+    found = tq.verify(deployed, program, [x])
+    assert found.identical, str(found)
+    assert tq.export(deployed, tmp_path / "model.c", x).identical
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: "model", "model must be a converted model, got 'model'"),
+        (trained, r"model must be converted, got 'Residual'; pass convert\(model\)"),
+        (
+            lambda: prepared(nn.Sequential(nn.Linear(4, 2)), torch.ones(2, 4), "int8_per_channel"),
+            "step must be a power of two in every quantizer, got",
+        ),
+    ],
+)
+def test_models_without_a_program_are_refused(model, message):
+    with pytest.raises(tq.QuantizerError, match=message):
+        tq.to_integer(model(), torch.ones(2, 4))
+
+
+def test_a_c_file_of_floats_is_refused_and_nothing_is_written(tmp_path):
+    x = torch.randn(2, 4)
+    deployed = prepared(nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), x)
+    with pytest.raises(tq.QuantizerError, match=r"program must be of integers alone, got \['1 \(softmax\)'\]"):
+        tq.export(deployed, tmp_path / "model.c", x)
+    assert not list(tmp_path.iterdir())
