@@ -106,6 +106,7 @@ OPERATIONS: dict[str, tuple[tuple[int, ...], Callable[[Network, Node], Node]]] =
     "ReLU": ((1, 4, 6, 5), lambda net, x: net.add("clip", conv(net, x, weights(6, 4, 3, 2)), low=0.0, high=None)),
     "ReLU6": ((1, 4, 6, 5), lambda net, x: net.add("clip", conv(net, x, weights(6, 4, 3, 2)), low=0.0, high=6.0)),
     "ReLU6 of coarse steps": ((1, 9), lambda net, x: net.add("clip", net.quantize(x, 4.0), low=0.0, high=6.0)),
+    "leaky ReLU": ((1, 7), lambda net, x: net.add("leaky_relu", x, slope=0.25)),
     "the larger of two": ((1, 7), lambda net, x: net.add("maximum", x, net.quantize(x, 0.5, 3))),
     "the smaller of two": ((1, 7), lambda net, x: net.add("minimum", net.add("negate", x), x)),
     "no larger than a constant": ((1, 7), lambda net, x: net.add("minimum", x, np.float32(1.5))),

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
+from keras_trained import IMAGES, trained
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 from trainable_quantizers_keras.keras_version import keras
 
-
-@cache
-def trained(bits: int = 8, **options: Any) -> Any:
-    """Each kind of layer with a bias, norms that fold, a sum, and a layer that is called on two inputs."""
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    x = given = keras.Input((12, 12, 3))
-    x = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(x))
-    x = branch = layers.ReLU()(x)
-    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same", activation="relu", name="depthwise")(x)
-    x = layers.Conv2D(16, 3, padding="same", name="wide", bias_initializer="random_normal")(x)
-    x = layers.ReLU()(layers.Add()([x, branch]))
-    x = layers.Conv2DTranspose(8, 2, activation="relu", name="up", bias_initializer="random_normal")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    twice = layers.Dense(8, activation="relu", name="twice", bias_initializer="random_normal")
-    network = keras.Model(given, layers.Dense(10, name="head", bias_initializer="random_normal")(twice(twice(x))))
-    data = np.random.default_rng(1).standard_normal((16, 12, 12, 3)).astype("float32")
-    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8))
-    model = tq.prepare(network, recipe, [data], fold_batch_norm=True, verbose=False)
-    model.compile(keras.optimizers.SGD(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(data, np.arange(16) % 10, epochs=3, verbose=0)
-    return model
-
-
-IMAGES = np.random.default_rng(3).standard_normal((32, 12, 12, 3)).astype("float32")
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "one by one": lambda model, x: np.concatenate([model(image[None]).numpy() for image in x]),
     "tf.function": lambda model, x: tf.function(model)(x).numpy(),

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 import trainable_quantizers_torch as tq
 from networks import NETWORKS
-from test_exact import IMAGES, trained
 from torch import nn
+from torch_trained import IMAGES, trained
 from trainable_quantizers_core.enums import RoundingRule
 
 

@@ -291,6 +291,11 @@ def clip(x: np.ndarray, *, low: Any, high: Any) -> np.ndarray:
     return np.clip(x, low, high).astype(x.dtype)
 
 
+def leaky_relu(x: np.ndarray, *, slope: float) -> np.ndarray:
+    """The values, those below zero times a slope."""
+    return np.where(x < 0, x * np.float32(slope), x)
+
+
 def softmax(x: np.ndarray, *, axis: int) -> np.ndarray:
     """exp(x) / Σ exp(x) along an axis."""
     powers = np.exp(x - x.max(axis, keepdims=True))
@@ -345,6 +350,7 @@ FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "exp": np.exp,
     "greater": np.greater,
     "greater_equal": np.greater_equal,
+    "leaky_relu": leaky_relu,
     "less": np.less,
     "less_equal": np.less_equal,
     "logarithm": np.log,

@@ -97,7 +97,8 @@ class _Writer:
             parameters.append(f"{self._type(index)}_t *{parameter}")
             count = math.prod(program.values[index].shape)
             self._line(f"for (int i = 0; i < {count}; i++) {parameter}[i] = {self._place[index]}[i];")
-        constants = [self._constant(key, value) for key, value in program.constants.items()]
+        named = set(re.findall(r"\w+", "\n".join(self._lines)))
+        constants = [self._constant(key, value) for key, value in program.constants.items() if key in named]
         arrays = [f"static {self._types[each]}_t {each}[{size}];" for each, size in self._sizes.items()]
         head = [*self._comment(), "#include <stdint.h>", "", *constants, *arrays, ""]
         helpers = [_HELPER.format(rule=rule.value, tie=_TIES[rule]) for rule in sorted(self._ties)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,15 @@ def _bounded(to: Builder, x: Form, end: float, operation: str) -> Form | None:
         return x
     inputs = (x.index, along(level.astype(np.int64), x.axis, len(x.shape)))
     return to.like(x, operation, inputs, x.shape, low=low, high=high)
+
+
+def leaky_relu(to: Builder, node: Node, x: Any) -> Form | None:
+    """The larger of q and q·slope, for slopes below one."""
+    slope = float(np.float32(node.attributes["slope"]))
+    if not isinstance(x, Form) or not 0 < slope < 1:
+        return None
+    smaller = multiply(to, node, x, np.array(slope))
+    return smaller and _EXTREMES["maximum"](to, replace(node, kind="maximum"), x, smaller)
 
 
 def multiply(to: Builder, node: Node, one: Any, two: Any) -> Form | None:
@@ -292,6 +302,7 @@ RULES: dict[str, Rule] = {
     "convolution": convolution,
     "divide": divide,
     "largest": largest,
+    "leaky_relu": leaky_relu,
     "matmul": matmul,
     "max_pool": max_pool,
     "maximum": extreme,

@@ -69,7 +69,12 @@ def _frozen(model: Any, inputs: Any) -> Any:
     def serve(*values: tf.Tensor) -> Any:
         return tf.nest.flatten(model(tf.nest.pack_sequence_as(inputs, values), training=False))
 
-    return convert_variables_to_constants_v2(serve.get_concrete_function())
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)  # functions that layers compile become part of the graph
+    try:
+        return convert_variables_to_constants_v2(serve.get_concrete_function())
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
 
 
 def _dataflow(frozen: Any, names: list[str]) -> Dataflow:

@@ -79,7 +79,8 @@ class Translation:
 
     def call(self, operation: Any, inputs: Sequence[Any]) -> list[Any]:
         """What an operation gives for nodes and constants: nodes, or constants if it reads no node."""
-        kind, shapes = operation.type, [tuple(tensor.shape) for tensor in operation.outputs]
+        kind, known = operation.type, [tensor.shape for tensor in operation.outputs]
+        shapes = [tuple(shape) if shape.rank is not None else () for shape in known]
         if kind == "Shape":
             return [np.array(inputs[0].shape, operation.outputs[0].dtype.as_numpy_dtype)]
         if not any(isinstance(each, Node) for each in inputs):
@@ -89,8 +90,8 @@ class Translation:
         if kind in ELEMENTWISE or kind in CLIPS or kind == "ClipByValue":
             return [self._elementwise(operation, inputs, shapes[0])]
         rule = _RULES.get(kind)
-        if rule is None:
-            raise no_definition(kind, self.name)
+        if rule is None or not all(shape.is_fully_defined() for shape in known):
+            raise no_definition(kind if rule is None else f"{kind} of unknown shape", self.name)
         found = rule(self, operation, inputs, shapes[0])
         return found if isinstance(found, list) else [found]
 
@@ -101,6 +102,8 @@ class Translation:
             return _evaluated(operation, filled)[0]  # type: ignore[no-any-return]
 
         kind = ELEMENTWISE.get(operation.type, "clip")
+        if kind == "leaky_relu":
+            return self.node(kind, inputs, shape, function, slope=operation.get_attr("alpha"))
         if kind != "clip":
             biased = _biased(self, inputs, shape) if kind == "add" else None
             return biased or self.node(kind, inputs, shape, function)

@@ -130,6 +130,8 @@ class Translation:
             inputs, attributes = inputs[:1], {"low": low, "high": high}
         elif word in ("add", "sub") and given["alpha"] != 1:
             raise no_definition(f"aten.{word} with alpha", self.name)
+        elif kind == "leaky_relu":
+            inputs, attributes = inputs[:1], {"slope": given["negative_slope"]}
         elif kind not in _SEVERAL:
             inputs = inputs[:1]
             attributes = {key: value for key, value in given.items() if key not in ("self", "input")}

@@ -1,0 +1,167 @@
+"""Converted networks as integer programs: numpy, and a C compiler, compute what Keras does, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from keras_networks import APPLICATIONS, NETWORKS, SPECIAL
+from keras_trained import IMAGES, trained
+from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_keras.keras_version import keras
+
+L = keras.layers
+
+
+def prepared(network: Any, x: Any, preset: str = "power_of_two_8bit") -> Any:
+    return tq.convert(tq.prepare(network, tq.Recipe.preset(preset), [x], fold_batch_norm=True, verbose=False))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_program_computes_what_the_network_does(bits, tmp_path):
+    deployed = tq.convert(trained(bits))
+    program = tq.to_integer(deployed, IMAGES)
+    assert tq.verify(deployed, program, [IMAGES]).identical
+    assert tq.verify(trained(bits), program, [IMAGES]).identical
+    assert not program.float_operations and not program.notes
+    assert program.rounding == {RoundingRule.HALF_UP}
+    program.save(tmp_path / "program.safetensors")
+    assert tq.verify(deployed, tq.Program.load(tmp_path / "program.safetensors"), [IMAGES]).identical
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_c_file_computes_what_the_network_does(bits, tmp_path):
+    found = tq.export(tq.convert(trained(bits)), tmp_path / "model.c", IMAGES)
+    assert found.identical and found.elements == 320
+    assert "void model_run(const int8_t *input, int8_t *output)" in (tmp_path / "model.c").read_text()
+
+
+def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
+    program = tq.to_integer(tq.convert(trained()), IMAGES)
+    sums = program.accumulators(IMAGES)
+    names = ["stem", "depthwise", "wide", "up", "global_average_pooling2d", "twice", "twice", "head"]
+    assert all(name in each.name for name, each in zip(names, sums, strict=True))
+    assert all(1 < each.seen <= each.worst <= 24 for each in sums)
+
+
+REFUSED = {"recurrent": "in a loop", "masked": "in a loop", "with states": "in a loop"}
+IN_FLOAT = {
+    "chain": {"softmax"},
+    "vision transformer": {"softmax", "square", "mean", "add", "rsqrt", "multiply"},
+    "attention with options": {"softmax", "where", "logical_and", "reshape", "multiply"},
+    "adapted": {"divide"},
+    "MobileNetV2": {"softmax"},
+    "ResNet50": {"softmax"},
+}
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *SPECIAL, *APPLICATIONS])
+def test_networks_of_many_kinds_have_programs(name):
+    keras.utils.set_random_seed(0)
+    build, inputs = (NETWORKS | SPECIAL | APPLICATIONS)[name]
+    deployed = prepared(build(), inputs)
+    if name in REFUSED:
+        with pytest.raises(tq.QuantizerError, match=REFUSED[name]):
+            tq.to_integer(deployed, inputs)
+        return
+    program = tq.to_integer(deployed, inputs)
+    kinds = {each.rpartition("(")[2].rstrip(")") for each in program.float_operations}
+    assert kinds <= IN_FLOAT.get(name, set())
+    assert bool(kinds) == (name in IN_FLOAT)
+    found = tq.verify(deployed, program, [inputs])
+    assert found.identical, str(found)
+
+
+def cropped(x: Any) -> Any:
+    return L.Cropping2D((1, 2))(L.ZeroPadding2D(((1, 0), (0, 2)))(x))
+
+
+LAYERS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
+    "a strided convolution in groups": ((7, 6, 4), lambda x: L.Conv2D(6, 3, (2, 1), "same", groups=2)(x)),
+    "a dilated convolution": ((7, 6, 4), lambda x: L.Conv2D(6, 3, padding="same", dilation_rate=2)(x)),
+    "a depthwise convolution": ((7, 6, 4), lambda x: L.DepthwiseConv2D(3, 2, "same", depth_multiplier=2)(x)),
+    "a dilated depthwise convolution": ((7, 6, 4), lambda x: L.DepthwiseConv2D(3, dilation_rate=2)(x)),
+    "a separable convolution": ((7, 6, 4), lambda x: L.SeparableConv2D(3, 3, activation="gelu")(x)),
+    "a convolution of a line": ((9, 4), lambda x: L.Conv1D(6, 3, 2, "causal")(x)),
+    "a convolution of a volume": ((4, 5, 3, 2), lambda x: L.Conv3D(3, (3, 2, 1), padding="same")(x)),
+    "a transposed convolution": ((5, 4, 4), lambda x: L.Conv2DTranspose(6, 3, 2, "same")(x)),
+    "a transposed convolution without padding": ((5, 4, 4), lambda x: L.Conv2DTranspose(3, 3, (2, 3))(x)),
+    "a transposed convolution of a line": ((5, 4), lambda x: L.Conv1DTranspose(3, 4, 2, "same")(x)),
+    "a dense layer of sequences": ((5, 4), lambda x: L.Dense(3)(x)),
+    "an einsum": ((5, 4), lambda x: L.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3))(x)),
+    "mean of windows": ((7, 7, 4), lambda x: L.AveragePooling2D(3, 2, "same")(L.Conv2D(4, 1)(x))),
+    "maximum of windows": ((7, 7, 4), lambda x: L.MaxPooling2D((2, 3), 2, "same")(L.Conv2D(4, 1)(x))),
+    "maximum of everything": ((7, 7, 4), lambda x: L.GlobalMaxPooling2D()(L.Conv2D(4, 1)(x))),
+    "nearest neighbours": ((3, 5, 4), lambda x: L.UpSampling2D((2, 3))(L.Conv2D(4, 1)(x))),
+    "zeros around, and less": (
+        (5, 5, 4),
+        lambda x: cropped(L.Conv2D(4, 1)(x)),
+    ),
+    "axes in another order": ((3, 5, 4), lambda x: L.Permute((3, 1, 2))(L.Conv2D(4, 1)(x))),
+    "repeated": ((4,), lambda x: L.RepeatVector(3)(L.Dense(4)(x))),
+    "a part": ((5, 5, 4), lambda x: L.Conv2D(4, 1)(x)[:, ::2, 1:, ::-1]),
+    "functions": ((6,), lambda x: L.Concatenate()([L.Activation(each)(L.Dense(3)(x)) for each in FUNCTIONS])),
+    "ReLU with bounds": ((6,), lambda x: L.ReLU(max_value=1.5)(L.Dense(3)(x))),
+    "a leaky ReLU": ((6,), lambda x: L.LeakyReLU(0.1)(L.Dense(3)(x))),
+    "sums of many": ((6,), lambda x: L.Average()([L.Dense(3)(x), L.Dense(3)(x), L.Dense(3)(x)])),
+    "products": ((5, 5, 4), lambda x: L.Multiply()([x, L.GlobalAveragePooling2D(keepdims=True)(x)])),
+    "products of matrices": ((3, 4), lambda x: L.Dot((2, 2))([L.Dense(4)(x), L.Dense(4)(x)])),
+    "the larger of two": ((6,), lambda x: L.Maximum()([L.Dense(3)(x), L.Dense(3)(x)])),
+}
+FUNCTIONS = ("sigmoid", "tanh", "swish", "gelu", "elu", "selu", "softplus", "softsign", "hard_sigmoid")
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_operations_become_integers(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    shape, build = LAYERS[name]
+    given = keras.Input(shape)
+    x = np.random.default_rng(0).normal(0, 2, (3, *shape)).astype("float32")
+    deployed = prepared(keras.Model(given, build(given)), x)
+    program = tq.to_integer(deployed, x)
+    assert program.float_operations == []
+    found = tq.verify(deployed, program, [x])
+    assert found.identical, str(found)
+    assert tq.export(deployed, tmp_path / "model.c", x).identical
+
+
+def dense(*more: Any) -> Any:
+    return keras.Sequential([keras.Input((4,)), L.Dense(4), *more])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: "model", "model must be a converted model, got 'model'"),
+        (trained, r"model must be converted, got '.*'; pass convert\(model\)"),
+        (
+            lambda: prepared(dense(), np.ones((2, 4), np.float32), "int8_per_channel"),
+            "step must be a power of two in every quantizer, got",
+        ),
+        (
+            lambda: prepared(dense(), np.ones((2, 4), np.float32)),
+            "one that can be traced with these inputs",
+        ),
+        (
+            lambda: prepared(dense(L.Lambda(tf.sort)), np.ones((2, 4), np.float32)),
+            "network must be of operations that integer programs know, got",
+        ),
+    ],
+)
+def test_models_without_a_program_are_refused(model, message):
+    x = np.ones((2, 3 if "traced" in message else 4), np.float32)
+    with pytest.raises(tq.QuantizerError, match=message):
+        tq.to_integer(model(), x)
+
+
+def test_a_c_file_of_floats_is_refused_and_nothing_is_written(tmp_path):
+    x = np.ones((2, 4), np.float32)
+    with pytest.raises(
+        tq.QuantizerError, match=r"program must be of integers alone, got \['.*softmax.* \(softmax\)'\]"
+    ):
+        tq.export(prepared(dense(L.Softmax()), x), tmp_path / "model.c", x)
+    assert not list(tmp_path.iterdir())
