@@ -96,3 +96,17 @@ def test_biases_lie_on_the_same_grid_in_both(layer):
     theirs = in_keras.get_layer(layer).get_quantized_weights()["bias"]
     assert np.array_equal(ours.bias.detach().numpy(), theirs.numpy())
     assert not np.array_equal(ours.bias.detach().numpy(), ours.layer.bias.detach().numpy())
+
+
+def test_twins_have_programs_that_differ_in_the_rule_for_ties_alone():
+    in_torch, in_keras = twins("power_of_two", bias="accumulator")
+    images = np.random.default_rng(1).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    last = images.transpose(0, 2, 3, 1)
+    ours = tt.to_integer(tt.convert(in_torch), torch.from_numpy(images))
+    theirs = tk.to_integer(tk.convert(in_keras), last)
+    assert tt.verify(in_torch, ours, [torch.from_numpy(images)]).identical
+    assert tk.verify(in_keras, theirs, [last]).identical
+    assert ours.rounding == {"half_even"} and theirs.rounding == {"half_up"}
+    assert not np.array_equal(ours.run(images), theirs.run(last))
+    assert np.array_equal(ours.with_rounding("half_up").run(images), theirs.run(last))
+    assert np.array_equal(ours.run(images), theirs.with_rounding("half_even").run(last))

@@ -99,8 +99,8 @@ def agreement(arguments: list[str]) -> None:
 
 
 def exact(arguments: list[str]) -> None:
-    """Outputs that change with the order of sums, with float biases and without; see docs/exact.md."""
-    hatch("run", "zoo-torch:exact")
+    """Outputs that change on other devices, with float biases and without: exact [torch|keras]; see docs/exact.md."""
+    hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:exact")
 
 
 def heading(text: str) -> None:

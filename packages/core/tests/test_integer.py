@@ -194,6 +194,18 @@ def test_ties_are_rounded_by_the_rule(rule):
     assert to_integers(np.float32([-1.5, -0.5, 0.5, 1.5]), 1.0, 0, -9, 9, RoundingRule(rule)).tolist() == expected[rule]
 
 
+def test_a_program_takes_another_rule_for_ties():
+    net = Network((1, 4))
+    program = net.program(net.quantize(net.quantize(net.inputs[0], 0.5), 1.0))
+    x = np.float32([[-1.5, -0.5, 0.5, 1.5]])
+    found = {rule: program.with_rounding(rule).run(x)[0].tolist() for rule in RULES}
+    assert found == {"half_even": [-2, 0, 0, 2], "half_up": [-1, 0, 1, 2], "half_away": [-2, -1, 1, 2]}
+    with pytest.raises(
+        QuantizerError, match="rule must be one of half_even, half_up, half_away, got 'half_evn'; did you"
+    ):
+        program.with_rounding("half_evn")
+
+
 def test_a_quantizer_with_a_zero_point_gives_the_same_numbers():
     net = Network((1, 9))
     output = net.quantize(net.quantize(net.inputs[0], zero=128), 0.5, zero=7)

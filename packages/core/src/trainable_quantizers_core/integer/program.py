@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from trainable_quantizers_core.enums import RoundingRule
-from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
 from trainable_quantizers_core.integer.lattice import bits_of
@@ -156,6 +156,25 @@ class Program:
     def rounding(self) -> set[RoundingRule]:
         """The rules by which ties are rounded."""
         return {RoundingRule(step.attributes["rule"]) for step in self.steps if "rule" in step.attributes}
+
+    def with_rounding(self, rule: RoundingRule | str) -> Program:
+        """The program with another rule for ties where it shifts and reads its inputs; tables stay as they are.
+
+        How many values of a network depend on the rule of a device: compare its results with those of the program.
+
+        Raises:
+            QuantizerError: no such rule.
+        """
+        known = [each.value for each in RoundingRule]
+        if rule not in known:
+            raise invalid("Program.with_rounding", "rule", f"one of {', '.join(known)}", rule, nearest(rule, known))
+        steps = [
+            replace(step, attributes={**step.attributes, "rule": RoundingRule(rule).value})
+            if "rule" in step.attributes
+            else step
+            for step in self.steps
+        ]
+        return replace(self, steps=steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: constants as tensors, the rest as JSON in its metadata; whole or not at all.

@@ -90,7 +90,7 @@ class Translation:
         if kind in ELEMENTWISE or kind in CLIPS or kind == "ClipByValue":
             return [self._elementwise(operation, inputs, shapes[0])]
         rule = _RULES.get(kind)
-        if rule is None or not all(shape.is_fully_defined() for shape in known):
+        if rule is None or not known[0].is_fully_defined():
             raise no_definition(kind if rule is None else f"{kind} of unknown shape", self.name)
         found = rule(self, operation, inputs, shapes[0])
         return found if isinstance(found, list) else [found]
@@ -284,6 +284,13 @@ def _reshaped(to: Translation, x: Any, sizes: Sequence[int]) -> Node:
 
 def _batch_norm(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
     x, scale, offset, mean, variance = inputs
+    if operation.get_attr("is_training"):  # so Keras 2 computes layer norms
+        last = operation.get_attr("data_format").decode() == "NHWC"
+        axes = [0, 1, 2] if last else [0, 2, 3]
+        made = to.node("normalize", [x], shape, axes=axes, epsilon=operation.get_attr("epsilon"))
+        if not (np.all(scale == 1) and np.all(offset == 0)):
+            raise no_definition("FusedBatchNormV3 in training", to.name)
+        return made
     factor = scale / np.sqrt(variance + np.float32(operation.get_attr("epsilon")))
     return to.node("add", (to.node("multiply", (x, factor), shape), offset - mean * factor), shape)
 
