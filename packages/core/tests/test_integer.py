@@ -279,6 +279,17 @@ def test_accumulators_are_known_at_worst_and_as_seen():
     assert program.accumulators(np.float32([[1, 1, 0, 0]])) == [Accumulator("matmul", 12, 3)]
 
 
+def test_sums_that_float32_rounds_are_a_cause():
+    net = Network((1, 600))
+    for count in (500, 600):
+        x = net.add("part", net.quantize(net.inputs[0], 1.0), starts=[0, 0], stops=[1, count], steps=[1, 1])
+        last = net.add("matmul", x, np.full((count, 1), 255, np.float32))
+    program = net.program(net.nodes[-2], last)
+    first, ties = program.causes
+    assert first == "Sums beyond 2^24 at worst, which float32 rounds: matmul (26 bits)."
+    assert ties == "Ties are rounded half_even."
+
+
 def test_saved_programs_come_back_the_same(tmp_path):
     net, output, x = built("ReLU6", "half_up")
     program = net.program(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -165,3 +166,23 @@ def test_a_c_file_of_floats_is_refused_and_nothing_is_written(tmp_path):
     ):
         tq.export(prepared(dense(L.Softmax()), x), tmp_path / "model.c", x)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bias", "cause"),
+    [
+        ("accumulator", r"no layer that both models have differs. Possible causes: Ties are rounded half_up.$"),
+        ("float", r"Possible causes: .*stem.*: 16 of 16 biases were off the accumulator grid and are rounded. "),
+    ],
+)
+@pytest.mark.parametrize("deploy", [lambda model: model, tq.convert])
+def test_verify_names_what_leaves_room_for_other_outputs(bias, cause, deploy):
+    model = deploy(trained(bias=bias))
+    found = tq.verify(model, lambda x: model(x) + 2.0**-4, [IMAGES])
+    assert re.search(cause, str(found))
+
+
+def test_verify_names_nothing_of_networks_without_a_program():
+    x = np.ones((2, 4), np.float32)
+    deployed = prepared(dense(), x, "int8_per_channel")
+    assert tq.verify(deployed, lambda x: deployed(x) + 1, [x]).causes == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -182,3 +183,27 @@ def test_a_c_file_of_floats_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(tq.QuantizerError, match=r"program must be of integers alone, got \['1 \(softmax\)'\]"):
         tq.export(deployed, tmp_path / "model.c", x)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bias", "cause"),
+    [
+        ("accumulator", r"no layer that both models have differs. Possible causes: Ties are rounded half_even.$"),
+        ("float", r"Possible causes: stem: 16 of 16 biases were off the accumulator grid and are rounded. depthwise: "),
+    ],
+)
+@pytest.mark.parametrize("deploy", [lambda model: model, tq.convert])
+def test_verify_names_what_leaves_room_for_other_outputs(bias, cause, deploy):
+    model = deploy(trained(bias=bias))
+    found = tq.verify(model, lambda x: model(x) + 2.0**-4, [IMAGES])
+    assert re.search(cause, str(found))
+
+
+def test_verify_names_operations_in_float_and_nothing_of_networks_without_a_program():
+    x = torch.randn(2, 4)
+    deployed = prepared(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Softmax(-1)), x)
+    found = tq.verify(deployed, lambda x: deployed(x) + 1, [x])
+    assert found.causes[0] == "Operations in float: 1 (normalize), 1 (multiply), 1 (add) and 1 more."
+    assert tq.verify(deployed, tq.to_integer(deployed, x), [x + 0.3]).causes in ((), found.causes)
+    deployed = prepared(nn.Sequential(nn.Linear(4, 4)), x, "int8_per_channel")
+    assert tq.verify(deployed, lambda x: deployed(x) + 1, [x]).causes == ()

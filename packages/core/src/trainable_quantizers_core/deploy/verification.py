@@ -35,6 +35,7 @@ class Verification:
     Args:
         outputs: The outputs of the models.
         layers: Layers that both have, in order of execution.
+        causes: Where outputs differ and no such layer does, what of the network leaves room for it.
 
     Example:
         >>> fine, off = TensorDifference("conv", 8, 0, 0.0), TensorDifference("head", 4, 1, 0.25)
@@ -47,6 +48,7 @@ class Verification:
 
     outputs: tuple[TensorDifference, ...]
     layers: tuple[TensorDifference, ...] = ()
+    causes: tuple[str, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -88,7 +90,8 @@ class Verification:
         text = f"{self.differing} of {self.elements} output values differ, by up to {self.largest:.3g}"
         first = self.first_difference
         if first is None:
-            return f"{text}; no layer that both models have differs."
+            reasons = f" Possible causes: {' '.join(self.causes)}" if self.causes else ""
+            return f"{text}; no layer that both models have differs.{reasons}"
         where = f"{first.differing} of {first.elements} differ, by up to {first.largest:.3g}"
         return f"{text}; it begins in {first.name}, where {where}."
 

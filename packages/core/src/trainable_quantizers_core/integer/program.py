@@ -14,7 +14,7 @@ from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
-from trainable_quantizers_core.integer.lattice import bits_of
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, bits_of
 
 FORMAT = "trainable-quantizers program 1"
 SUMS = ("convolution", "matmul", "sum_pool", "total")
@@ -73,7 +73,7 @@ class Accumulator:
 
     Args:
         name: Of the layer.
-        worst: Bits that they need whatever the input.
+        worst: Bits that they need whatever the input, the sign included.
         seen: Bits that they needed on the given inputs; None without inputs.
     """
 
@@ -151,6 +151,20 @@ class Program:
             if step.operation in FLOAT and self.values[step.output].dtype == "float32"
         ]
         return list(dict.fromkeys(names))
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What can make another runtime, or another order of sums, give other bits than the network."""
+        found = list(self.notes)
+        wide = [each for each in self.accumulators() if each.worst > EXACT_FLOAT_BITS + 1]
+        if wide:
+            first = f"{wide[0].name} ({wide[0].worst} bits)" + (f" and {len(wide) - 1} more" if len(wide) > 1 else "")
+            found.append(f"Sums beyond 2^{EXACT_FLOAT_BITS} at worst, which float32 rounds: {first}.")
+        if islands := self.float_operations:
+            more = f" and {len(islands) - 3} more" if len(islands) > 3 else ""
+            found.append(f"Operations in float: {', '.join(islands[:3])}{more}.")
+        rules = " and ".join(sorted(rule.value for rule in self.rounding))
+        return (*found, f"Ties are rounded {rules}.")
 
     @property
     def rounding(self) -> set[RoundingRule]:

@@ -105,3 +105,14 @@ def in_words(batch: Any) -> str:
     if hasattr(batch, "shape") and hasattr(batch, "dtype"):
         return f"{getattr(batch.dtype, 'name', batch.dtype)} array of shape {tuple(batch.shape)}"
     return type(batch).__name__
+
+
+def named_tensors(result: Any, name: str) -> list[tuple[str, Any]]:
+    """The tensors of a result: ``output``, ``output['logits']``, ``output[0]``."""
+    if isinstance(result, Mapping):
+        items = [(f"{name}[{key!r}]", result[key]) for key in sorted(result)]
+    elif isinstance(result, (list, tuple)):
+        items = [(f"{name}[{index}]", item) for index, item in enumerate(result)]
+    else:
+        return [(name, result)]
+    return [pair for inner, item in items for pair in named_tensors(item, inner)]

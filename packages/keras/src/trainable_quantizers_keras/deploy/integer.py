@@ -11,10 +11,9 @@ from trainable_quantizers_core.integer.dataflow import Dataflow, Node, no_defini
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program
 
-from trainable_quantizers_keras.calibration.batches import in_words, inputs_of
+from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.deploy.translation import Translation
-from trainable_quantizers_keras.deploy.verify import named_tensors
 from trainable_quantizers_keras.keras_version import keras
 
 
@@ -49,16 +48,34 @@ def to_integer(model: Any, example_inputs: Any) -> Program:
     if quantized_inside(model):
         raise invalid("to_integer", "model", "converted", model.name, "pass convert(model)")
     try:
-        inputs = tf.nest.map_structure(lambda leaf: leaf[:1], inputs_of(model, example_inputs))
+        inputs = inputs_of(model, example_inputs)
+    except QuantizerError:
+        raise
+    except Exception as error:  # whatever the names of inputs raise
+        raise _not_traced(example_inputs, error) from error
+    return program_of(model, inputs)
+
+
+def program_of(model: Any, inputs: Any) -> Program:
+    """The program of a converted model from what it is called on.
+
+    Raises:
+        QuantizerError: as of ``to_integer``.
+    """
+    inputs = tf.nest.map_structure(lambda leaf: leaf[:1], inputs)
+    try:
         results = model(inputs, training=False)
         frozen = _frozen(model, inputs)
     except QuantizerError:
         raise
     except Exception as error:  # whatever a layer raises
-        advice = f"TensorFlow says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        rule = "one that can be traced with these inputs"
-        raise invalid("to_integer", "model", rule, in_words(example_inputs), advice) from error
+        raise _not_traced(inputs, error) from error
     return lower(_dataflow(frozen, [name for name, _ in named_tensors(results, "output")]))
+
+
+def _not_traced(inputs: Any, error: Exception) -> QuantizerError:
+    advice = f"TensorFlow says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return invalid("to_integer", "model", "one that can be traced with these inputs", in_words(inputs), advice)
 
 
 def _frozen(model: Any, inputs: Any) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import Verification
+from trainable_quantizers_core import Program, QuantizerError, Verification
 from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.calibration.batches import run_on
+from trainable_quantizers_keras.calibration.batches import named_tensors, run_on
+from trainable_quantizers_keras.deploy.convert import convert, quantized_inside
+from trainable_quantizers_keras.deploy.integer import program_of
 from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import calls_of, is_graph
@@ -55,7 +58,20 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
-    return comparison.result()
+    found = comparison.result()
+    if found.identical or found.first_difference is not None:
+        return found
+    return replace(found, causes=_causes(trained, deployed, inputs))
+
+
+def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:
+    """What of the network leaves room for other outputs, as far as its integer program tells."""
+    if isinstance(deployed, Program):
+        return deployed.causes
+    try:
+        return program_of(convert(trained) if quantized_inside(trained) else trained, inputs).causes
+    except QuantizerError:  # it has none
+        return ()
 
 
 def _given(deployed: Any, inputs: Any) -> Any:
@@ -103,17 +119,6 @@ def _compare(comparison: Comparison, seen: list[dict[str, list[Any]]], wanted: A
         raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
     for (name, one), (_, other) in zip(*outputs, strict=True):
         comparison.output(name, _array(one), _array(other))
-
-
-def named_tensors(result: Any, name: str) -> list[tuple[str, Any]]:
-    """The tensors of a result: ``output``, ``output['logits']``, ``output[0]``."""
-    if isinstance(result, Mapping):
-        items = [(f"{name}[{key!r}]", result[key]) for key in sorted(result)]
-    elif isinstance(result, (list, tuple)):
-        items = [(f"{name}[{index}]", item) for index, item in enumerate(result)]
-    else:
-        return [(name, result)]
-    return [pair for inner, item in items for pair in named_tensors(item, inner)]
 
 
 def _array(tensor: Any) -> np.ndarray:

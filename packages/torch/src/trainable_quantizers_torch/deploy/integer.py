@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,11 +55,20 @@ def to_integer(model: nn.Module, example_inputs: Any) -> Program:
         raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
-    args, kwargs = arguments_of(model, _pytree.tree_map(_first, example_inputs))
-    written = with_fake_quantization(copied(model, "to_integer").eval())
+    return program_of(model, *arguments_of(model, example_inputs))
+
+
+def program_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    """The program of a converted model from arguments of its forward.
+
+    Raises:
+        QuantizerError: as of ``to_integer``.
+    """
+    args, kwargs = _pytree.tree_map(_first, (args, dict(kwargs)))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself
+            written = with_fake_quantization(copied(model, "to_integer").eval())
             flat = FlatModel(written, args, kwargs)
             exported = torch.export.export(flat, flat.tensors).run_decompositions({})
     except QuantizerError:
@@ -66,7 +76,7 @@ def to_integer(model: nn.Module, example_inputs: Any) -> Program:
     except Exception as error:  # whatever the exporter raises
         advice = f"torch.export says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         rule = "one that can be exported with these inputs"
-        raise invalid("to_integer", "model", rule, in_words(example_inputs), advice) from error
+        raise invalid("to_integer", "model", rule, in_words(kwargs or args), advice) from error
     with torch.no_grad():
         return lower(_dataflow(exported, flat.outputs, (args, kwargs)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core import Verification
+from trainable_quantizers_core import Program, QuantizerError, Verification
 from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
+from trainable_quantizers_torch.deploy.convert import convert, quantizers_in
+from trainable_quantizers_torch.deploy.integer import program_of
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 
 _QUANTIZED = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
@@ -58,7 +61,22 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
-    return comparison.result()
+    found = comparison.result()
+    if found.identical or found.first_difference is not None:
+        return found
+    return replace(found, causes=_causes(trained, deployed, call))
+
+
+def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tuple[str, ...]:
+    """What of the network leaves room for other outputs, as far as its integer program tells."""
+    if isinstance(deployed, Program):
+        return deployed.causes
+    trainable = any(quantizers_in(module) for module in trained.modules())
+    args, kwargs = call(lambda *args, **kwargs: (args, kwargs))
+    try:
+        return program_of(convert(trained) if trainable else trained, args, kwargs).causes
+    except QuantizerError:  # it has none
+        return ()
 
 
 def _given(deployed: Any, call: Callable[[Any], Any]) -> Any:
