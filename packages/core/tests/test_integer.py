@@ -201,7 +201,7 @@ def test_a_program_takes_another_rule_for_ties():
     found = {rule: program.with_rounding(rule).run(x)[0].tolist() for rule in RULES}
     assert found == {"half_even": [-2, 0, 0, 2], "half_up": [-1, 0, 1, 2], "half_away": [-2, -1, 1, 2]}
     with pytest.raises(
-        QuantizerError, match="rule must be one of half_even, half_up, half_away, got 'half_evn'; did you"
+        QuantizerError, match="rounding must be one of half_even, half_up, half_away, got 'half_evn'; did you"
     ):
         program.with_rounding("half_evn")
 

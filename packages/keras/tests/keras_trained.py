@@ -11,7 +11,7 @@ from trainable_quantizers_keras.keras_version import keras
 
 
 @cache
-def trained(bits: int = 8, **options: Any) -> Any:
+def trained(bits: int = 8, rounding: str | None = None, **options: Any) -> Any:
     """Each kind of layer with a bias, norms that fold, a sum, and a layer that is called on two inputs."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -26,7 +26,7 @@ def trained(bits: int = 8, **options: Any) -> Any:
     twice = layers.Dense(8, activation="relu", name="twice", bias_initializer="random_normal")
     network = keras.Model(given, layers.Dense(10, name="head", bias_initializer="random_normal")(twice(twice(x))))
     data = np.random.default_rng(1).standard_normal((16, 12, 12, 3)).astype("float32")
-    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8))
+    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8, rounding=rounding))
     model = tq.prepare(network, recipe, [data], fold_batch_norm=True, verbose=False)
     model.compile(keras.optimizers.SGD(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(data, np.arange(16) % 10, epochs=3, verbose=0)

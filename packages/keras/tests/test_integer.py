@@ -41,6 +41,26 @@ def test_a_c_file_computes_what_the_network_does(bits, tmp_path):
     assert "void model_run(const int8_t *input, int8_t *output)" in (tmp_path / "model.c").read_text()
 
 
+@pytest.mark.parametrize("rounding", ["half_even", "half_away"])
+def test_a_network_trains_with_the_rule_for_ties_of_its_target(rounding):
+    model = trained(rounding=rounding)
+    with pytest.warns(UserWarning, match=f"convert: ties are rounded {rounding} in training, and half_up by"):
+        deployed = tq.convert(model)
+    program = tq.to_integer(deployed, IMAGES, rounding=rounding)
+    assert program.rounding == {rounding}
+    assert tq.verify(model, program, [IMAGES]).identical
+    below_zero = rounding == "half_away"  # differs from half up there alone, where this network has no tie
+    assert tq.verify(model, tq.to_integer(deployed, IMAGES), [IMAGES]).identical == below_zero
+    assert tq.verify(model, tq.to_integer(deployed, IMAGES).with_rounding(rounding), [IMAGES]).identical
+    with pytest.raises(tq.QuantizerError, match="rounding must be one of half_even, half_up, half_away, got 'up'"):
+        tq.to_integer(deployed, IMAGES, rounding="up")
+
+
+def test_the_rule_of_the_framework_needs_no_mention():
+    model = trained(rounding="half_up")
+    assert tq.verify(model, tq.convert(model), [IMAGES]).identical
+
+
 def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
     program = tq.to_integer(tq.convert(trained()), IMAGES)
     sums = program.accumulators(IMAGES)

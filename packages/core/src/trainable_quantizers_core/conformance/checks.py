@@ -12,11 +12,12 @@ import numpy as np
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import SHAPE, Case
-from trainable_quantizers_core.conformance.oracle import EPS, Expectation, expect
+from trainable_quantizers_core.conformance.oracle import EPS, Expectation, effective_range, expect, tie_level
 from trainable_quantizers_core.conformance.probes import probe_inputs
-from trainable_quantizers_core.enums import VariableGroup
+from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 
 compared: Counter[str] = Counter()
 """How many numbers the checks of this process have compared, for reports."""
@@ -330,6 +331,21 @@ def check_reload_then_train(
     same_bits(before.grad_x, after.grad_x, "dL/dx changed by reloading", subject.x)
 
 
+def check_ties(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
+    """Values half way between two levels are rounded by the rule of the configuration, and pass the gradient on."""
+    span = effective_range(case, case.initial_values())
+    count = min(span.highest - span.lowest, 64)
+    lower = np.unique(np.linspace(span.lowest, span.highest - 1, count).astype(np.int64))
+    x = ((lower + 0.5) * span.step).astype(np.float32)
+    for rule in RoundingRule:
+        quantizer = quantizer_class(case.config(activation_rounding=rule))
+        adapter.build(quantizer, None)
+        run = adapter.run(quantizer, x, np.ones_like(x))
+        expected = (tie_level(lower, rule) * span.step).astype(np.float32)
+        _all(run.output == expected, True, f"ties are not rounded {rule.value}", x)
+        _all(run.grad_x == 1, True, f"dL/dx is wrong at ties that are rounded {rule.value}", x)
+
+
 def check_disabled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """Disabled, the quantizer is the identity, bit for bit, with nothing to train."""
     field = "activation" if case.is_activation else "weights"
@@ -387,7 +403,15 @@ EAGER_CHECKS: tuple[Check, ...] = (
     check_reload_then_train,
     check_disabled,
     check_invalid_input,
+    check_ties,
 )
+
+
+def applies(check: Check, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool:
+    """Whether a promise is one of a quantizer and case: rules for ties, of activations of power-of-two ranges."""
+    if check is not check_ties:
+        return True
+    return case.is_activation and case.power_of_two and issubclass(quantizer_class, RangeQuantizer)
 
 
 def _all(condition: Any, where: Any, text: str, x: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.conformance.cases import Case
-from trainable_quantizers_core.enums import TrainingMethod
+from trainable_quantizers_core.enums import RoundingRule, TrainingMethod
 from trainable_quantizers_core.errors import invalid
 
 EPS = 2.0**-23
@@ -106,6 +106,13 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
     low, high = (lowest - zero_point) * forward_step, (highest - zero_point) * forward_step
     low, high, step, zero_point = (array.astype(np.float64) for array in (low, high, step, zero_point))
     return Range(low, high, step, zero_point, lowest, highest)
+
+
+def tie_level(lower: np.ndarray, rule: RoundingRule) -> np.ndarray:
+    """Section 1: the level of what lies half way between the levels ``lower`` and ``lower`` + 1."""
+    if rule is RoundingRule.HALF_UP:
+        return lower + 1
+    return lower + (lower % 2 if rule is RoundingRule.HALF_EVEN else (lower >= 0))
 
 
 def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
-from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check
+from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check, applies
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -102,6 +102,8 @@ def iterate_trials(
             if adapter.compiled and not worth_compiling(adapter, case):
                 continue
             for check in COMPILED_CHECKS if adapter.compiled else EAGER_CHECKS:
+                if not applies(check, quantizer_class, case):
+                    continue
                 promise = check.__name__.removeprefix("check_")
                 yield Trial(adapter, quantizer_class, case, check, reasons.get((quantizer_class, promise), ""))
 

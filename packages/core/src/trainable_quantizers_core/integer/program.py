@@ -179,13 +179,9 @@ class Program:
         Raises:
             QuantizerError: no such rule.
         """
-        known = [each.value for each in RoundingRule]
-        if rule not in known:
-            raise invalid("Program.with_rounding", "rule", f"one of {', '.join(known)}", rule, nearest(rule, known))
+        rule = rounding_rule(rule)
         steps = [
-            replace(step, attributes={**step.attributes, "rule": RoundingRule(rule).value})
-            if "rule" in step.attributes
-            else step
+            replace(step, attributes={**step.attributes, "rule": rule.value}) if "rule" in step.attributes else step
             for step in self.steps
         ]
         return replace(self, steps=steps)
@@ -323,6 +319,18 @@ def _quantize(x: np.ndarray, *, rule: str, **attributes: Any) -> np.ndarray:
 
 
 _OWN: dict[str, Callable[..., np.ndarray]] = {"lookup": _lookup, "requantize": _requantize, "quantize": _quantize}
+
+
+def rounding_rule(rule: RoundingRule | str) -> RoundingRule:
+    """The rule by its name.
+
+    Raises:
+        QuantizerError: no such rule.
+    """
+    known = [each.value for each in RoundingRule]
+    if rule not in known:
+        raise invalid("Program", "rounding", f"one of {', '.join(known)}", rule, nearest(rule, known))
+    return RoundingRule(rule)
 
 
 def _tuple(value: Any) -> Any:

@@ -15,6 +15,7 @@ from mct_quantizers import QuantizationMethod
 from mct_quantizers.common.get_all_subclasses import get_all_subclasses
 
 from trainable_quantizers_core.constants import MIN_THRESHOLD, SMALLEST_MIN_THRESHOLD
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.serialization import decode, encode, register_class
 
@@ -264,6 +265,8 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
         enable_activation_quantization: False leaves the activation as it is.
         min_threshold: Smallest threshold the quantizer may use.
         activation_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
+        activation_rounding: How values half way between two levels are rounded, as the target device does; None for
+            the rule of the framework. Of POWER_OF_TWO alone.
 
     Raises:
         QuantizerError: a value of the wrong type or out of range.
@@ -282,3 +285,14 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
     enable_activation_quantization: bool
     min_threshold: float = MIN_THRESHOLD
     activation_quantization_candidates: list[TrainableQuantizerCandidateConfig] | None = field(default=None)
+    activation_rounding: RoundingRule | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule, known = self.activation_rounding, [each.value for each in RoundingRule]
+        if rule is None:
+            return
+        self._check("activation_rounding", rule in known, f"None, or one of {', '.join(known)}", nearest(rule, known))
+        powers = self.activation_quantization_method is QuantizationMethod.POWER_OF_TWO
+        self._check("activation_rounding", powers, "None where ranges are no powers of two", "leave it out")
+        object.__setattr__(self, "activation_rounding", RoundingRule(rule))

@@ -10,7 +10,7 @@ import numpy as np
 from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.constants import HELD, STEP
-from trainable_quantizers_core.enums import VariableGroup
+from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
@@ -27,6 +27,8 @@ class RangeQuantizer(BaseTrainableQuantizer):
     """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf its ``gradient``."""
 
     gradient: ClassVar[GradientRule] = STE
+    native_rounding: ClassVar[RoundingRule]
+    """How the framework rounds ties, in training and in the inferable quantizers."""
 
     def __init__(
         self,
@@ -50,7 +52,14 @@ class RangeQuantizer(BaseTrainableQuantizer):
         channels = "" if spec.channel_axis is None else f", channels on axis {spec.channel_axis}"
         state = ("" if self.enabled else ", disabled") + (", frozen" if self.freeze_quant_params else "")
         state += "" if self.schedule is None else f", {self.schedule}"
+        state += "" if self.rounding is None else f", ties {self.rounding.value}"
         return f"{type(self).__name__}({spec.method.name}, {spec.grid.num_bits} bits{sign}{channels}{state})"
+
+    @property
+    def rounding(self) -> RoundingRule | None:
+        """How ties are rounded where that is not the rule of the framework; None where it is."""
+        rule = self.specification.rounding
+        return None if rule is self.native_rounding else rule
 
     @property
     def _holds(self) -> bool:
@@ -96,6 +105,10 @@ class RangeQuantizer(BaseTrainableQuantizer):
             text = f"{type(self).__name__}: converted at step {step} of a schedule that quantizes in full from step"
             advice = "if training was longer than that, nothing told the schedule: see advance_schedules"
             warnings.warn(f"{text} {self.schedule.full_from}; {advice}.", stacklevel=2)
+        if self.rounding is not None:
+            text = f"convert: ties are rounded {self.rounding.value} in training, and {self.native_rounding.value}"
+            advice = f"to_integer(deployed, example, rounding={self.rounding.value!r}) keeps the rule"
+            warnings.warn(f"{text} by the quantizers of mct-quantizers; {advice}.", stacklevel=2)
         values = {name: self.read_variable(name) for name in self.specification.initial}
         target = type(self).quantization_target
         name = f"{'Weights' if target is QuantizationTarget.Weights else 'Activation'}"

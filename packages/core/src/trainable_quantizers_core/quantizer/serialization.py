@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.enums import TrainingMethod, VariableGroup
+from trainable_quantizers_core.enums import RoundingRule, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import invalid, nearest
 
-_ENUMS: dict[str, type[Enum]] = {
-    enum.__name__: enum for enum in (QuantizationMethod, QuantizationTarget, TrainingMethod, VariableGroup)
-}
+_KNOWN = (QuantizationMethod, QuantizationTarget, RoundingRule, TrainingMethod, VariableGroup)
+_ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in _KNOWN}
 _CLASSES: dict[str, tuple[Any, Callable[[Any], Any]]] = {}
 
 

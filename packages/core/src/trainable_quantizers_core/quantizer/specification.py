@@ -19,6 +19,7 @@ from trainable_quantizers_core.constants import (
     SIGNED,
     THRESHOLD,
 )
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.config import (
@@ -58,6 +59,7 @@ class RangeSpecification:
         min_threshold: Smallest threshold or width.
         channel_axis: Axis of the channels that have parameters of their own; None is per tensor.
         initial: Raw initial values by variable name, scalars or one per channel.
+        rounding: How ties are rounded; None for the rule of the framework.
     """
 
     owner: str
@@ -66,6 +68,7 @@ class RangeSpecification:
     min_threshold: float
     channel_axis: int | None
     initial: Mapping[str, np.ndarray]
+    rounding: RoundingRule | None = None
 
     @classmethod
     def from_config(cls, owner: str, config: RangeConfig) -> RangeSpecification:
@@ -92,7 +95,8 @@ class RangeSpecification:
             axis = config.weights_channels_axis
         else:
             params = {name: _scalar(owner, name, value) for name, value in params.items()}
-        return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params)
+        rounding = getattr(config, "activation_rounding", None)
+        return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params, rounding)
 
     def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:
         """One float32 value per variable: shape () per tensor, (channels,) per channel.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.constants import MIN_THRESHOLD
-from trainable_quantizers_core.enums import BiasGrid, CalibrationMethod, Granularity, TrainingMethod
+from trainable_quantizers_core.enums import BiasGrid, CalibrationMethod, Granularity, RoundingRule, TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
@@ -29,6 +29,7 @@ _CHOICES: dict[str, dict[str, Enum]] = {
     "training_method": {member.value.lower(): member for member in TrainingMethod},
     "calibration": {member.value: member for member in CalibrationMethod},
     "bias": {member.value: member for member in BiasGrid},
+    "rounding": {member.value: member for member in RoundingRule},
 }
 
 AnyScheme = TypeVar("AnyScheme", bound="_Scheme")
@@ -116,7 +117,11 @@ class WeightsScheme(_Scheme):
 
 @dataclass(frozen=True)
 class ActivationsScheme(_Scheme):
-    """How activations are quantized: those of ``WeightsScheme`` but the last three, for they are per tensor.
+    """How activations are quantized: as ``WeightsScheme`` but the last three, for they are per tensor.
+
+    Args:
+        rounding: How values half way between two levels are rounded, as the target device does: ``HALF_EVEN``,
+            ``HALF_UP`` or ``HALF_AWAY``. None for the rule of the framework. Of ``POWER_OF_TWO`` alone.
 
     Example:
         >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits
@@ -124,6 +129,7 @@ class ActivationsScheme(_Scheme):
     """
 
     target = QuantizationTarget.Activation
+    rounding: RoundingRule | None = None
 
     def config(self, params: Mapping[str, Any]) -> TrainableQuantizerActivationConfig:
         """The configuration of a quantizer that starts from ``params``.
@@ -132,7 +138,9 @@ class ActivationsScheme(_Scheme):
             >>> ActivationsScheme(num_bits=4).config({"threshold": 2.0, "is_signed": False}).activation_n_bits
             4
         """
-        return TrainableQuantizerActivationConfig(self.method, self.num_bits, dict(params), True, MIN_THRESHOLD)
+        return TrainableQuantizerActivationConfig(
+            self.method, self.num_bits, dict(params), True, MIN_THRESHOLD, activation_rounding=self.rounding
+        )
 
 
 SCHEMES: dict[str, type[_Scheme]] = {"weights": WeightsScheme, "activations": ActivationsScheme}
@@ -183,6 +191,8 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def _read(owner: str, key: str, value: Any, where: str) -> Any:
+    if key == "rounding" and value is None:
+        return None
     if key in _CHOICES:
         choices = _CHOICES[key]
         member = choices.get(value.lower()) if type(value) is str else value

@@ -6,10 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, no_definition
 from trainable_quantizers_core.integer.lower import lower
-from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.program import Program, rounding_rule
 
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
@@ -17,7 +18,7 @@ from trainable_quantizers_keras.deploy.translation import Translation
 from trainable_quantizers_keras.keras_version import keras
 
 
-def to_integer(model: Any, example_inputs: Any) -> Program:
+def to_integer(model: Any, example_inputs: Any, rounding: RoundingRule | str = RoundingRule.HALF_UP) -> Program:
     """The integers that a converted model computes with, as a program that numpy runs.
 
     The model is traced by TensorFlow for one sample. Weights and biases become integers, quantizers become shifts,
@@ -26,10 +27,12 @@ def to_integer(model: Any, example_inputs: Any) -> Program:
     Args:
         model: What ``convert`` returned, of power-of-two ranges.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
+        rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
+            framework.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, ranges that are no powers of two, or operations that
-            a program does not know; or TensorFlow does not trace it.
+        QuantizerError: no such rule; the model holds trainable quantizers, ranges that are no powers of two, or
+            operations that a program does not know; or TensorFlow does not trace it.
 
     Example:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare, verify
@@ -53,10 +56,10 @@ def to_integer(model: Any, example_inputs: Any) -> Program:
         raise
     except Exception as error:  # whatever the names of inputs raise
         raise _not_traced(example_inputs, error) from error
-    return program_of(model, inputs)
+    return program_of(model, inputs, rounding_rule(rounding))
 
 
-def program_of(model: Any, inputs: Any) -> Program:
+def program_of(model: Any, inputs: Any, rounding: RoundingRule = RoundingRule.HALF_UP) -> Program:
     """The program of a converted model from what it is called on.
 
     Raises:
@@ -70,7 +73,7 @@ def program_of(model: Any, inputs: Any) -> Program:
         raise
     except Exception as error:  # whatever a layer raises
         raise _not_traced(inputs, error) from error
-    return lower(_dataflow(frozen, [name for name, _ in named_tensors(results, "output")]))
+    return lower(_dataflow(frozen, [name for name, _ in named_tensors(results, "output")], rounding))
 
 
 def _not_traced(inputs: Any, error: Exception) -> QuantizerError:
@@ -94,9 +97,9 @@ def _frozen(model: Any, inputs: Any) -> Any:
         tf.config.run_functions_eagerly(eagerly)
 
 
-def _dataflow(frozen: Any, names: list[str]) -> Dataflow:
+def _dataflow(frozen: Any, names: list[str], rounding: RoundingRule) -> Dataflow:
     """The graph of TensorFlow in the words of the core, what depends on no input computed."""
-    to = Translation()
+    to = Translation(rounding=rounding)
     known: dict[Any, Any] = {}
     inputs = []
     for tensor in frozen.inputs:

@@ -64,10 +64,12 @@ class Translation:
     Args:
         nodes: Those that it has so far.
         name: Of the layer at work.
+        rounding: How quantizers round ties.
     """
 
     nodes: list[Node] = field(default_factory=list)
     name: str = ""
+    rounding: RoundingRule = RoundingRule.HALF_UP
 
     def node(
         self, kind: str, inputs: Sequence[Any], shape: Sequence[int], function: Any = None, **attributes: Any
@@ -153,7 +155,7 @@ def _quantize(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any
         least, most = (np.float32(np.asarray(each).reshape(())) for each in inputs[1:])
     step = np.float32(np.float32(most - least) / np.float32(high - low))
     zero = int(np.clip(np.floor(low - least / step + 0.5), low, high))
-    rule = RoundingRule.HALF_UP.value
+    rule = to.rounding.value
     return to.node("quantize", inputs[:1], shape, step=float(step), zero=zero, low=low, high=high, rule=rule)
 
 

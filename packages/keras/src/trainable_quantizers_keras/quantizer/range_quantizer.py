@@ -9,11 +9,13 @@ import tensorflow as tf
 from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import range_step
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
+from trainable_quantizers_core.quantizer.ties import beside_ties
 
 from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
 from trainable_quantizers_keras.kernels.effective import TF_OPS, symmetric_range, uniform_range
@@ -24,6 +26,7 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     """A range quantizer whose ends are weights of a layer."""
 
+    native_rounding = RoundingRule.HALF_UP
     place = ""
     """For the grids of biases in files: name of the layer that holds it; the path to that, if others have the name."""
 
@@ -47,7 +50,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             return inputs
         min_range, max_range = self.effective_range()
         quantized = fake_quantize(
-            inputs,
+            inputs if self.rounding is None else self._beside_ties(inputs, self.rounding),
             min_range,
             max_range,
             self.specification.grid,
@@ -55,9 +58,15 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             self.gradient.from_rounding,
             self._lsq_factor(inputs) if self.gradient.scaled else 1.0,
         )
+        quantized = tf.cast(quantized, inputs.dtype)
         if self.schedule is None or training is None or training is False:
             return quantized
         return self.blended(inputs, quantized, training)
+
+    def _beside_ties(self, inputs: tf.Tensor, rule: RoundingRule) -> tf.Tensor:
+        wide = tf.cast(inputs, tf.float32) if inputs.dtype.size < tf.float32.size else inputs
+        step = tf.cast(self.step(), wide.dtype)
+        return beside_ties(TF_OPS, wide, step, self.specification.grid.num_bits, rule)
 
     def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
 from trainable_quantizers_core.integer.lower import lower
-from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.program import Program, rounding_rule
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import quantizers_in
@@ -24,7 +25,7 @@ from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 from trainable_quantizers_torch.layers.copies import copied
 
 
-def to_integer(model: nn.Module, example_inputs: Any) -> Program:
+def to_integer(model: nn.Module, example_inputs: Any, rounding: RoundingRule | str = RoundingRule.HALF_EVEN) -> Program:
     """The integers that a converted model computes with, as a program that numpy runs.
 
     The model is exported by ``torch.export`` for one sample. Weights and biases become integers, quantizers become
@@ -33,10 +34,12 @@ def to_integer(model: nn.Module, example_inputs: Any) -> Program:
     Args:
         model: What ``convert`` returned, of power-of-two ranges.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
+        rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
+            framework.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, ranges that are no powers of two, or operations that
-            a program does not know; or ``torch.export`` does not take it.
+        QuantizerError: no such rule; the model holds trainable quantizers, ranges that are no powers of two, or
+            operations that a program does not know; or ``torch.export`` does not take it.
 
     Example:
         >>> from trainable_quantizers_torch import Recipe, convert, prepare, verify
@@ -55,10 +58,12 @@ def to_integer(model: nn.Module, example_inputs: Any) -> Program:
         raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
-    return program_of(model, *arguments_of(model, example_inputs))
+    return program_of(model, *arguments_of(model, example_inputs), rounding=rounding_rule(rounding))
 
 
-def program_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+def program_of(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], rounding: RoundingRule = RoundingRule.HALF_EVEN
+) -> Program:
     """The program of a converted model from arguments of its forward.
 
     Raises:
@@ -78,16 +83,16 @@ def program_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         rule = "one that can be exported with these inputs"
         raise invalid("to_integer", "model", rule, in_words(kwargs or args), advice) from error
     with torch.no_grad():
-        return lower(_dataflow(exported, flat.outputs, (args, kwargs)))
+        return lower(_dataflow(exported, flat.outputs, (args, kwargs), rounding))
 
 
 def _first(leaf: Any) -> Any:
     return leaf[:1] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf
 
 
-def _dataflow(exported: Any, names: list[str], given: Any) -> Dataflow:
+def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRule) -> Dataflow:
     """The graph of the exporter in the words of the core, what depends on no input computed."""
-    to = Translation()
+    to = Translation(rounding=rounding)
     known: dict[Any, Any] = {}
 
     def read(each: Any) -> Any:

@@ -79,10 +79,12 @@ class Translation:
     Args:
         nodes: Those that it has so far.
         name: Of the module at work.
+        rounding: How quantizers round ties.
     """
 
     nodes: list[Node] = field(default_factory=list)
     name: str = ""
+    rounding: RoundingRule = RoundingRule.HALF_EVEN
 
     def node(
         self, kind: str, inputs: Sequence[Any], shape: Sequence[int], function: Any = None, **attributes: Any
@@ -158,7 +160,7 @@ def _quantize(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
         "zero": int(given["zero_point"]),
         "low": int(given["quant_min"]),
         "high": int(given["quant_max"]),
-        "rule": RoundingRule.HALF_EVEN.value,
+        "rule": to.rounding.value,
     }
     return to.node("quantize", [given["self"]], shapes[0], **attributes)
 

@@ -9,11 +9,13 @@ import torch
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
+from trainable_quantizers_core.quantizer.ties import beside_ties
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
@@ -23,6 +25,8 @@ from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrain
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     """A range quantizer whose ends are parameters of a module."""
+
+    native_rounding = RoundingRule.HALF_EVEN
 
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: torch.nn.Module) -> None:
         """Create the variables on ``layer``, on the device of its parameters."""
@@ -43,7 +47,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         spec = self.specification
         min_range, max_range = self.effective_range()
         quantized = fake_quantize(
-            inputs,
+            inputs if self.rounding is None else self._beside_ties(inputs, self.rounding),
             min_range,
             max_range,
             spec.grid,
@@ -51,7 +55,12 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             self.gradient.from_rounding,
             spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0,
         )
+        quantized = quantized.to(inputs.dtype)
         return quantized if self.schedule is None or not training else self.blended(inputs, quantized)
+
+    def _beside_ties(self, inputs: torch.Tensor, rule: RoundingRule) -> torch.Tensor:
+        wide = inputs.float() if inputs.dtype.itemsize < torch.float32.itemsize else inputs
+        return beside_ties(TORCH_OPS, wide, self.step(), self.specification.grid.num_bits, rule)
 
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
