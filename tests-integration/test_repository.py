@@ -39,10 +39,11 @@ PAGES_THAT_RUN = {  # and what they write
     "portability": {"learned.safetensors"},
     "prepare": set(),
     "exact": set(),
+    "integer": {"network.safetensors", "network.c"},
     "training": set(),
     "export": {"model.onnx"},
-    "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2"},
-    "tutorial-keras": {"npu.toml", "report.html", "digits.keras", "digits"},
+    "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2", "digits.c"},
+    "tutorial-keras": {"npu.toml", "report.html", "digits.keras", "digits", "digits.c"},
 }
 
 

@@ -10,6 +10,8 @@ from trainable_quantizers_core import (
     THRESHOLD,
     QuantizationMethod,
     QuantizerError,
+    Recipe,
+    RoundingRule,
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
     TrainableQuantizerConfig,
@@ -180,3 +182,37 @@ def test_unknown_missing_and_foreign_keys_are_refused():
 def test_training_methods_are_their_strings():
     assert TrainingMethod("LSQ") is TrainingMethod.LSQ
     assert TrainingMethod.STE == "STE"
+
+
+def rounding_config(rounding, method=QuantizationMethod.POWER_OF_TWO):
+    return TrainableQuantizerActivationConfig(method, 8, {"threshold": 1.0}, True, activation_rounding=rounding)
+
+
+@pytest.mark.parametrize("rounding", [None, "half_up", RoundingRule.HALF_AWAY])
+def test_a_rule_for_ties_is_kept_by_json(rounding):
+    config = rounding_config(rounding)
+    assert config.activation_rounding == rounding
+    assert rounding is None or isinstance(config.activation_rounding, RoundingRule)
+    assert TrainableQuantizerActivationConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("rounding", "method", "message"),
+    [
+        ("up", QuantizationMethod.POWER_OF_TWO, "must be None, or one of half_even, half_up, half_away, got 'up'"),
+        ("half_up", QuantizationMethod.SYMMETRIC, "must be None where ranges are no powers of two, got 'half_up'"),
+    ],
+)
+def test_wrong_rules_for_ties_are_refused(rounding, method, message):
+    with pytest.raises(QuantizerError, match=f"activation_rounding {message}"):
+        rounding_config(rounding, method)
+
+
+def test_a_recipe_holds_the_rule_for_ties(tmp_path):
+    recipe = Recipe(activations={"rounding": "half_away"})
+    recipe.to_file(tmp_path / "npu.toml")
+    read = Recipe.from_file(tmp_path / "npu.toml")
+    assert read == recipe and read.activations.rounding is RoundingRule.HALF_AWAY
+    assert read.activations.config({"threshold": 1.0}).activation_rounding is RoundingRule.HALF_AWAY
+    with pytest.raises(QuantizerError, match="rounding must be one of half_even, half_up, half_away, got 'half_evn'"):
+        Recipe(activations={"rounding": "half_evn"})

@@ -105,7 +105,7 @@ class Comparison:
         >>> comparison.output("output", np.float32([1, np.nan]), np.float32([1.5, np.nan]))
         >>> comparison.result()  # doctest: +NORMALIZE_WHITESPACE
         Verification(outputs=(TensorDifference(name='output', elements=2, differing=1, largest=0.5),),
-                     layers=(TensorDifference(name='conv', elements=2, differing=0, largest=0.0),))
+                     layers=(TensorDifference(name='conv', elements=2, differing=0, largest=0.0),), causes=())
     """
 
     def __init__(self) -> None:
