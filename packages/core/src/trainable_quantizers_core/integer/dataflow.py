@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
 
 
@@ -37,6 +38,29 @@ def no_definition(kind: str, name: str) -> QuantizerError:
     """The error for an operation that integer programs do not know, ready to raise."""
     rule, advice = "of operations that integer programs know", "docs/integer.md lists them"
     return invalid("to_integer", "network", rule, f"{kind} of {name!r}", advice)
+
+
+@dataclass(eq=False)
+class Translation:
+    """Takes down nodes while the graph of a framework is walked through.
+
+    Args:
+        rounding: How quantizers round ties.
+        nodes: Those that it has so far.
+        name: Of the layer at work.
+    """
+
+    rounding: RoundingRule
+    nodes: list[Node] = field(default_factory=list)
+    name: str = ""
+
+    def node(
+        self, kind: str, inputs: Sequence[Any], shape: Sequence[int], function: Any = None, **attributes: Any
+    ) -> Node:
+        """A new node."""
+        given = tuple(each if isinstance(each, Node) else np.asarray(each) for each in inputs)
+        self.nodes.append(Node(kind, self.name, given, tuple(shape), attributes, function))
+        return self.nodes[-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from trainable_quantizers_core.integer.program import Program, rounding_rule
 
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
-from trainable_quantizers_keras.deploy.translation import Translation
+from trainable_quantizers_keras.deploy.translation import TensorFlowTranslation
 from trainable_quantizers_keras.keras_version import keras
 
 
@@ -99,7 +99,7 @@ def _frozen(model: Any, inputs: Any) -> Any:
 
 def _dataflow(frozen: Any, names: list[str], rounding: RoundingRule) -> Dataflow:
     """The graph of TensorFlow in the words of the core, what depends on no input computed."""
-    to = Translation(rounding=rounding)
+    to = TensorFlowTranslation(rounding)
     known: dict[Any, Any] = {}
     inputs = []
     for tensor in frozen.inputs:

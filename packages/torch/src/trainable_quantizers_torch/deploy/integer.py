@@ -20,7 +20,7 @@ from trainable_quantizers_torch.calibration.batches import arguments_of, in_word
 from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.deploy.export_operators import with_fake_quantization
 from trainable_quantizers_torch.deploy.flat import FlatModel
-from trainable_quantizers_torch.deploy.translation import Translation
+from trainable_quantizers_torch.deploy.translation import AtenTranslation
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 from trainable_quantizers_torch.layers.copies import copied
 
@@ -92,7 +92,7 @@ def _first(leaf: Any) -> Any:
 
 def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRule) -> Dataflow:
     """The graph of the exporter in the words of the core, what depends on no input computed."""
-    to = Translation(rounding=rounding)
+    to = AtenTranslation(rounding)
     known: dict[Any, Any] = {}
 
     def read(each: Any) -> Any:
@@ -114,7 +114,7 @@ def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRul
         value = node.meta.get("val")
         if node.op == "placeholder":
             if node.name in held:
-                known[node] = constants[held[node.name]]
+                known[node] = constants[held[node.name]].detach().cpu()
             elif isinstance(value, torch.Tensor):
                 inputs[node.name] = known[node] = Node("input", node.name, (), tuple(value.shape))
                 dtypes[node.name] = str(value.dtype).removeprefix("torch.")
