@@ -1,10 +1,11 @@
 """How many outputs of deployed networks change on other devices; see docs/exact.md.
 
-``python3 tools/dev.py exact``. W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training.
+``python3 tools/dev.py exact [networks]``. W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,7 +94,7 @@ WAYS: dict[str, Callable[[torch.nn.Module, torch.Tensor], Any]] = {
 def main() -> None:
     """Measure and print."""
     print(f"| network | bits | bias | {' | '.join(WAYS)} |\n|{'---|' * (len(WAYS) + 3)}", flush=True)
-    for name in NETWORKS:
+    for name in sys.argv[1:] or NETWORKS:
         for bits in (8, 4):
             for bias in ("float", "accumulator"):
                 model, images = deployed(name, bits, bias), torch.randn(COUNT, 3, SIZE, SIZE)

@@ -225,6 +225,16 @@ def test_several_outputs_come_by_name_and_integers_with_their_exponents():
     assert np.array_equal(compiled(program)(x, y)["out1"], found["out1"])
 
 
+def test_inputs_that_are_moved_first_are_quantized_first():
+    net = Network((1, 2, 3))
+    around = net.add("take", net.add("transpose", net.inputs[0], axes=[0, 2, 1]), np.array([1, 0, 2, 1]), axis=1)
+    output = net.quantize(around)
+    program = net.program(output)
+    x = NUMBERS.normal(0, 4, (3, 2, 3)).astype(np.float32)
+    assert [step.operation for step in program.steps] == ["quantize", "transpose", "take"]
+    assert np.array_equal(program.run(x), net.expected(output, x))
+
+
 def test_an_embedding_reads_its_table_at_the_given_integers():
     net = Network((1, 4), dtypes=["int64"])
     table = weights(10, 3, axis=None)

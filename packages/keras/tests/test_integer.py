@@ -118,6 +118,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
     "maximum of windows": ((7, 7, 4), lambda x: L.MaxPooling2D((2, 3), 2, "same")(L.Conv2D(4, 1)(x))),
     "maximum of everything": ((7, 7, 4), lambda x: L.GlobalMaxPooling2D()(L.Conv2D(4, 1)(x))),
     "nearest neighbours": ((3, 5, 4), lambda x: L.UpSampling2D((2, 3))(L.Conv2D(4, 1)(x))),
+    "in between": ((3, 5, 4), lambda x: L.UpSampling2D(2, interpolation="bilinear")(L.Conv2D(4, 1)(x))),
     "zeros around, and less": (
         (5, 5, 4),
         lambda x: cropped(L.Conv2D(4, 1)(x)),

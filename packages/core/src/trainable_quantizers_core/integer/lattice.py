@@ -119,7 +119,9 @@ class Raw:
     Args:
         index: Of the value in the program.
         shape: Of the tensor.
+        moved: The operation that gave it and what that read, where it only moves values.
     """
 
     index: int
     shape: tuple[int, ...]
+    moved: tuple[Any, ...] | None = None

@@ -63,7 +63,10 @@ def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
         form = RULES[node.kind](builder, node, *read)
     if form is not None:
         return form if table is None else replace(form, tabled=table)
-    return builder.island(node, read) if table is None else table
+    if table is not None:
+        return table
+    raw = builder.island(node, read)
+    return replace(raw, moved=(node, *read)) if node.kind in MOVES and not _writes(node) else raw
 
 
 def _writes(node: Node) -> bool:
@@ -94,7 +97,11 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
     exponent, low, high = math.frexp(step)[1] - 1, node.attributes["low"] - zero, node.attributes["high"] - zero
     grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
     table = (None if x.exact else x.tabled) if isinstance(x, Form) else x
-    if isinstance(x, Raw):
+    if isinstance(x, Raw) and x.moved is not None and isinstance(x.moved[1], Raw):  # quantized, then moved
+        move, source, *more = x.moved
+        before = _quantized(builder, replace(node, shape=source.shape), source)
+        made = RULES[move.kind](builder, move, before, *more)
+    elif isinstance(x, Raw):
         made = builder.form("quantize", (x.index,), node.shape, exponent, low, high, {"step": step, **grid})
     elif table is not None:
         levels = to_integers(table.values, step, 0, low, high, rule)

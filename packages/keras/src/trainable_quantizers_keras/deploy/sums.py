@@ -10,6 +10,7 @@ import numpy as np
 from trainable_quantizers_core.integer.dataflow import Node, Translation, no_definition
 from trainable_quantizers_core.integer.rules import window_counts
 
+from trainable_quantizers_keras.deploy.evaluation import evaluated
 from trainable_quantizers_keras.deploy.moves import moved, reshaped
 
 
@@ -176,6 +177,20 @@ def _softmax(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any)
     return to.node("softmax", inputs, shape, axis=len(shape) - 1)
 
 
+def _linear_resizing(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
+    """Products with the matrix of each axis, which resizing the unit vectors gives."""
+    x = inputs[0]
+    for axis in (1, 2):
+        count = x.shape[axis]
+        units = np.eye(count, dtype=np.float32).reshape((1, count, 1, count) if axis == 1 else (1, 1, count, count))
+        size = np.where(np.arange(1, 3) == axis, shape[1:3], 1).astype(np.int32)
+        matrix = evaluated(operation, [units, size])[0].reshape(shape[axis], count).T
+        last = moved(to, x, [at for at in range(4) if at != axis] + [axis])
+        made = to.node("matmul", (last, matrix), (*last.shape[:-1], shape[axis]))
+        x = moved(to, made, [0, 3, 1, 2] if axis == 1 else [0, 1, 3, 2])
+    return x  # type: ignore[no-any-return]
+
+
 def _reduction(kind: str) -> Callable[..., Node]:
     def rule(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
         rank = len(inputs[0].shape)
@@ -220,6 +235,7 @@ SUMS: dict[str, Callable[..., Any]] = {
     "MaxPool": _max_pool,
     "MaxPool3D": _max_pool,
     "Mean": _reduction("mean"),
+    "ResizeBilinear": _linear_resizing,
     "Softmax": _softmax,
     "SquaredDifference": _squared_difference,
     "Sum": _reduction("total"),

@@ -123,7 +123,7 @@ def _index(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
 def _pad(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     x = given["self"]
     if given.get("mode", "constant") != "constant":
-        raise no_definition(f"padding of mode {given['mode']}", to.name)
+        return _repeated(to, x, given["pad"], _MODES[given["mode"]])
     pairs = list(zip(given["pad"][::2], given["pad"][1::2], strict=True))[::-1]
     padding = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs
     starts = [max(0, -before) for before, _ in padding]
@@ -132,6 +132,27 @@ def _pad(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
         x = part(to, x, starts, stops, [1] * len(starts))
         padding = [(max(0, before), max(0, after)) for before, after in padding]
     return to.node("pad", [x], shapes[0], padding=padding, value=float(given["value"] or 0))
+
+
+_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def _repeated(to: Translation, x: Any, pad: Sequence[int], mode: str) -> Any:
+    """Values of the tensor itself around it: numpy says which."""
+    for back, ends in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        axis = len(x.shape) - 1 - back
+        places = np.pad(np.arange(x.shape[axis]), ends, mode)  # type: ignore[call-overload]
+        made = [len(places) if at == axis else size for at, size in enumerate(x.shape)]
+        x = to.node("take", [x, places], made, axis=axis)
+    return x
+
+
+def _reflected(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    return _repeated(to, given["self"], given["padding"], "reflect")
+
+
+def _replicated(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    return _repeated(to, given["self"], given["padding"], "edge")
 
 
 def _concatenate(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
@@ -179,6 +200,10 @@ MOVES: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "permute": _permute,
     "pixel_shuffle": _shuffle_pixels,
+    "reflection_pad1d": _reflected,
+    "reflection_pad2d": _reflected,
+    "replication_pad1d": _replicated,
+    "replication_pad2d": _replicated,
     "reshape": _reshape,
     "roll": _roll,
     "select": _select,

@@ -145,6 +145,20 @@ def _reduction(kind: str) -> Callable[..., Node]:
     return rule
 
 
+def _linear_resizing(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
+    """Products with the matrix of each axis, which resizing the unit vectors gives."""
+    x, shape = given.get("self", given.get("input")), shapes[0]
+    for axis in range(2, len(shape)):
+        units = torch.eye(x.shape[axis])[None]
+        options = {"mode": "linear", "align_corners": given["align_corners"]}
+        matrix = torch.nn.functional.interpolate(units, size=(shape[axis],), **options)[0]
+        axes = [*(at for at in range(len(shape)) if at != axis), axis]
+        last = transpose(to, x, axes)
+        made = to.node("matmul", [last, matrix], (*last.shape[:-1], shape[axis]))
+        x = transpose(to, made, [axes.index(at) for at in range(len(shape))])
+    return x
+
+
 def _adaptive_average(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
     x, shape = given["self"], shapes[0]
     sizes, made = x.shape[2:], shape[2:]
@@ -234,4 +248,6 @@ SUMS: dict[str, Callable[..., Any]] = {
     "native_layer_norm": _layer_norm,
     "softmax": _softmax,
     "sum": _reduction("total"),
+    "upsample_bilinear2d": _linear_resizing,
+    "upsample_linear1d": _linear_resizing,
 }
