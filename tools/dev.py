@@ -99,7 +99,7 @@ def agreement(arguments: list[str]) -> None:
 
 
 def exact(arguments: list[str]) -> None:
-    """Outputs that change on other devices, with float biases and without: exact [torch|keras] [networks]; see docs/exact.md."""
+    """Outputs that change on other devices: exact [torch|keras] [networks]; see docs/exact.md."""
     networks = [each for each in arguments if each not in ("torch", "keras")]
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:exact", *networks)
 

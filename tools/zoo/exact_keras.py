@@ -1,6 +1,7 @@
 """How many outputs of deployed Keras networks change on other devices; see docs/exact.md.
 
-``python3 tools/dev.py exact keras [networks]``. W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training.
+``python3 tools/dev.py exact keras [networks]``.
+W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training.
 """
 
 from __future__ import annotations
