@@ -340,8 +340,19 @@ def test_wrong_inputs_are_refused(inputs, message):
 def test_inputs_of_different_counts_are_refused():
     net = Network((1, 3), (1, 3))
     program = net.program(net.add("add", *(net.quantize(each) for each in net.inputs)))
-    with pytest.raises(QuantizerError, match=r"inputs must be of as many samples each, got \[\(2, 3\), \(1, 3\)\]"):
+    with pytest.raises(
+        QuantizerError, match=r"of as many samples each, at least one, got \[\(2, 3\), \(1, 3"
+    ):
         program.run(np.zeros((2, 3)), np.zeros((1, 3)))
+    with pytest.raises(QuantizerError, match=r"at least one, got \[\(0, 3\), \(0, 3"):
+        program.run(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+def test_a_number_among_the_inputs_goes_to_every_sample():
+    net = Network((1, 3), ())
+    output = net.add("multiply", net.quantize(net.inputs[0]), net.quantize(net.inputs[1]))
+    x = NUMBERS.normal(0, 4, (2, 3)).astype(np.float32)
+    assert np.array_equal(net.program(output).run(x, np.float32(1.5)), net.expected(output, x, np.float32(1.5)))
 
 
 def test_integers_beyond_their_bounds_stop_a_program():

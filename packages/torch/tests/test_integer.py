@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -178,6 +179,26 @@ def test_operations_become_integers(name, tmp_path):
     found = tq.verify(deployed, program, [x])
     assert found.identical, str(found)
     assert tq.export(deployed, tmp_path / "model.c", x).identical
+
+
+class Anchored(nn.Module):
+    """Gives its input and a constant as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.anchor = nn.Linear(4, 2), nn.Parameter(torch.ones(1, 3))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"given": x, "found": self.layer(x), "anchor": self.anchor}
+
+
+def test_inputs_and_constants_among_the_results_are_given_back():
+    x = torch.randn(1, 4)
+    deployed = prepared(Anchored(), x)
+    found = tq.to_integer(deployed, x).run(x)
+    assert list(found) == ["given", "found", "anchor"]
+    assert np.array_equal(found["given"], x) and np.array_equal(found["anchor"], np.ones((1, 3)))
+    assert np.array_equal(found["found"], deployed(x)["found"].detach())
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ class Translation:
         return self.nodes[-1]
 
 
+def as_node(to: Translation, value: Any) -> Node:
+    """A result of the network as a node, where it is a constant too."""
+    if isinstance(value, Node):
+        return value
+    shape = list(np.shape(value))
+    return to.node("reshape", [value], shape, sizes=shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataflow:
     """A network of one sample.

@@ -255,11 +255,13 @@ class Program:
             if array.shape[1:] != tuple(value.shape[1:]):
                 rule = f"of shape (samples, {', '.join(map(str, value.shape[1:]))})"
                 raise invalid("Program.run", "input", rule, array.shape, "pass what the model takes")
-        if len({len(array) for array in arrays}) > 1:
-            shapes = [array.shape for array in arrays]
-            raise invalid("Program.run", "inputs", "of as many samples each", shapes, "pass what the model takes")
-        for at in range(len(arrays[0])):
-            yield [array[at : at + 1].astype(value.dtype) for array, value in zip(arrays, wanted, strict=True)]
+        counts = {len(array) for array in arrays if array.ndim} - {0}
+        if len(counts) != 1:
+            shapes, rule = [array.shape for array in arrays], "of as many samples each, at least one"
+            raise invalid("Program.run", "inputs", rule, shapes, "pass what the model takes")
+        for at in range(counts.pop()):
+            parts = [array[at : at + 1] if array.ndim else array for array in arrays]
+            yield [part.astype(value.dtype) for part, value in zip(parts, wanted, strict=True)]
 
     def _held(self, sample: Sequence[np.ndarray], keep: Any = ()) -> Iterator[tuple[int, np.ndarray]]:
         """Position and value of the results, and of what is to be kept."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
-from trainable_quantizers_core.integer.dataflow import Dataflow, Node, no_definition
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program, rounding_rule
 
@@ -114,7 +114,7 @@ def _dataflow(frozen: Any, names: list[str], rounding: RoundingRule) -> Dataflow
         read = [known[tensor.ref()] for tensor in operation.inputs]
         for tensor, result in zip(operation.outputs, to.call(operation, read), strict=False):
             known[tensor.ref()] = result
-    outputs = [(name, known[tensor.ref()]) for name, tensor in zip(names, frozen.outputs, strict=True)]
+    outputs = [(name, as_node(to, known[tensor.ref()])) for name, tensor in zip(names, frozen.outputs, strict=True)]
     return Dataflow(inputs, to.nodes, outputs, [tensor.dtype.name for tensor in frozen.inputs])
 
 

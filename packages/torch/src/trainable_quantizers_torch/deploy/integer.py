@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
-from trainable_quantizers_core.integer.dataflow import Dataflow, Node
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program, rounding_rule
 
@@ -129,7 +129,7 @@ def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRul
         else:
             (results,) = node.args
             leaves = [read(each) for each in results]
-    outputs = [leaf for leaf in leaves if isinstance(leaf, (Node, torch.Tensor))]
+    outputs = [as_node(to, leaf) for leaf in leaves if isinstance(leaf, (Node, torch.Tensor))]
     ordered = _in_order_of_keys(inputs, given)
     return Dataflow(
         [inputs[name] for name in ordered],
