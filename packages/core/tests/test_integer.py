@@ -340,9 +340,7 @@ def test_wrong_inputs_are_refused(inputs, message):
 def test_inputs_of_different_counts_are_refused():
     net = Network((1, 3), (1, 3))
     program = net.program(net.add("add", *(net.quantize(each) for each in net.inputs)))
-    with pytest.raises(
-        QuantizerError, match=r"of as many samples each, at least one, got \[\(2, 3\), \(1, 3"
-    ):
+    with pytest.raises(QuantizerError, match=r"of as many samples each, at least one, got \[\(2, 3\), \(1, 3"):
         program.run(np.zeros((2, 3)), np.zeros((1, 3)))
     with pytest.raises(QuantizerError, match=r"at least one, got \[\(0, 3\), \(0, 3"):
         program.run(np.zeros((0, 3)), np.zeros((0, 3)))

@@ -12,8 +12,6 @@ from trainable_quantizers_core.integer.dataflow import no_definition
 
 def evaluated(operation: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
     """The results of an operation for arrays."""
-    if operation.type == "Const":
-        return [tf.make_ndarray(operation.get_attr("value"))]
     if not all(tensor.dtype.is_numpy_compatible for tensor in operation.outputs):
         raise no_definition(operation.type, operation.name)
     with tf.Graph().as_default() as graph:

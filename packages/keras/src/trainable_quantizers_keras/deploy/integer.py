@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from trainable_quantizers_core.enums import RoundingRule
@@ -105,17 +106,50 @@ def _dataflow(frozen: Any, names: list[str], rounding: RoundingRule) -> Dataflow
     for tensor in frozen.inputs:
         inputs.append(Node("input", tensor.op.name, (), tuple(tensor.shape)))
         known[tensor.ref()] = inputs[-1]
-    for operation in frozen.graph.get_operations():
-        if operation.type in ("Placeholder", "NoOp"):
-            continue
+    operations, constants = _apart(frozen)
+    known |= constants
+    for operation in operations:
         to.name = _named(operation.name)
-        if any(tensor.ref() not in known for tensor in operation.inputs):
-            raise no_definition(f"{operation.type} in a loop", to.name)
         read = [known[tensor.ref()] for tensor in operation.inputs]
         for tensor, result in zip(operation.outputs, to.call(operation, read), strict=False):
             known[tensor.ref()] = result
     outputs = [(name, as_node(to, known[tensor.ref()])) for name, tensor in zip(names, frozen.outputs, strict=True)]
     return Dataflow(inputs, to.nodes, outputs, [tensor.dtype.name for tensor in frozen.inputs])
+
+
+_LOOPS = {
+    "Enter",
+    "Exit",
+    "If",
+    "LoopCond",
+    "Merge",
+    "NextIteration",
+    "StatelessIf",
+    "StatelessWhile",
+    "Switch",
+    "While",
+}
+
+
+def _apart(frozen: Any) -> tuple[list[Any], dict[Any, np.ndarray]]:
+    """The operations that depend on the inputs; and what they read that does not, computed at once."""
+    dependent = {tensor.ref() for tensor in frozen.inputs}
+    operations: list[Any] = []
+    read: dict[Any, Any] = {}
+    for operation in frozen.graph.get_operations():
+        if operation.type in _LOOPS:
+            raise no_definition(f"{operation.type} in a loop", _named(operation.name))
+        if any(tensor.ref() in dependent for tensor in operation.inputs):
+            operations.append(operation)
+            dependent |= {tensor.ref() for tensor in operation.outputs}
+            read |= {tensor.ref(): tensor for tensor in operation.inputs if tensor.ref() not in dependent}
+    read |= {tensor.ref(): tensor for tensor in frozen.outputs if tensor.ref() not in dependent}
+    for tensor in read.values():
+        if not tensor.dtype.is_numpy_compatible:
+            raise no_definition(tensor.op.type, _named(tensor.op.name))
+    with tf.compat.v1.Session(graph=frozen.graph) as session:
+        values = session.run(list(read.values()))
+    return operations, dict(zip(read, values, strict=True))
 
 
 def _named(name: str) -> str:
