@@ -192,9 +192,11 @@ class Anchored(nn.Module):
         return {"given": x, "found": self.layer(x), "anchor": self.anchor}
 
 
-def test_inputs_and_constants_among_the_results_are_given_back():
+def test_inputs_and_constants_among_the_results_are_given_back(tmp_path):
     x = torch.randn(1, 4)
     deployed = prepared(Anchored(), x)
+    with pytest.raises(tq.QuantizerError, match=r"program must be of integers alone, got .*'given', 'anchor'"):
+        tq.export(deployed, tmp_path / "model.c", x)
     found = tq.to_integer(deployed, x).run(x)
     assert list(found) == ["given", "found", "anchor"]
     assert np.array_equal(found["given"], x) and np.array_equal(found["anchor"], np.ones((1, 3)))

@@ -45,7 +45,9 @@ def c_source(program: Program, name: str = "model") -> str:
     """
     if re.fullmatch(r"[A-Za-z_]\w*", name) is None:
         raise invalid("c_source", "name", "a C identifier", name, "use letters, digits and underscores")
-    if islands := program.float_operations:
+    islands = program.float_operations
+    islands += [key for key, index in program.outputs.items() if program.values[index].dtype == "float32"]
+    if islands:
         advice = "these operations have no definition in integers; run the program in numpy, or change the network"
         raise invalid("c_source", "program", "of integers alone", islands, advice)
     return _Writer(program, name).source()
