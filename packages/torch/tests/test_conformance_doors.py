@@ -32,8 +32,10 @@ def trials(quantizer_class, promise, expected_failures=None):
 def test_the_iterator_yields_every_promise_of_every_case():
     found = list(iterate_trials(EAGER))
     assert len({trial.case for trial in found}) == 170
-    assert len({trial.promise for trial in found}) == 16
-    assert len({str(trial) for trial in found}) == len(found) == 170 * 16
+    assert len({trial.promise for trial in found}) == 17
+    ties = [trial.case for trial in found if trial.promise == "ties"]
+    assert len(ties) == 20 and all(case.is_activation and case.power_of_two for case in ties)
+    assert len({str(trial) for trial in found}) == len(found) == 170 * 16 + len(ties)
 
 
 def test_an_expected_failure_passes_and_a_stale_one_fails():
