@@ -44,7 +44,8 @@ def saved(model: Any, images: np.ndarray) -> np.ndarray:
     """The outputs of a SavedModel."""
     with tempfile.TemporaryDirectory() as folder:
         export(model, Path(folder) / "model", images[:2])
-        return np.asarray(tf.saved_model.load(str(Path(folder) / "model")).serve(images))
+        loaded = tf.saved_model.load(str(Path(folder) / "model"))
+        return np.asarray(loaded.serve(images))
 
 
 WAYS: dict[str, Callable[[Any, np.ndarray], Any]] = {

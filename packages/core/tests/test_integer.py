@@ -235,6 +235,16 @@ def test_inputs_that_are_moved_first_are_quantized_first():
     assert np.array_equal(program.run(x), net.expected(output, x))
 
 
+@pytest.mark.parametrize(("value", "first"), [(0.0, "quantize"), (0.5, "quantize"), (0.3, "pad")])
+def test_inputs_that_are_padded_by_a_level_are_quantized_first(value, first):
+    net = Network((1, 3))
+    output = net.quantize(net.add("pad", net.inputs[0], padding=[(0, 0), (1, 2)], value=value))
+    program = net.program(output)
+    x = NUMBERS.normal(0, 4, (3, 3)).astype(np.float32)
+    assert program.steps[0].operation == first
+    assert np.array_equal(program.run(x), net.expected(output, x))
+
+
 def test_an_embedding_reads_its_table_at_the_given_integers():
     net = Network((1, 4), dtypes=["int64"])
     table = weights(10, 3, axis=None)

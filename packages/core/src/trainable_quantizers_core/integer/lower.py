@@ -66,7 +66,8 @@ def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
     if table is not None:
         return table
     raw = builder.island(node, read)
-    return replace(raw, moved=(node, *read)) if node.kind in MOVES and not _writes(node) else raw
+    alone = node.kind in MOVES and node.kind != "concatenate" and isinstance(read[0], Raw)
+    return replace(raw, moved=(node, *read)) if alone else raw
 
 
 def _writes(node: Node) -> bool:
@@ -97,12 +98,10 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
     exponent, low, high = math.frexp(step)[1] - 1, node.attributes["low"] - zero, node.attributes["high"] - zero
     grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
     table = (None if x.exact else x.tabled) if isinstance(x, Form) else x
-    if isinstance(x, Raw) and x.moved is not None and isinstance(x.moved[1], Raw):  # quantized, then moved
-        move, source, *more = x.moved
-        before = _quantized(builder, replace(node, shape=source.shape), source)
-        made = RULES[move.kind](builder, move, before, *more)
-    elif isinstance(x, Raw):
-        made = builder.form("quantize", (x.index,), node.shape, exponent, low, high, {"step": step, **grid})
+    if isinstance(x, Raw):
+        made = _quantized_first(builder, node, x) or builder.form(
+            "quantize", (x.index,), node.shape, exponent, low, high, {"step": step, **grid}
+        )
     elif table is not None:
         levels = to_integers(table.values, step, 0, low, high, rule)
         attributes = {"low": int(table.root.low)}
@@ -111,6 +110,14 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
         made = _shifted(builder, x, exponent, grid)
     assert made is not None  # a grid of few bits
     return made
+
+
+def _quantized_first(builder: Builder, node: Node, x: Raw) -> Form | None:
+    """Floats that were moved, or padded by a level: quantized, then moved."""
+    if x.moved is None:
+        return None
+    move, source, *more = x.moved
+    return RULES[move.kind](builder, move, _quantized(builder, replace(node, shape=source.shape), source), *more)
 
 
 def _shifted(builder: Builder, x: Form, exponent: int, grid: dict[str, Any]) -> Form | None:
