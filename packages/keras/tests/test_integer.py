@@ -72,7 +72,7 @@ def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
 REFUSED = {"recurrent": "in a loop", "masked": "in a loop", "with states": "in a loop"}
 IN_FLOAT = {
     "chain": {"softmax"},
-    "vision transformer": {"softmax", "square", "mean", "add", "rsqrt", "multiply", "normalize"},
+    "vision transformer": {"softmax", "square", "mean", "add", "rsqrt", "multiply", "normalize", "reshape"},
     "attention with options": {"softmax", "where", "logical_and", "reshape", "multiply", "add", "subtract"},
     "adapted": {"divide"},
     "MobileNetV2": {"softmax"},
