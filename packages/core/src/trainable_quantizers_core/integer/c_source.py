@@ -132,7 +132,8 @@ class _Writer:
         return integer_type(self._program.values[key])
 
     def _constant(self, key: str, array: np.ndarray) -> str:
-        rows = [", ".join(map(str, array.reshape(-1)[at : at + 20].tolist())) for at in range(0, array.size, 20)]
+        flat = array.reshape(-1)  # once: of a transposed matrix it is a copy
+        rows = [", ".join(map(str, flat[at : at + 20].tolist())) for at in range(0, array.size, 20)]
         body = ",\n".join(f"    {row}" for row in rows)
         return f"static const {self._type(key)}_t {key}[{array.size}] = {{\n{body}\n}};"
 
