@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import trainable_quantizers_keras as tq
 from keras_networks import APPLICATIONS, NETWORKS, SPECIAL
 from keras_trained import IMAGES, trained
 from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.integer.arithmetic import to_integers
 from trainable_quantizers_keras.keras_version import keras
 
 L = keras.layers
@@ -59,6 +61,26 @@ def test_a_network_trains_with_the_rule_for_ties_of_its_target(rounding):
 def test_the_rule_of_the_framework_needs_no_mention():
     model = trained(rounding="half_up")
     assert tq.verify(model, tq.convert(model), [IMAGES]).identical
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16])
+@pytest.mark.parametrize("lowest", [0, -1])
+def test_floats_next_to_ties_are_quantized_as_tensorflow_does(bits, lowest):
+    low = lowest * 2 ** (bits - 1)
+    high, step = low + 2**bits - 1, np.float32(2.0**-5)
+    ties = (np.random.default_rng(0).integers(low, high, 5000) + 0.5).astype(np.float32) * step
+    x = np.concatenate([ties, np.nextafter(ties, np.float32(-np.inf)), np.nextafter(ties, np.float32(np.inf))])
+    expected = tf.quantization.fake_quant_with_min_max_vars(x, low * step, high * step, bits)
+    levels = to_integers(x, float(step), 0, low, high, RoundingRule.HALF_UP, from_lowest=True)
+    assert np.array_equal(levels * step, expected)
+
+
+def test_images_next_to_ties_are_quantized_as_in_the_network():
+    deployed = tq.convert(trained())
+    program = tq.to_integer(deployed, IMAGES)
+    (step,) = (each.attributes["step"] for each in program.steps if each.operation == "quantize")
+    ties = ((np.floor(IMAGES / step) + 0.5) * step).astype(np.float32)
+    assert tq.verify(deployed, program, [np.nextafter(ties, np.float32(-np.inf)), ties]).identical
 
 
 def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
@@ -151,6 +173,10 @@ def test_operations_become_integers(name, tmp_path):
     assert tq.export(deployed, tmp_path / "model.c", x).identical
 
 
+def in_integers(x: Any) -> Any:
+    return tf.cast(tf.cast(x, tf.int32), tf.float32)
+
+
 def dense(*more: Any) -> Any:
     return keras.Sequential([keras.Input((4,)), L.Dense(4), *more])
 
@@ -171,6 +197,10 @@ def dense(*more: Any) -> Any:
         (
             lambda: prepared(dense(L.Lambda(tf.sort)), np.ones((2, 4), np.float32)),
             "network must be of operations that integer programs know, got",
+        ),
+        (
+            lambda: prepared(dense(L.Lambda(in_integers)), np.ones((2, 4), np.float32)),
+            "operations that integer programs know, got [\"']a cast to int32",
         ),
     ],
 )
@@ -201,6 +231,14 @@ def test_verify_names_what_leaves_room_for_other_outputs(bias, cause, deploy):
     model = deploy(trained(bias=bias))
     found = tq.verify(model, lambda x: model(x) + 2.0**-4, [IMAGES])
     assert re.search(cause, str(found))
+
+
+def test_verify_names_the_rule_for_ties_that_was_trained():
+    model = trained(rounding="half_away")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="convert: ")  # nobody called it
+        found = tq.verify(model, lambda x: model(x) + 1, [IMAGES])
+    assert found.causes == ("Ties are rounded half_away.",)
 
 
 def test_verify_names_nothing_of_networks_without_a_program():

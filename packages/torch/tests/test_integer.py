@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,15 @@ def test_a_network_trains_with_the_rule_for_ties_of_its_target(rounding):
 def test_the_rule_of_the_framework_needs_no_mention():
     model = trained(rounding="half_even")
     assert tq.verify(model, tq.convert(model), [IMAGES]).identical
+
+
+def test_images_next_to_ties_are_quantized_as_in_the_network():
+    deployed = tq.convert(trained())
+    program = tq.to_integer(deployed, IMAGES)
+    (step,) = (each.attributes["step"] for each in program.steps if each.operation == "quantize")
+    ties = (torch.floor(IMAGES / step) + 0.5) * step
+    for images in (ties, *(torch.nextafter(ties, torch.tensor(side)) for side in (-torch.inf, torch.inf))):
+        assert tq.verify(deployed, program, [images]).identical
 
 
 def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
@@ -219,6 +229,23 @@ def test_models_without_a_program_are_refused(model, message):
         tq.to_integer(model(), torch.ones(2, 4))
 
 
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda x: x + x.int(), "a cast to torch.int32"),
+        (lambda x: x + x.half(), "a cast to torch.float16"),
+        (lambda x: torch.div(x, 3.0, rounding_mode="floor"), "aten.div with alpha or rounding_mode"),
+        (lambda x: torch.add(x, x, alpha=2), "aten.add with alpha or rounding_mode"),
+        (lambda x: x.sort(1).values, "aten.sort"),
+    ],
+)
+def test_operations_that_change_values_otherwise_are_refused(function, found):
+    x = torch.randn(2, 4, 3, 3)
+    deployed = prepared(Through(4, 3, function), x)
+    with pytest.raises(tq.QuantizerError, match=f"operations that integer programs know, got [\"']{found}"):
+        tq.to_integer(deployed, x)
+
+
 def test_a_c_file_of_floats_is_refused_and_nothing_is_written(tmp_path):
     x = torch.randn(2, 4)
     deployed = prepared(nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), x)
@@ -239,6 +266,14 @@ def test_verify_names_what_leaves_room_for_other_outputs(bias, cause, deploy):
     model = deploy(trained(bias=bias))
     found = tq.verify(model, lambda x: model(x) + 2.0**-4, [IMAGES])
     assert re.search(cause, str(found))
+
+
+def test_verify_names_the_rule_for_ties_that_was_trained():
+    model = trained(rounding="half_away")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nobody called convert
+        found = tq.verify(model, lambda x: model(x) + 1, [IMAGES])
+    assert found.causes == ("Ties are rounded half_away.",)
 
 
 def test_verify_names_operations_in_float_and_nothing_of_networks_without_a_program():

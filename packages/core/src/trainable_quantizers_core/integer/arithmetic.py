@@ -61,10 +61,34 @@ def requantize(
     return np.clip(divide_rounded(numerator, denominator, rule) + zero, low, high)
 
 
-def to_integers(x: np.ndarray, step: float, zero: int, low: int, high: int, rule: RoundingRule) -> np.ndarray:
-    """clip(round(x/step) + zero, low, high) of floats, as the quantizers of the frameworks compute it in float32."""
+def to_integers(
+    x: np.ndarray, step: float, zero: int, low: int, high: int, rule: RoundingRule, from_lowest: bool = False
+) -> np.ndarray:
+    """clip(round(x/step) + zero, low, high) of floats, as the quantizers of the frameworks compute it in float32.
+
+    Args:
+        x: The floats.
+        step: A power of two.
+        zero: The level of zero.
+        low: The lowest level.
+        high: The highest.
+        rule: How ties are rounded.
+        from_lowest: Whether levels are counted from the lowest, as in TensorFlow: next to a tie the difference to it
+            may round to one, which goes up.
+
+    Example:
+        >>> x = np.nextafter(np.float32([0.5]), np.float32(0))
+        >>> [to_integers(x, 1.0, 0, -128, 127, RoundingRule.HALF_UP, each).item() for each in (False, True)]
+        [0, 1]
+    """
     scaled = np.asarray(x, np.float32) * (np.float32(1) / np.float32(step))
-    return np.clip(round_floats(scaled, rule) + zero, low, high).astype(np.int64)
+    levels = round_floats(scaled, rule)
+    if from_lowest:
+        lowest, highest = np.float32(low - zero), np.float32(high - zero)
+        inside = np.clip(np.nan_to_num(scaled, nan=0.0), lowest, highest) - lowest
+        counted = np.floor(inside + np.float32(0.5)) + lowest
+        levels = np.where(scaled - np.floor(scaled) == 0.5, levels, counted)
+    return np.clip(levels + zero, low, high).astype(np.int64)
 
 
 def round_floats(x: np.ndarray, rule: RoundingRule) -> np.ndarray:

@@ -47,21 +47,16 @@ def compiled(program: Program, name: str = "model") -> Callable[..., Any]:
     function.restype = None
     steps = {step.output: step for step in program.steps if step.operation == "quantize"}
 
-    def run(*inputs: Any, **named: Any) -> Any:
-        results: dict[str, list[np.ndarray]] = {key: [] for key in program.outputs}
-        for sample in program.samples((inputs, named)):
-            held = dict(zip(program.inputs, sample, strict=True))
-            for index, step in steps.items():
-                held[index] = program.computed(step, [held[step.inputs[0]]])  # type: ignore[index]
-            given = [
-                np.ascontiguousarray(held[index], integer_type(program.values[index])) for index in given_to(program)
-            ]
-            ends = {key: program.values[index] for key, index in program.outputs.items()}
-            made = {key: np.zeros(value.shape, integer_type(value)) for key, value in ends.items()}
-            function(*(ctypes.c_void_p(each.ctypes.data) for each in (*given, *made.values())))
-            for key, index in program.outputs.items():
-                results[key].append(program.floats(index, made[key].astype(np.int64)))
-        joined = {key: np.concatenate(parts) for key, parts in results.items()}
-        return joined if len(joined) > 1 else next(iter(joined.values()))
+    taken = given_to(program)
+    outputs = list(program.outputs.values())
 
-    return run
+    def compute(sample: list[np.ndarray]) -> dict[int, np.ndarray]:
+        held = dict(zip(program.inputs, sample, strict=True))
+        for index, step in steps.items():
+            held[index] = program.computed(step, [held[step.inputs[0]]])  # type: ignore[index]
+        given = [np.ascontiguousarray(held[index], integer_type(program.values[index])) for index in taken]
+        made = [np.zeros(program.values[index].shape, integer_type(program.values[index])) for index in outputs]
+        function(*(ctypes.c_void_p(each.ctypes.data) for each in (*given, *made)))
+        return {index: each.astype(np.int64) for index, each in zip(outputs, made, strict=True)}
+
+    return lambda *inputs, **named: program.joined((inputs, named), compute)

@@ -17,7 +17,7 @@ class Node:
     """An operation on float tensors.
 
     Args:
-        kind: What it computes: a function of ``arithmetic``, ``"quantize"``, ``"divide"``, or ``"input"``.
+        kind: What it computes: a key of ``arithmetic.FLOAT``, or ``"quantize"`` or ``"input"``.
         name: Where it stands in the network, for people.
         inputs: What it reads: other nodes, and arrays for constants.
         attributes: Arguments that are no tensors.

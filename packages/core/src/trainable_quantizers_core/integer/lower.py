@@ -97,13 +97,14 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
         raise invalid("to_integer", "step", "a power of two in every quantizer", step, advice, f" in {node.name!r}")
     exponent, low, high = math.frexp(step)[1] - 1, node.attributes["low"] - zero, node.attributes["high"] - zero
     grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
+    from_lowest = node.attributes.get("from_lowest", False)
     table = (None if x.exact else x.tabled) if isinstance(x, Form) else x
     if isinstance(x, Raw):
         made = _quantized_first(builder, node, x) or builder.form(
-            "quantize", (x.index,), node.shape, exponent, low, high, {"step": step, **grid}
+            "quantize", (x.index,), node.shape, exponent, low, high, {"step": step, "from_lowest": from_lowest, **grid}
         )
     elif table is not None:
-        levels = to_integers(table.values, step, 0, low, high, rule)
+        levels = to_integers(table.values, step, 0, low, high, rule, from_lowest)
         attributes = {"low": int(table.root.low)}
         made = builder.form("lookup", (table.root.index, levels), node.shape, exponent, low, high, attributes)
     else:

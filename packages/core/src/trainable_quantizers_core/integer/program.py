@@ -117,15 +117,25 @@ class Program:
         Raises:
             QuantizerError: other inputs than the network has, or an integer beyond what was proven.
         """
+        return self.joined((inputs, named), lambda sample: dict(self._held(sample)), integers)
+
+    __call__ = run
+
+    def joined(
+        self, inputs: Any, compute: Callable[[list[np.ndarray]], Mapping[int, np.ndarray]], integers: bool = False
+    ) -> Any:
+        """The results of ``run`` from what computes those of one sample, by position.
+
+        Raises:
+            QuantizerError: as of ``run``.
+        """
         results: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
-        for sample in self.samples((inputs, named)):
-            held = dict(self._held(sample))
+        for sample in self.samples(inputs):
+            held = compute(sample)
             for name, index in self.outputs.items():
                 results[name].append(held[index] if integers else self.floats(index, held[index]))
         joined = {name: np.concatenate(parts) for name, parts in results.items()}
         return joined if len(joined) > 1 else next(iter(joined.values()))
-
-    __call__ = run
 
     def accumulators(self, *inputs: Any) -> list[Accumulator]:
         """The sums of each layer, in bits: what they need at worst, and what they needed on a batch.

@@ -38,7 +38,8 @@ def _quantize(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any
     step = np.float32(np.float32(most - least) / np.float32(high - low))
     zero = int(np.clip(np.floor(low - least / step + 0.5), low, high))
     rule = to.rounding.value
-    return to.node("quantize", inputs[:1], shape, step=float(step), zero=zero, low=low, high=high, rule=rule)
+    grid = {"step": float(step), "zero": zero, "low": low, "high": high}
+    return to.node("quantize", inputs[:1], shape, **grid, rule=rule, from_lowest=True)
 
 
 def _window(operation: Any, x: Node, window: Sequence[int], made: Sequence[int]) -> tuple[Any, Any, Any]:

@@ -68,6 +68,8 @@ class TensorFlowTranslation(Translation):
             return [np.array(inputs[0].shape, operation.outputs[0].dtype.as_numpy_dtype)]
         if not any(isinstance(each, Node) for each in inputs):
             return evaluated(operation, inputs)
+        if kind == "Cast" and _loses(operation):
+            raise no_definition(f"a cast to {operation.outputs[0].dtype.name}", self.name)
         if kind in SAME:
             return list(inputs)
         if kind in ELEMENTWISE or kind in CLIPS or kind == "ClipByValue":
@@ -92,3 +94,9 @@ class TensorFlowTranslation(Translation):
             return whole or self.node(kind, inputs, shape, function)
         low, high = CLIPS.get(operation.type) or (float(each) for each in inputs[1:])
         return self.node("clip", inputs[:1], shape, function, low=low, high=high)
+
+
+def _loses(operation: Any) -> bool:
+    """Whether an operation casts floats to integers, or to floats of fewer bits."""
+    before, after = operation.inputs[0].dtype, operation.outputs[0].dtype
+    return before.is_floating and (not after.is_floating or after.size < before.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import Program, QuantizerError, Verification
+from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Verification
 from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
@@ -17,6 +18,7 @@ from trainable_quantizers_keras.calibration.batches import named_tensors, run_on
 from trainable_quantizers_keras.deploy.convert import convert, quantized_inside
 from trainable_quantizers_keras.deploy.integer import program_of
 from trainable_quantizers_keras.graph.watch import watching
+from trainable_quantizers_keras.inventory import trainable_quantizers
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import calls_of, is_graph
 from trainable_quantizers_keras.layers.copies import parts_of
@@ -68,8 +70,13 @@ def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:
     """What of the network leaves room for other outputs, as far as its integer program tells."""
     if isinstance(deployed, Program):
         return deployed.causes
+    rules = (getattr(quantizer, "rounding", None) for quantizer in trainable_quantizers(trained))
+    rounding = next(filter(None, rules), RoundingRule.HALF_UP)
     try:
-        return program_of(convert(trained) if quantized_inside(trained) else trained, inputs).causes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of convert, which the user did not call
+            converted = convert(trained) if quantized_inside(trained) else trained
+        return program_of(converted, inputs, rounding).causes
     except QuantizerError:  # it has none
         return ()
 

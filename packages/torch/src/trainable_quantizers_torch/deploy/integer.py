@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
-from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node
+from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program, rounding_rule
 
@@ -122,6 +122,8 @@ def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRul
             known[node] = operator.attrgetter(node.target)(exported.graph_module)
         elif node.op == "call_function":
             args, kwargs = _pytree.tree_map(read, (tuple(node.args), dict(node.kwargs)))
+            if _loses(node) and isinstance(args[0], Node):
+                raise no_definition(f"a cast to {value.dtype}", to.name)
             shapes = [tuple(leaf.shape) for leaf in _pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
             known[node] = to.call(node.target, args, kwargs, shapes)
         else:
@@ -135,6 +137,14 @@ def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRul
         list(zip(names, outputs, strict=True)),
         [dtypes[name] for name in ordered],
     )
+
+
+def _loses(node: Any) -> bool:
+    """Whether an operator casts floats to integers, or to floats of fewer bits."""
+    if node.target not in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default):
+        return False
+    before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype
+    return before.is_floating_point and (not after.is_floating_point or after.itemsize < before.itemsize)
 
 
 def _named(path: str) -> str:

@@ -111,8 +111,10 @@ class AtenTranslation(Translation):
         if kind == "clip":
             low, high = _CLIPS[word](given)
             inputs, attributes = inputs[:1], {"low": low, "high": high}
-        elif word in ("add", "sub") and given["alpha"] != 1:
-            raise no_definition(f"aten.{word} with alpha", self.name)
+        elif given.get("alpha", 1) != 1 or given.get("rounding_mode") is not None:
+            raise no_definition(f"aten.{word} with alpha or rounding_mode", self.name)
+        elif word in ("add", "sub"):
+            inputs = inputs[:2]  # alpha may stand behind them
         elif kind == "leaky_relu":
             inputs, attributes = inputs[:1], {"slope": given["negative_slope"]}
         elif kind not in _SEVERAL:

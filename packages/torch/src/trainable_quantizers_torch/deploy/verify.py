@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core import Program, QuantizerError, Verification
+from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Verification
 from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
@@ -71,10 +72,15 @@ def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tu
     """What of the network leaves room for other outputs, as far as its integer program tells."""
     if isinstance(deployed, Program):
         return deployed.causes
-    trainable = any(quantizers_in(module) for module in trained.modules())
+    trainable = [quantizer for module in trained.modules() for quantizer in quantizers_in(module)]
     args, kwargs = call(lambda *args, **kwargs: (args, kwargs))
+    rules = (getattr(quantizer, "rounding", None) for quantizer in trainable)
+    rounding = next(filter(None, rules), RoundingRule.HALF_EVEN)
     try:
-        return program_of(convert(trained) if trainable else trained, args, kwargs).causes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of convert, which the user did not call
+            converted = convert(trained) if trainable else trained
+        return program_of(converted, args, kwargs, rounding).causes
     except QuantizerError:  # it has none
         return ()
 
