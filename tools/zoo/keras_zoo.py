@@ -21,6 +21,7 @@ _DECODER = {
     "num_query_heads": 4,
     "num_key_value_heads": 2,
 }
+_HEADS = {**{key: _TEXT[key] for key in _TEXT if key != "num_heads"}, "num_attention_heads": 4}
 _IMAGE = {"image_shape": (32, 32, 3)}
 _VIT = {**_IMAGE, "patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 32}
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -48,8 +49,34 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "Qwen": _DECODER,
     "Gemma": {**_DECODER, "head_dim": 8},
     "Phi3": _DECODER,
+    "Llama3": _DECODER,
+    "Qwen3": {**_DECODER, "head_dim": 8},
+    "Falcon": _HEADS,
+    "SmolLM3": {
+        **_HEADS,
+        "num_key_value_heads": 2,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "rope_layer_enabled_list": [True, False],
+        "layer_types": ["full_attention"] * 2,
+        "mlp_bias": False,
+        "layer_norm_epsilon": 1e-6,
+        "max_position_embeddings": 16,
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 1.0,
+    },
+    "XLMRoberta": {**_TEXT, "max_sequence_length": 16},
     "ViT": {**_VIT, "mlp_dim": 64},
     "DeiT": {**_VIT, "intermediate_dim": 64},
+    "DINOV2": {**_VIT, "intermediate_dim": 64},
+    "SwinTransformer": {
+        **_IMAGE,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
     "ResNet": {
         "input_conv_filters": [64],
         "input_conv_kernel_sizes": [3],

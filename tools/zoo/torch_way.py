@@ -31,7 +31,7 @@ def all_the_way(network: Network, recipe: str) -> tuple[Summary, bool, bool, flo
     deployed = convert(prepared.eval())
     identical = verify(prepared, deployed, [inputs]).identical
     with tempfile.TemporaryDirectory() as folder:
-        exported = export(deployed, Path(folder) / "model.pt2", inputs, dynamic_batch=False)
+        exported = export(deployed, Path(folder) / "model.pt2", inputs, sizes="fixed")
     return summary(prepared), identical, exported.identical, seconds
 
 

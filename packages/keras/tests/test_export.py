@@ -107,3 +107,45 @@ def test_a_trained_model_must_be_converted_first(tmp_path):
     model = tq.prepare(NETWORKS["residual"][0](), tq.Recipe.preset("mixed_w4a8"), [IMAGES], verbose=False)
     with pytest.raises(tq.QuantizerError, match=r"pass convert\(model\)"):
         tq.export(model, tmp_path / "model.keras", IMAGES)
+
+
+def _named():
+    one, two = keras.Input((4,), name="image"), keras.Input((None,), name="meta")
+    x = keras.layers.Concatenate()([one, keras.layers.Reshape((3,))(two)])
+    outputs = {"scores": keras.layers.Dense(1)(x), "boxes": keras.layers.Dense(2)(x), "id": keras.layers.Dense(3)(x)}
+    batch = {"image": np.ones((2, 4), "float32"), "meta": np.ones((2, 3), "float32")}
+    return tq.convert(
+        tq.prepare(keras.Model({"image": one, "meta": two}, outputs), tq.Recipe({}, {}), [batch], verbose=False)
+    ), batch
+
+
+@pytest.mark.parametrize("sizes, meta", [("free", [None, None]), ("batch", [None, 3]), ("fixed", [2, 3])])
+def test_inputs_and_outputs_of_a_saved_model_keep_their_names(sizes, meta, tmp_path):
+    model, batch = _named()
+    assert tq.export(model, tmp_path / "model", batch, sizes=sizes).identical
+    signature = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    specs = signature.structured_input_signature[1]
+    assert {name: spec.shape.as_list() for name, spec in specs.items()} == {"image": [meta[0], 4], "meta": meta}
+    assert set(signature.structured_outputs) == {"boxes", "scores", "id"}
+
+
+def test_outputs_of_a_tflite_file_are_compared_by_their_names(tmp_path):
+    model, batch = _named()
+    found = tq.export(model, tmp_path / "model.tflite", batch)
+    assert all(each.largest <= 0.05 for each in found.outputs), str(found)  # ties alone
+
+
+def test_a_recurrent_network_of_a_fixed_batch_reaches_tflite(tmp_path):
+    sequences = np.random.default_rng(0).standard_normal((1, 5, 8)).astype("float32")
+    given = keras.Input((5, 8))
+    network = keras.Model(given, keras.layers.Dense(2)(keras.layers.LSTM(4)(given)))
+    model = tq.convert(tq.prepare(network, tq.Recipe({}, {}), [sequences], verbose=False))
+    with pytest.raises(tq.QuantizerError, match="one that TensorFlow can write"):
+        tq.export(model, tmp_path / "model.tflite", sequences)
+    assert tq.export(model, tmp_path / "model.tflite", sequences, sizes="fixed").elements == 2
+
+
+def test_an_unknown_choice_of_sizes_is_refused(tmp_path):
+    model, inputs = deployed()
+    with pytest.raises(tq.QuantizerError, match="sizes must be one of 'free', 'batch', 'fixed', got 'all'"):
+        tq.export(model, tmp_path / "model", inputs, sizes="all")

@@ -419,3 +419,17 @@ def test_weights_of_convolutional_recurrent_layers_are_quantized():
     found = {parameter.attribute for parameter in quantizers_of(prepared) if parameter.layer == "video"}
     assert found == {"cell.kernel", "cell.recurrent_kernel", "output"}
     assert (outputs(tq.convert(prepared), [video])[0] == outputs(prepared, [video])[0]).all()
+
+
+def test_a_convolution_with_a_kernel_of_its_own_opens():
+    class Standardized(keras.layers.Conv2D):
+        def convolution_op(self, inputs, kernel):
+            mean, variance = tf.nn.moments(kernel, axes=[0, 1, 2], keepdims=True)
+            return super().convolution_op(inputs, (kernel - mean) / tf.sqrt(variance + 1e-10))
+
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, keras.layers.Conv2D(2, 1)(Standardized(4, 3)(image)))
+    x = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype("float32")
+    wide = {"num_bits": 16, "method": "symmetric", "calibration": "min_max"}
+    model = tq.prepare(network, tq.Recipe(wide, wide), [x], verbose=False)
+    np.testing.assert_allclose(model(x), network(x), atol=1e-2)

@@ -79,7 +79,7 @@ def test_all_the_way(name, tmp_path):
     again = tq.prepare(network, tq.Recipe.preset("power_of_two_4bit"), [inputs], verbose=False)
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert tq.verify(again, deployed, [inputs]).identical
-    found = tq.export(deployed, tmp_path / "deployed.pt2", inputs, dynamic_batch=name != "shared layers")
+    found = tq.export(deployed, tmp_path / "deployed.pt2", inputs, sizes="fixed" if name == "shared layers" else "free")
     assert found.identical, str(found)
     found = tq.export(deployed, tmp_path / "deployed.onnx", inputs)
     print(name, found)

@@ -132,10 +132,10 @@ def test_a_file_that_takes_no_other_sizes_is_refused_unless_it_is_asked_for(tmp_
 
     x = torch.randn(3, 4)
     model = tq.convert(tq.prepare(Fixed(), tq.Recipe({}, {}), [x], verbose=False).eval())
-    with pytest.raises(tq.QuantizerError, match="dynamic_batch=False"):
+    with pytest.raises(tq.QuantizerError, match="sizes='fixed'"):
         tq.export(model, tmp_path / "model.pt2", x)
     assert not list(tmp_path.iterdir())
-    assert tq.export(model, tmp_path / "model.pt2", x, dynamic_batch=False).identical
+    assert tq.export(model, tmp_path / "model.pt2", x, sizes="fixed").identical
 
 
 @pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
@@ -150,7 +150,7 @@ def test_operators_of_mct_quantizers(method, tmp_path):
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_program_is_identical(name, tmp_path):
     model, inputs = deployed(name)
-    assert tq.export(model, tmp_path / "model.pt2", inputs, dynamic_batch=name != "shared").identical
+    assert tq.export(model, tmp_path / "model.pt2", inputs, sizes="fixed" if name == "shared" else "free").identical
     assert (tmp_path / "model.pt2").stat().st_size > 0
 
 
@@ -200,3 +200,50 @@ def test_inputs_that_do_not_fit_are_explained(tmp_path):
 def test_a_missing_package_names_the_extra():
     with pytest.raises(ImportError, match=r"trainable-quantizers-torch\[onnx\]"):
         optional("no_such_module", "onnx", "trainable-quantizers-torch")
+
+
+class Detector(nn.Module):
+    """Takes pictures of any size, and gives a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.kind, self.box = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, image):
+        x = torch.relu(self.body(image))
+        return {"kind": self.kind(x), "box": self.box(x)}
+
+
+@pytest.mark.parametrize(
+    "sizes, shape",
+    [("free", ["batch", 3, "image_2", "image_3"]), ("batch", ["batch", 3, 8, 8]), ("fixed", [2, 3, 8, 8])],
+)
+def test_a_file_takes_the_sizes_that_were_asked_for(sizes, shape, tmp_path):
+    images = torch.randn(2, 3, 8, 8)
+    model = tq.convert(tq.prepare(Detector(), tq.Recipe({}, {}), [images], verbose=False).eval())
+    assert tq.export(model, tmp_path / "model.onnx", images, sizes=sizes).identical
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert session.get_inputs()[0].shape == shape
+    if sizes == "free":
+        larger = torch.randn(3, 3, 16, 24)
+        kinds, boxes = session.run(["kind", "box"], {"image": larger.numpy()})
+        np.testing.assert_array_equal(kinds, model(larger)["kind"].detach())
+        np.testing.assert_array_equal(boxes, model(larger)["box"].detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_precisions_are_written_in_float32(dtype, tmp_path):
+    images = torch.randn(2, 3, 8, 8, dtype=dtype)
+    recipe = tq.Recipe.preset("power_of_two_8bit")
+    model = tq.convert(tq.prepare(Detector().to(dtype), recipe, [images], verbose=False).eval())
+    found = tq.export(model, tmp_path / "model.onnx", images)
+    assert found.largest <= 0.01, str(found)  # a step: the model rounds sums to its precision
+    assert {each.type for each in onnxruntime.InferenceSession(tmp_path / "model.onnx").get_inputs()} == {
+        "tensor(float)"
+    }
+
+
+def test_an_unknown_choice_of_sizes_is_refused(tmp_path):
+    model, inputs = deployed()
+    with pytest.raises(tq.QuantizerError, match="sizes must be one of 'free', 'batch', 'fixed', got 'all'"):
+        tq.export(model, tmp_path / "model.onnx", inputs, sizes="all")

@@ -147,7 +147,7 @@ def test_a_disabled_quantizer_leaves_the_weight_in_float():
     x = torch.randn(2, 3)
     expected = linear(x)
     assert torch.equal(layer(x), expected)
-    assert sorted(layer.state_dict()) == ["layer.bias", "layer.weight"]
+    assert sorted(layer.state_dict()) == ["_extra_state", "layer.bias", "layer.weight"]
     assert torch.equal(layer.convert_to_inferable_quantizers()(x), expected)
 
 

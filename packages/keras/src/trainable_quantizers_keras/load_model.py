@@ -9,7 +9,7 @@ import mct_quantizers
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.inventory import quantizers_by_place
-from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.serialization import quantizer_classes
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
 
@@ -28,8 +28,9 @@ def keras_load_quantized_model(
     Raises:
         QuantizerError: ``options`` on Keras 3, which has none.
     """
-    ours = {**quantizer_classes(), KerasTrainableQuantizationWrapper.__name__: KerasTrainableQuantizationWrapper}
-    custom_objects = {**ours, **(custom_objects or {})}
+    registered = keras.utils.get_custom_objects().items()  # HDF5 files of Keras 2 name classes without their package
+    ours = {name.removeprefix(f"{PACKAGE}>"): cls for name, cls in registered if name.startswith(f"{PACKAGE}>")}
+    custom_objects = {**ours, **quantizer_classes(), **(custom_objects or {})}
     if KERAS_3:
         if options is not None:
             raise invalid("keras_load_quantized_model", "options", "None on Keras 3", options, "leave it out")

@@ -36,8 +36,8 @@ from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import copied, input_shape_of
 from trainable_quantizers_keras.layers.holder import (
-    KerasActivationQuantizationHolder,
     KerasMaskedActivationQuantizationHolder,
+    KerasTrainableActivationQuantizationHolder,
 )
 from trainable_quantizers_keras.layers.quantized_layer import located, slot_of
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
@@ -177,7 +177,8 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
             layer, name = call.holder_of(weight)
             made.quantizers.setdefault(id(layer), {})[name] = quantizer
         if each.output is not None:
-            kind = KerasMaskedActivationQuantizationHolder if call.masked else KerasActivationQuantizationHolder
+            masked = call.masked
+            kind = KerasMaskedActivationQuantizationHolder if masked else KerasTrainableActivationQuantizationHolder
             holder = kind(each.output, name=_holder_name(call), dtype="float32")
             made.holders.setdefault(call.place, {})[call.result] = holder
         made.corrected += [call.layer] if each.corrects_bias else []

@@ -73,7 +73,7 @@ def coverage(
     work = quantized_work = sums = quantized_sums = 0
     left = []
     for position, operation in enumerate(graph):
-        if operation.kind in (*SOURCES, "other", "embedding"):
+        if operation.kind in (*SOURCES, "other", "embedding") or position in graph.fixed:
             continue
         clean = bool(operation.inputs) and all(on_grid[source] for source in operation.inputs)
         covered = clean and not operation.inside

@@ -56,6 +56,7 @@ class Operation:
         within: Classes of the layers and models that it is part of, which rules match as well.
         inside: What it computes inside stays in float, and why.
         note: Anything else that a user should read about it.
+        sizes_only: Whether it reads the sizes of its inputs and none of their values.
         later: Positions of those whose results it reads when the model that it is in is called again.
     """
 
@@ -74,6 +75,7 @@ class Operation:
     within: tuple[str, ...] = ()
     inside: str = ""
     note: str = ""
+    sizes_only: bool = False
     later: tuple[int, ...] = ()
 
 
@@ -111,6 +113,23 @@ class ModelGraph:
             for source in dict.fromkeys(operation.inputs):
                 users[source].append(position)
         return users
+
+    @cached_property
+    def fixed(self) -> frozenset[int]:
+        """Positions of operations whose results follow from the sizes of inputs alone, as positions in a sequence do.
+
+        Example:
+            >>> shape = Operation("shape", "other", "shape", (0,), sizes_only=True)
+            >>> ModelGraph((Operation("x", "input", "input"), shape, Operation("range", "function", "range", (1,)),
+            ...             Operation("y", "add", "add", (0, 2)))).fixed
+            frozenset({1, 2})
+        """
+        found: set[int] = set()
+        for position, operation in enumerate(self.operations):
+            known = bool(operation.inputs) and all(source in found for source in operation.inputs)
+            if operation.sizes_only or (known and not operation.weights and not operation.inside):
+                found.add(position)
+        return frozenset(found)
 
     def users(self, position: int) -> tuple[int, ...]:
         """Positions of the operations that read a result."""

@@ -31,6 +31,7 @@ def place(graph: ModelGraph) -> tuple[Place, ...]:
     - A convolution, sum or norm that goes into a function like ReLU alone is quantized behind that: hardware clips the
       accumulator. So is a convolution that goes alone into a batch norm that folds into it.
     - Inputs and constants are quantized where an operation reads them that computes with them.
+    - What follows from sizes alone is quantized where an operation on data reads it.
     - All other functions of one value read a quantized one, for hardware looks them up in a table.
 
     Example:
@@ -49,10 +50,20 @@ def _place(graph: ModelGraph, position: int, folded: dict[int, int]) -> Place:
         return Place(operation.floating and _is_computed_with(graph, position, set()))
     if operation.kind not in _NEW_VALUES or operation.kind == "embedding" or not operation.floating:
         return Place(False)
+    if position in graph.fixed and not _meets_data(graph, position):
+        return Place(False)
     follower = graph.follower(position)
     if follower is not None and _is_left_to(operation, follower, graph, position, folded):
         return Place(False, follower.name)
     return Place(True)
+
+
+def _meets_data(graph: ModelGraph, position: int) -> bool:
+    """Whether an operation on data reads what follows from sizes alone, past what moves such values."""
+    return any(
+        user not in graph.fixed or (graph[user].kind == "other" and _meets_data(graph, user))
+        for user in graph.users(position)
+    )
 
 
 def _is_left_to(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.constants import HELD, SIGNED, STEP
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
@@ -60,6 +61,25 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """How ties are rounded where that is not the rule of the framework; None where it is."""
         rule = self.specification.rounding
         return None if rule is self.native_rounding else rule
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """What is part of its state beside the variables: they mean something else to another grid."""
+        spec = self.specification
+        return {
+            "method": spec.method.name,
+            "num_bits": spec.grid.num_bits,
+            "signed": spec.grid.signed,
+            "channel_axis": self.channel_axis,
+        }
+
+    def adopt_sign(self, signed: bool) -> None:
+        """Become a quantizer of activations with levels below zero, or without, as calibration could have decided."""
+        config: Any = self.quantization_config
+        params = {**config.activation_quantization_params, SIGNED: signed}
+        config = replace(config, activation_quantization_params=params)
+        self.quantization_config = config
+        self.specification = RangeSpecification.from_config(type(self).__name__, config)
 
     @property
     def _holds(self) -> bool:

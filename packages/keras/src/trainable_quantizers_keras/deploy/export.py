@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core import QuantizerError, Verification
-from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 
@@ -25,9 +26,10 @@ from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
 
 _TFLITE_BITS = 8
+SIZES = ("free", "batch", "fixed")
 
 
-def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Verification:
+def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, sizes: str = "free") -> Verification:
     """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
 
     ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
@@ -38,7 +40,13 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
     Args:
         model: What ``convert`` returned.
         path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no ending. An older file or SavedModel is replaced.
-        example_inputs: A batch as for ``prepare``; the file is run on it, and takes other sizes of the first axis.
+        example_inputs: A batch as for ``prepare``; the file is run on it.
+        sizes: Of inputs that a SavedModel or ``.tflite`` file takes: ``"free"`` for every size that the inputs of the
+            model leave free; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of ``example_inputs``
+            alone, without which recurrent layers do not reach ``.tflite``.
+
+    Inputs and outputs of a SavedModel and of a ``.tflite`` file are named like those of a model of dictionaries, and
+    inputs of others like their tensors; outputs of others are ``output_0``, ``output_1``, ...
 
     Returns:
         What differs between model and file on the example inputs.
@@ -61,6 +69,9 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
     if path.suffix not in writers:
         rule = "that of a .keras, .tflite or .c file, or a folder without ending"
         raise invalid("export", "path", rule, str(path), "choose the format by the ending")
+    if sizes not in SIZES:
+        rule = f"one of {', '.join(map(repr, SIZES))}"
+        raise invalid("export", "sizes", rule, sizes, nearest(sizes, SIZES))
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
         rule = "free, a file, or an older SavedModel"
         raise invalid("export", "path", rule, str(path), "a folder of other things is not replaced: name a new one")
@@ -82,7 +93,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         try:
-            run = writers[path.suffix](model, written, inputs)
+            run = writers[path.suffix](model, written, inputs, sizes)
         except QuantizerError:
             raise
         except Exception as error:  # whatever a converter raises
@@ -95,30 +106,46 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any) -> Ver
     return found
 
 
-def _keras_file(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
+def _keras_file(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
     model.save(path)
     loaded = keras_load_quantized_model(path, compile=False)
     return lambda x: loaded(x, training=False)
 
 
-def _function(model: Any, inputs: Any) -> Any:
+def _function(model: Any, inputs: Any, sizes: str) -> Any:
     """The model in evaluation as one function of its inputs, in the order in which they are flattened."""
+    names = _names_of_inputs(model, inputs)
+    symbols = tf.nest.flatten(getattr(model, "inputs", None) or [])
+    leaves = tf.nest.flatten(inputs)
+    known = [tuple(symbol.shape) for symbol in symbols] if len(symbols) == len(leaves) else [None] * len(leaves)
 
-    def free(value: tf.Tensor) -> tf.TensorSpec:
-        return tf.TensorSpec([None, *value.shape[1:]] if value.shape.rank else [], value.dtype)
+    def spec(value: tf.Tensor, shape: Any, name: str) -> tf.TensorSpec:
+        given = list(value.shape)
+        if sizes != "fixed" and given and shape is None:
+            given[0] = None
+        elif sizes != "fixed" and given:
+            given = list(shape) if sizes == "free" else [shape[0], *given[1:]]
+        return tf.TensorSpec(given, value.dtype, name)
 
-    leaves = [free(value) for value in tf.nest.flatten(inputs)]
-
-    @tf.function(input_signature=leaves)
+    @tf.function(input_signature=[spec(*each) for each in zip(leaves, known, names, strict=True)])
     def serve(*values: tf.Tensor) -> Any:
         return model(tf.nest.pack_sequence_as(inputs, values), training=False)
 
     return serve
 
 
-def _saved_model(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
+def _names_of_inputs(model: Any, inputs: Any) -> list[str]:
+    """By key of a dictionary, or as the tensors of the model are called; in the order in which they are flattened."""
+    if isinstance(inputs, dict) and not any(map(tf.nest.is_nested, inputs.values())):
+        return sorted(inputs)
+    count, known = len(tf.nest.flatten(inputs)), list(getattr(model, "input_names", None) or [])
+    names = known if len(known) == count else [f"input_{index}" for index in range(count)]
+    return [re.sub(r"\W", "_", name) for name in names]
+
+
+def _saved_model(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
     module = tf.Module()
-    module.serve = _function(model, inputs)
+    module.serve = _function(model, inputs, sizes)
     module.held = [variable.value if KERAS_3 else variable for variable in model.variables]
     tf.saved_model.save(module, str(path), signatures=_by_name(module.serve))
     loaded = tf.saved_model.load(str(path))
@@ -130,12 +157,15 @@ def _by_name(serve: Any) -> Any:
 
     @tf.function(input_signature=serve.input_signature)
     def signature(*values: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {f"output_{index}": tensor for index, tensor in enumerate(tf.nest.flatten(serve(*values)))}
+        results = serve(*values)
+        if isinstance(results, dict) and not any(map(tf.nest.is_nested, results.values())):
+            return results
+        return {f"output_{index}": tensor for index, tensor in enumerate(tf.nest.flatten(results))}
 
     return signature
 
 
-def _tflite(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
+def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
     for layer in model._flatten_layers(include_self=False):
         for quantizer in _inferable(layer):
             bits = getattr(quantizer, "num_bits", None)
@@ -144,23 +174,24 @@ def _tflite(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
                 advice = "its runtime computes no others; write a .keras file or a SavedModel, or prepare with 8 bits"
                 raise invalid("export", f"quantizer of {layer.name!r}", rule, bits, advice)
     folder = path.with_suffix("")  # the converter freezes the variables of a SavedModel alone in every TensorFlow
-    _saved_model(model, folder, inputs)
+    _saved_model(model, folder, inputs, sizes)
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
     interpreter = tf.lite.Interpreter(model_path=str(path))
-    return lambda x: _interpret(interpreter, tf.nest.flatten(x))
+    names = _names_of_inputs(model, inputs)
+    return lambda x: _interpret(interpreter, dict(zip(names, tf.nest.flatten(x), strict=True)))
 
 
-def _c(model: Any, path: Path, inputs: Any) -> Callable[..., Any]:
+def _c(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
     program = to_integer(model, inputs)
     path.write_text(c_source(program))
     return compiled(program)
 
 
-def _interpret(interpreter: Any, values: list[tf.Tensor]) -> Any:
+def _interpret(interpreter: Any, values: dict[str, tf.Tensor]) -> Any:
     run = interpreter.get_signature_runner("serving_default")
-    names = sorted(run.get_input_details(), key=lambda name: (len(name), name))  # values, values_1, ..., values_10
-    given = run(**{name: np.asarray(value) for name, value in zip(names, values, strict=True)})
-    results = [given[f"output_{index}"] for index in range(len(given))]
+    given = run(**{name: np.asarray(value) for name, value in values.items()})
+    names = sorted(given, key=lambda name: (int(re.sub(r"^output_(?=\d+$)|.*", "", name) or 0), name))
+    results = [given[name] for name in names]
     return results if len(results) > 1 else results[0]
 
 

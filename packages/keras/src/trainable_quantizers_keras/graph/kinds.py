@@ -106,7 +106,7 @@ def _of_class(layer: Any) -> tuple[str, dict[str, int]]:
 
 def has_weight(layer: Any, name: str) -> bool:
     """Whether a layer itself holds a weight of real numbers by this name."""
-    held = {id(weight) for weight in layer.weights}
+    held = {id(weight) for weight in getattr(layer, "weights", ())}  # operations of Keras 3 have none
     slots = [vars(layer).get(slot) for slot in (name, f"_{name}")]
     return any(id(value) in held and "float" in str(value.dtype) for value in slots)
 

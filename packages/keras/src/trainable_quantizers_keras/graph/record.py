@@ -247,6 +247,7 @@ def _operation(
         floating=call is None or call.node is None or _is_floating(call.results[result].dtype),
         inside=inside,
         note=note,
+        sizes_only=word.lower() in ("shape", "size", "rank", "zeroslike", "zeros_like", "oneslike", "ones_like"),
     )
 
 

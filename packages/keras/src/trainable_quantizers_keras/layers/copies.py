@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import tensorflow as tf
@@ -66,7 +67,7 @@ def copied(
                 replacement = rebuild(
                     layer, lambda call: copied(call.layer, replace, after, copies, call), after, again
                 )
-            elif isinstance(layer, keras.layers.Layer) and not is_of_keras(layer):
+            elif isinstance(layer, keras.layers.Layer) and not (is_of_keras(layer) and _has_configuration(layer)):
                 replacement = without_constructor(layer, again)
             else:
                 replacement = _from_configuration(layer)
@@ -121,6 +122,14 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _layers_in(f"{path}.{index}", item)
+
+
+def _has_configuration(layer: Any) -> bool:
+    """Whether a layer of Keras knows its configuration: some do not, that were given a policy for ``dtype``."""
+    try:
+        return layer.get_config() is not None
+    except NotImplementedError:
+        return False
 
 
 def _from_configuration(layer: Any) -> Any:
@@ -195,7 +204,8 @@ def build_like(layer: Any, fresh: Any) -> None:
         config = {**config, "input_shape": shapes_of(config["input_shape"])}
     if config and not (fresh.built and len(fresh.weights) == len(layer.weights)):
         try:
-            fresh.build_from_config(config)
+            with nullcontext() if KERAS_3 else tf.name_scope(fresh.name):  # of its weights, in HDF5 files of Keras 2
+                fresh.build_from_config(config)
             if len(fresh.weights) != len(layer.weights) and "input_shape" in config:
                 build_by_call(fresh, config["input_shape"])
         except Exception as error:  # whatever a build method raises

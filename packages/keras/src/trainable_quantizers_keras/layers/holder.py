@@ -12,11 +12,12 @@ from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
+from trainable_quantizers_keras.layers.state import StructuredState
 
 if KERAS_3:
 
     @keras.utils.register_keras_serializable(package=PACKAGE)
-    class KerasActivationQuantizationHolder(NamedWeights, keras.layers.Layer):
+    class KerasActivationQuantizationHolder(StructuredState, NamedWeights, keras.layers.Layer):
         """The holder of mct-quantizers, native to Keras 3.
 
         Args:
@@ -52,6 +53,7 @@ if KERAS_3:
         def build(self, input_shape: Any) -> None:
             """Create the quantizer's variables."""
             self.activation_holder_quantizer.initialize_quantization(None, "out", self)
+            self.track_structure()
             self.built = True
 
         def call(self, inputs: Any, training: Any = None) -> Any:
@@ -84,12 +86,26 @@ if KERAS_3:
             return KerasActivationQuantizationHolder(inferable, name=self.name)
 
     KerasMaskedActivationQuantizationHolder = KerasActivationQuantizationHolder
+    KerasTrainableActivationQuantizationHolder = KerasActivationQuantizationHolder
 
 else:
     KerasActivationQuantizationHolder = mct_quantizers.KerasActivationQuantizationHolder  # type: ignore[misc]
 
     @keras.utils.register_keras_serializable(package=PACKAGE)
-    class KerasMaskedActivationQuantizationHolder(KerasActivationQuantizationHolder):  # type: ignore[no-redef, misc]
+    class KerasTrainableActivationQuantizationHolder(  # type: ignore[no-redef, misc]
+        StructuredState, KerasActivationQuantizationHolder
+    ):
+        """The holder of mct-quantizers, whose state says of which structure the quantizer is."""
+
+        def build(self, input_shape: Any) -> None:
+            """Create the quantizer's variables."""
+            super().build(input_shape)  # type: ignore[misc]
+            self.track_structure()  # type: ignore[attr-defined]
+
+    @keras.utils.register_keras_serializable(package=PACKAGE)
+    class KerasMaskedActivationQuantizationHolder(  # type: ignore[no-redef, misc]
+        KerasTrainableActivationQuantizationHolder
+    ):
         """The holder of mct-quantizers, and the mask of a sequence goes on to what follows."""
 
         def __init__(self, activation_holder_quantizer: BaseInferableQuantizer, **kwargs: Any) -> None:

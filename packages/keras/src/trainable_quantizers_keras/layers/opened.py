@@ -97,6 +97,12 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         ]
         return self(tensors if len(tensors) > 1 else tensors[0], **fixed)
 
+    def save_own_variables(self, store: Any) -> None:
+        """Write none: the layers of the graph hold what the call reads, and a file keeps nothing else."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read none."""
+
     def get_config(self) -> dict[str, Any]:
         """That of a functional model, also where the class has its own."""
         return keras.Model(self.input, self.output, name=self.name).get_config()

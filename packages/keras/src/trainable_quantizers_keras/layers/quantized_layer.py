@@ -19,9 +19,10 @@ from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, ke
 from trainable_quantizers_keras.kernels.accumulator import round_bias
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
+from trainable_quantizers_keras.layers.state import StructuredState
 
 
-class QuantizedLayer:
+class QuantizedLayer(StructuredState):
     """What a wrapper of a layer does with its quantizers; mixed into ``keras.layers.Wrapper``.
 
     The weights stay variables of the wrapped layer. A call puts their quantized values into the slots where
@@ -66,6 +67,7 @@ class QuantizedLayer:
                 weight = self.add_weight(name=name, shape=value.shape, initializer=initializer, trainable=False)  # type: ignore[attr-defined]
                 setattr(self, name, weight)
             quantizer.initialize_quantization(tuple(self._weight(key).shape), name, self)
+        self.track_structure()
 
     def find_inputs(self, quantizers: Mapping[str, Any]) -> None:
         """Follow quantizers of the model, given by place, where the grid of the bias knows their places alone."""

@@ -22,7 +22,10 @@ class NamedWeights:
             kwargs["name"], args = args[0], args[1:]
         if kwargs.get("name"):
             kwargs["name"] = kwargs["name"].replace("/", "_")
-        return super().add_weight(*args, **kwargs)  # type: ignore[misc]
+        weight = super().add_weight(*args, **kwargs)  # type: ignore[misc]
+        if KERAS_3 and kwargs.get("name"):  # tf.train.Checkpoint and SavedModels know what is an attribute, or this
+            self._track_trackable(weight, kwargs["name"], overwrite=True)  # type: ignore[attr-defined]
+        return weight
 
 
 def quantizer_classes() -> dict[str, type]:

@@ -18,13 +18,18 @@ _OF_TENSORFLOW = {  # functions of keras.ops that take sizes, and those of tf th
     "reshape": "reshape",
     "broadcast_to": "broadcast_to",
     "tile": "tile",
+    "repeat": "repeat",
     "slice": "slice",
     "zeros": "zeros",
     "ones": "ones",
     "full": "fill",
     "arange": "range",
 }
-_NAMES = {"newshape": "shape", "repeats": "multiples", "inputs": "input_", "start_indices": "begin"}
+_NAMES = {  # of arguments, where those of tf have others
+    "reshape": {"newshape": "shape"},
+    "tile": {"repeats": "multiples"},
+    "slice": {"inputs": "input_", "start_indices": "begin"},
+}
 
 
 @contextmanager
@@ -70,7 +75,8 @@ def _taking_sizes(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         if not any(map(_is_symbol, tf.nest.flatten(sizes))):
             return function(*args, **kwargs)
         dtype = kwargs.pop("dtype", None)
-        given = {_NAMES.get(key, key): value for key, value in kwargs.items() if value is not None}
+        names = _NAMES.get(name, {})
+        given = {names.get(key, key): value for key, value in kwargs.items() if value is not None}
         args = tuple(value for value in args if value is not None)
         if "x" in given:
             args = (given.pop("x"), *args)

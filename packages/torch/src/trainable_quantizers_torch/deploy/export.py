@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from trainable_quantizers_torch.deploy.verify import verify
 from trainable_quantizers_torch.layers.copies import copied
 
 OPERATORS = ("standard", "mct")
+SIZES = ("free", "batch", "fixed")
+Written = tuple[bytes, Callable[..., Any]]
 
 
 def export(
@@ -37,7 +40,7 @@ def export(
     example_inputs: Any,
     *,
     operators: str = "standard",
-    dynamic_batch: bool = True,
+    sizes: str = "free",
 ) -> Verification:
     """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
 
@@ -52,10 +55,13 @@ def export(
         example_inputs: A batch as for ``prepare``; the file is run on it.
         operators: Of an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
             onnxruntime runs with ``mct_quantizers.get_ort_session_options()``.
-        dynamic_batch: Whether the file takes other sizes of the first axis of the inputs, too.
+        sizes: Of inputs that the file takes: ``"free"`` for every size that the model leaves free, such as batch,
+            height and width; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of ``example_inputs``
+            alone. With the operators of mct-quantizers, ``"free"`` is ``"batch"``.
 
-    Inputs of an ONNX file are named like the arguments of the forward (``image``, ``batch.image``), outputs like the
-    keys of the result: ``boxes``, ``output_0`` in a tuple, ``output`` alone.
+    An ONNX file computes in float32, as its runtimes do, also if the model is in half or double precision. Its inputs
+    are named like the arguments of the forward (``image``, ``batch.image``), its outputs like the keys of the result:
+    ``boxes``, ``output_0`` in a tuple, ``output`` alone.
 
     Returns:
         What differs between model and file on the example inputs.
@@ -82,29 +88,46 @@ def export(
         )
     if operators not in OPERATORS:
         raise invalid("export", "operators", "'standard' or 'mct'", operators, nearest(operators, OPERATORS))
+    if sizes not in SIZES:
+        rule = f"one of {', '.join(map(repr, SIZES))}"
+        raise invalid("export", "sizes", rule, sizes, nearest(sizes, SIZES))
     if not isinstance(model, nn.Module):
         raise invalid("export", "model", "a converted model", model, "pass what convert returned")
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("export", "model", "converted", type(model).__name__, "pass convert(model)")
+    if sizes == "free" and (operators == "mct" or path.suffix == ".c"):
+        sizes = "batch"
+    try:
+        data, found = _written_and_compared(model, writers[path.suffix], example_inputs, operators, sizes)
+    except QuantizerError:
+        if sizes != "free":
+            raise
+        data, found = _written_and_compared(model, writers[path.suffix], example_inputs, operators, "batch")
+    write_atomically(path, data)
+    return found
+
+
+def _written_and_compared(
+    model: nn.Module, write: Callable[..., Written], example_inputs: Any, operators: str, sizes: str
+) -> tuple[bytes, Verification]:
     written = copied(model, "export").eval()
-    positional, keywords = arguments_of(model, _several(example_inputs) if dynamic_batch else example_inputs)
+    positional, keywords = arguments_of(model, example_inputs if sizes == "fixed" else _several(example_inputs))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporters, about themselves
-            data, run = writers[path.suffix](written, positional, keywords, operators, dynamic_batch)
+            data, run = write(written, positional, keywords, operators, sizes)
     except (QuantizerError, ImportError):
         raise
     except Exception as error:  # whatever an exporter raises
         cause = _first(error)
         shown = str(cause).strip().partition("\n")[0]
-        advice = f"the exporter says: {type(cause).__name__}: {shown}; dynamic_batch=False may help"
+        advice = f"the exporter says: {type(cause).__name__}: {shown}; sizes='fixed' may help"
         rule = "one that can be exported with these inputs"
         raise invalid("export", "model", rule, in_words(example_inputs), advice) from error
     found = verify(model, run, [example_inputs])
-    if dynamic_batch:
+    if sizes != "fixed":
         _check_other_size(model, run, example_inputs)
-    write_atomically(path, data)
-    return found
+    return data, found
 
 
 def _lengths(batch: Any) -> set[int]:
@@ -127,7 +150,7 @@ def _check_other_size(model: nn.Module, run: Callable[..., Any], batch: Any) -> 
     try:
         verify(model, run, [_twice(batch)])
     except QuantizerError as error:
-        advice = f"pass dynamic_batch=False, or other operators; {error}"
+        advice = f"pass sizes='fixed', or other operators; {error}"
         rule = "one whose file takes other sizes of the first axis"
         raise invalid("export", "model", rule, type(model).__name__, advice) from error
 
@@ -137,13 +160,8 @@ def _first(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _first(error.__cause__)
 
 
-Written = tuple[bytes, Callable[..., Any]]
-
-
-def _program(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, dynamic_batch: bool
-) -> Written:
-    shapes = _shapes(args, kwargs, dynamic_batch)
+def _program(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, sizes: str) -> Written:
+    shapes = _shapes(args, kwargs, sizes)
     program = torch.export.export(with_plain_operations(model), args, dict(kwargs), dynamic_shapes=shapes)
     file = io.BytesIO()
     torch.export.save(program, file)
@@ -151,33 +169,39 @@ def _program(
     return file.getvalue(), lambda *args, **kwargs: loaded(*args, **kwargs)
 
 
-def _c(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, dynamic_batch: bool
-) -> Written:
+def _c(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, sizes: str) -> Written:
     program = to_integer(model, kwargs or args)
     return c_source(program).encode(), compiled(program)
 
 
-def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> Any:
-    if not dynamic_batch:
+def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any], sizes: str) -> Any:
+    if sizes == "fixed":
         return None
 
-    def first_axis(value: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.ndim else None
+    def axes(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.ndim:
+            return None
+        counted = range(value.ndim if sizes == "free" else 1)
+        channels = 1 if value.ndim >= 4 else None  # no convolution tells the exporter that it takes its channels alone
+        return {axis: torch.export.Dim.AUTO for axis in counted if axis != channels}
 
-    return _pytree.tree_map(first_axis, dict(kwargs) if kwargs else args)
+    return _pytree.tree_map(axes, dict(kwargs) if kwargs else args)
 
 
-def _onnx(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, dynamic_batch: bool
-) -> Written:
+def _onnx(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, sizes: str) -> Written:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         optional(module, "onnx", "trainable-quantizers-torch")
-    data = (_standard if operators == "standard" else _custom)(model, args, kwargs, dynamic_batch)
+    model, (args, kwargs) = model.float(), _pytree.tree_map(_single, (args, dict(kwargs)))
+    data = (_standard if operators == "standard" else _custom)(model, args, kwargs, sizes)
     return data, _session(data, operators)
 
 
-def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> bytes:
+def _single(value: Any) -> Any:
+    """A floating tensor in float32; anything else as it is."""
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], sizes: str) -> bytes:
     flat = FlatModel(with_standard_operators(model), args, kwargs)
     program = torch.onnx.export(
         flat,
@@ -186,21 +210,36 @@ def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         opset_version=OPSET,
         external_data=False,
         verbose=False,
-        dynamic_shapes={"tensors": _shapes(flat.tensors, {}, dynamic_batch)} if dynamic_batch else None,
+        dynamic_shapes=None if sizes == "fixed" else {"tensors": _shapes(flat.tensors, {}, sizes)},
         input_names=flat.inputs,
         output_names=flat.outputs,
     )
     assert program is not None  # no file was given
-    return program.model_proto.SerializeToString()
+    return _with_named_sizes(program.model_proto).SerializeToString()
 
 
-def _custom(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_batch: bool) -> bytes:
+def _with_named_sizes(written: Any) -> Any:
+    """An ONNX model whose free sizes are called ``batch`` and ``image_2`` instead of ``s95``."""
+    graph = written.graph
+    names: dict[str, str] = {}
+    for each in graph.input:
+        for axis, size in enumerate(each.type.tensor_type.shape.dim):
+            if size.dim_param:
+                names.setdefault(size.dim_param, f"{each.name}_{axis}" if axis else "batch")
+    for each in (*graph.input, *graph.output, *graph.value_info):
+        for size in each.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
+    return written
+
+
+def _custom(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], sizes: str) -> bytes:
     optional("onnxruntime_extensions", "onnx", "trainable-quantizers-torch")
     flat = FlatModel(model, args, kwargs)
     for module in model.modules():
         for quantizer in _inferable(module):
             quantizer.enable_custom_impl()
-    axes = {name: {0: "batch"} for name in flat.inputs} if dynamic_batch else None
+    axes = None if sizes == "fixed" else {name: {0: "batch"} for name in flat.inputs}
     file = io.BytesIO()
     names = {"input_names": flat.inputs, "output_names": flat.outputs}
     torch.onnx.export(flat, flat.tensors, file, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
@@ -227,7 +266,7 @@ def _session(data: bytes, operators: str) -> Callable[..., Any]:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in _pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        fed = dict(zip(names, (tensor.detach().cpu().numpy() for tensor in tensors), strict=True))
+        fed = dict(zip(names, (_single(tensor).detach().cpu().numpy() for tensor in tensors), strict=True))
         outputs = session.run(None, fed)
         return outputs if len(outputs) > 1 else outputs[0]
 

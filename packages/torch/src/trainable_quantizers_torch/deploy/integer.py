@@ -38,8 +38,8 @@ def to_integer(model: nn.Module, example_inputs: Any, rounding: RoundingRule | s
             framework.
 
     Raises:
-        QuantizerError: no such rule; the model holds trainable quantizers, ranges that are no powers of two, or
-            operations that a program does not know; or ``torch.export`` does not take it.
+        QuantizerError: no such rule; the model is in half precision, or holds trainable quantizers, ranges that are no
+            powers of two, or operations that a program does not know; or ``torch.export`` does not take it.
 
     Example:
         >>> from trainable_quantizers_torch import Recipe, convert, prepare, verify
@@ -68,6 +68,11 @@ def program_of(
         QuantizerError: as of ``to_integer``.
     """
     args, kwargs = _pytree.tree_map(_first, (args, dict(kwargs)))
+    tensors = [*model.parameters(), *model.buffers(), *_pytree.tree_leaves((args, kwargs))]
+    half = {each.dtype for each in tensors if isinstance(each, torch.Tensor)} & {torch.float16, torch.bfloat16}
+    if half:
+        advice = "pass model.float() and inputs of float32: half precision rounds sums"
+        raise invalid("to_integer", "model", "in float32", ", ".join(map(str, half)), advice)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from mct_quantizers import BaseInferableQuantizer, PytorchActivationQuantization
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_torch.layers.state import StructuredState
 from trainable_quantizers_torch.layers.wrapper import become
 
 
-class PytorchTrainableActivationQuantizationHolder(PytorchActivationQuantizationHolder):
+class PytorchTrainableActivationQuantizationHolder(StructuredState, PytorchActivationQuantizationHolder):
     """The holder of mct-quantizers for training.
 
     Args:
@@ -47,6 +49,9 @@ class PytorchTrainableActivationQuantizationHolder(PytorchActivationQuantization
         """The quantized ``inputs``."""
         quantizer = self.activation_holder_quantizer
         return quantizer(inputs, self.training) if isinstance(quantizer, BaseTrainableQuantizer) else quantizer(inputs)
+
+    def _quantizers_by_key(self) -> Mapping[Any, Any]:
+        return {"out": self.activation_holder_quantizer}
 
     def extra_repr(self) -> str:
         """The quantizer."""

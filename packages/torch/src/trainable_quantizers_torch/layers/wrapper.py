@@ -15,10 +15,11 @@ from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_
 
 from trainable_quantizers_torch.kernels.accumulator import round_bias
 from trainable_quantizers_torch.layers.mixed import mix
+from trainable_quantizers_torch.layers.state import StructuredState
 from trainable_quantizers_torch.layers.stateless import call_with, without_modes
 
 
-class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
+class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWrapper):
     """The wrapper of mct-quantizers for training: the weights stay parameters of the wrapped module.
 
     A forward runs the module with quantized weights in the place of its own and writes nothing anywhere, so the
@@ -45,7 +46,7 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
         >>> layer = PytorchTrainableQuantizationWrapper(
         ...     torch.nn.Linear(3, 2), {"weight": LSQSymmetricWeightsTrainableQuantizer(config)})
         >>> sorted(layer.state_dict())
-        ['layer.bias', 'layer.weight', 'weight_threshold']
+        ['_extra_state', 'layer.bias', 'layer.weight', 'weight_threshold']
         >>> type(layer.convert_to_inferable_quantizers()).__name__
         'PytorchQuantizationWrapper'
     """
@@ -91,6 +92,9 @@ class PytorchTrainableQuantizationWrapper(PytorchQuantizationWrapper):
             bind = getattr(quantizer, "bind", None)
             if bind is not None:
                 bind(self)
+
+    def _quantizers_by_key(self) -> Mapping[Any, Any]:
+        return self.weights_quantizers
 
     def _weight(self, key: str | int) -> torch.Tensor:
         return getattr(self.layer, key) if isinstance(key, str) else getattr(self, f"{POSITIONAL_WEIGHT}_{key}")

@@ -1,0 +1,83 @@
+"""Files of weights and checkpoints hold the structure of quantizers, and models of another do not take them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
+
+L = keras.layers
+BOTH = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
+ONES = np.abs(BOTH)
+FORMATS = ["weights file", "checkpoint"]
+
+
+def prepared(data=BOTH, **weights):
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input((4,)), L.Dense(8, "swish"), L.Dense(2)])
+    return tq.prepare(network, tq.Recipe({"num_bits": 4, **weights}, {"num_bits": 4}), [data], verbose=False)
+
+
+def saved(model, folder, form):
+    if form == "checkpoint":
+        return tf.train.Checkpoint(model=model).save(f"{folder}/checkpoint")
+    model.save_weights(f"{folder}/model.weights.h5")
+    return f"{folder}/model.weights.h5"
+
+
+def load(model, path, form):
+    if form == "checkpoint":
+        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched()
+    else:
+        model.load_weights(path)
+
+
+def moved(model):
+    """As after some training."""
+    for weight in model.weights:
+        if "float" in str(weight.dtype):
+            weight.assign(weight * 1.75)
+    return model
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_weight_and_threshold_comes_back(form, tmp_path):
+    trained, fresh = moved(prepared()), prepared()
+    load(fresh, saved(trained, tmp_path, form), form)
+    assert all(map(np.array_equal, fresh.get_weights(), trained.get_weights()))
+    np.testing.assert_array_equal(fresh(BOTH), trained(BOTH))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("data, weights", [(ONES, {}), (BOTH, {"num_bits": 5}), (BOTH, {"method": "symmetric"})])
+def test_another_structure_is_refused(form, data, weights, tmp_path):
+    path = saved(prepared(data, **weights), tmp_path, form)
+    with pytest.raises((tq.QuantizerError, ValueError), match=r"quantizer of '(out|kernel)' must be as in the saved"):
+        load(prepared(), path, form)
+
+
+def test_a_prepared_model_becomes_a_saved_model_of_tensorflow(tmp_path):
+    model = moved(prepared())
+    tf.saved_model.save(model, f"{tmp_path}/saved")
+    serve = tf.saved_model.load(f"{tmp_path}/saved").signatures["serving_default"]
+    (result,) = serve(tf.constant(BOTH)).values()
+    np.testing.assert_array_equal(result, model(BOTH))
+
+
+if not KERAS_3:  # Keras 3 writes models to .keras files
+
+    def _layers():
+        sequence = keras.Input((5, 4))
+        attended = L.MultiHeadAttention(2, 3)(sequence, sequence)
+        recurrent = L.Bidirectional(L.LSTM(3))(L.LSTM(4, return_sequences=True)(attended))
+        return keras.Model(sequence, keras.Sequential([L.Dense(4), L.Dense(2)])(recurrent)), (5, 4)
+
+    def test_a_fitted_model_goes_through_hdf5(tmp_path):
+        network, shape = _layers()
+        x = np.random.default_rng(0).standard_normal((4, *shape)).astype("float32")
+        model = tq.prepare(network, tq.Recipe({}, {}), [x], verbose=False)
+        model.compile("adam", "mse")
+        checkpoint = keras.callbacks.ModelCheckpoint(f"{tmp_path}/best.h5")
+        model.fit(x, np.zeros((4, 2)), verbose=0, callbacks=[checkpoint])
+        again = tq.keras_load_quantized_model(f"{tmp_path}/best.h5")
+        np.testing.assert_array_equal(again(x), model(x))
