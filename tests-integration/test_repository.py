@@ -43,7 +43,7 @@ PAGES_THAT_RUN = {  # and what they write
     "training": set(),
     "export": {"model.onnx"},
     "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2", "digits.c"},
-    "tutorial-keras": {"npu.toml", "report.html", "digits.keras", "digits", "digits.c"},
+    "tutorial-keras": {"npu.toml", "report.html", "digits.keras", "digits", "digits.tflite", "digits.c"},
 }
 
 

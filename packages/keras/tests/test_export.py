@@ -9,6 +9,7 @@ import trainable_quantizers_keras as tq
 from keras_networks import IMAGES, NETWORKS, ROWS, outputs
 
 keras = tf.keras
+L = keras.layers
 
 
 def deployed(name="residual", bits=8, method="power_of_two"):
@@ -44,16 +45,59 @@ def test_a_saved_model_takes_other_batches(tmp_path):
     assert loaded.serve(IMAGES[:2]).numpy().shape == outputs(model, IMAGES[:2])[0].shape
 
 
+def kinds_of(path):
+    """Types of what the operations of a .tflite file read, by name of the operation."""
+    lite = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = tf.lite.Interpreter(model_path=str(path), experimental_op_resolver_type=lite)
+    types = {each["index"]: np.dtype(each["dtype"]).name for each in interpreter.get_tensor_details()}
+    found = {}
+    for each in interpreter._get_ops_details():
+        found.setdefault(each["op_name"], set()).add(tuple(types.get(index) for index in each["inputs"]))
+    return found
+
+
 @pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
 @pytest.mark.parametrize("name", ["residual", "chain", "shared", "vision transformer"])
+@pytest.mark.filterwarnings("ignore:export. the .tflite file computes in float32")
 def test_eight_bits_in_tflite(name, method, tmp_path):
     model, inputs = deployed(name, method=method)
     found = tq.export(model, tmp_path / "model.tflite", inputs)
     scale = max(np.abs(array).max() for array in outputs(model, inputs))
     assert found.largest <= 0.1 * scale, str(found)
-    interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "model.tflite"))
-    kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
-    assert np.int8 in kinds or np.uint8 in kinds
+    kinds = {kind for each in kinds_of(tmp_path / "model.tflite").values() for kinds in each for kind in kinds}
+    assert kinds & {"int8", "uint8"}
+
+
+def every_layer():
+    image = keras.Input((8, 8, 3))
+    x = first = L.ReLU(6.0)(L.Conv2D(8, 3, padding="same")(image))
+    x = L.ReLU()(L.DepthwiseConv2D(3, padding="same")(x))
+    x = L.Concatenate()([L.Add()([first, L.Conv2D(8, 1)(x)]), first])
+    x = L.GlobalAveragePooling2D()(L.MaxPooling2D()(x))
+    return keras.Model(image, L.Dense(4)(L.Dense(6, "relu")(x)))
+
+
+@pytest.mark.parametrize("weight_bits, bits", [(8, 8), (4, 8), (4, 4), (2, 3)])
+def test_a_tflite_file_computes_on_integers(weight_bits, bits, tmp_path):
+    keras.utils.set_random_seed(0)
+    recipe = tq.Recipe({"num_bits": weight_bits}, {"num_bits": bits})
+    model = tq.convert(tq.prepare(every_layer(), recipe, [IMAGES], verbose=False))
+    found = tq.export(model, tmp_path / "model.tflite", IMAGES)
+    step = model.layers[-1].activation_holder_quantizer
+    step = float(np.ravel(step.max_range - np.asarray(step.min_range))[0]) / (2**bits - 1)
+    assert found.largest <= 2.001 * step, str(found)  # ties
+    kinds = kinds_of(tmp_path / "model.tflite")
+    for name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        assert kinds[name] == {("int8", "int8", "int32")}
+    assert {kind for name in kinds if name != "QUANTIZE" for each in kinds[name] for kind in each} <= {"int8", "int32"}
+
+
+def test_what_a_tflite_file_computes_in_float_is_said(tmp_path):
+    image = keras.Input((8, 8, 3))
+    network = keras.Model(image, L.LayerNormalization()(L.Conv2D(4, 1)(image)))
+    model = tq.convert(tq.prepare(network, tq.Recipe({}, {}), [IMAGES], verbose=False))
+    with pytest.warns(UserWarning, match="computes in float32: .*RSQRT"):
+        tq.export(model, tmp_path / "model.tflite", IMAGES)
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
@@ -83,12 +127,12 @@ def test_an_older_file_is_replaced(tmp_path):
 
 MISTAKES = {
     "another ending": ("residual", 8, "model.onnx", IMAGES, "that of a .keras, .tflite or .c file, or a folder"),
-    "4 bits in tflite": (
+    "12 bits in tflite": (
         "residual",
-        4,
+        12,
         "model.tflite",
         IMAGES,
-        "must be of 8 bits in a .tflite file, got 4; its",
+        "must be of 8 bits, or of fewer with powers of two for steps, in a .tflite file, got 12; its",
     ),
     "other inputs": ("residual", 8, "model.keras", ROWS, "a batch that the model takes, got 'float32 array of shape"),
 }
@@ -142,7 +186,8 @@ def test_a_recurrent_network_of_a_fixed_batch_reaches_tflite(tmp_path):
     model = tq.convert(tq.prepare(network, tq.Recipe({}, {}), [sequences], verbose=False))
     with pytest.raises(tq.QuantizerError, match="one that TensorFlow can write"):
         tq.export(model, tmp_path / "model.tflite", sequences)
-    assert tq.export(model, tmp_path / "model.tflite", sequences, sizes="fixed").elements == 2
+    with pytest.warns(UserWarning, match="computes in float32: .*WHILE"):
+        assert tq.export(model, tmp_path / "model.tflite", sequences, sizes="fixed").elements == 2
 
 
 def test_an_unknown_choice_of_sizes_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from trainable_quantizers_core.graph.settle import settle
 from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
 from trainable_quantizers_keras.deploy.convert import quantized_inside
+from trainable_quantizers_keras.deploy.self_check import check_prepared
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.record import (
@@ -54,6 +55,7 @@ def prepare(
     calibration_data: Any = None,
     *,
     fold_batch_norm: bool = False,
+    check: bool = True,
     verbose: bool = True,
 ) -> Any:
     """A copy of ``model`` that quantizes as ``recipe`` says, with ranges from data, ready to compile and train.
@@ -64,11 +66,12 @@ def prepare(
         calibration_data: Batches for the ranges of activations: arrays, tuples (of which as many items are used as
             the model has inputs), or dictionaries. A ``tf.data.Dataset`` is fine.
         fold_batch_norm: Fold batch norms into the layers before them first.
+        check: Compare the copy, its quantizers set aside, with the model on the first batch, if there is one.
         verbose: Show a progress bar and print the summary.
 
     Raises:
-        QuantizerError: no built model, no recipe, no data, a rule that matches nothing, nothing to quantize, or a
-            layer that its configuration does not rebuild.
+        QuantizerError: no built model, no recipe, no data, a rule that matches nothing, nothing to quantize, a layer
+            that its configuration does not rebuild, or a copy that computes something else than the model.
 
     Example:
         >>> import numpy as np
@@ -84,7 +87,7 @@ def prepare(
     example = example_of(model, first)
     graph = opened(model, example)
     folded: dict[str, str] = {}
-    model, notes = graph.model, graph.notes
+    given, model, notes = model, graph.model, graph.notes
     if fold_batch_norm:
         model, folded, notes = fold(model, notes)
     made = _quantizers(model, notes, recipe, calibration_data, verbose)
@@ -92,6 +95,8 @@ def prepare(
     prepared = copied(model, _wrapping(made), lambda call: _follower(made.holders.get(call.place), call), copies)
     for place, quantizer in quantizers_by_place(prepared).items():
         quantizer.place = place
+    if check and first:
+        check_prepared(given, prepared, first[0], set(folded.values()))
     if made.corrected:
         layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
         correct_biases(model, prepared, layers, first or calibration_data)

@@ -27,6 +27,7 @@ from trainable_quantizers_torch.calibration.batches import (
 )
 from trainable_quantizers_torch.calibration.bias_correction import correct_biases
 from trainable_quantizers_torch.calibration.observe import Observer
+from trainable_quantizers_torch.deploy.self_check import check_prepared
 from trainable_quantizers_torch.graph.apply import Placed, wrap
 from trainable_quantizers_torch.graph.build import build
 from trainable_quantizers_torch.graph.fold import fold_batch_norms
@@ -47,6 +48,7 @@ def prepare(
     calibration_data: Any = None,
     *,
     fold_batch_norm: bool = False,
+    check: bool = True,
     verbose: bool = True,
 ) -> nn.Module:
     """A copy of ``model`` that quantizes as ``recipe`` says, with ranges from data, ready to train.
@@ -61,11 +63,12 @@ def prepare(
             the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
             weights of layers alone can be quantized.
         fold_batch_norm: Fold batch norms into the layers before them first; needs data.
+        check: Compare the copy, its quantizers set aside, with the model on the first batch.
         verbose: Show a progress bar and print the summary.
 
     Raises:
-        QuantizerError: not a module, no recipe, no data, a rule that matches nothing, nothing to quantize, or less
-            coverage than the recipe requires.
+        QuantizerError: not a module, no recipe, no data, a rule that matches nothing, nothing to quantize, less
+            coverage than the recipe requires, or a copy that computes something else than the model.
 
     Example:
         >>> import torch
@@ -77,11 +80,11 @@ def prepare(
         True
     """
     _check(model, recipe)
-    model = copied(model, "prepare")
+    given, model = model, copied(model, "prepare")
     if calibration_data is None and not (fold_batch_norm or recipe.needs_data):
         found = _prepare_layers(model, recipe)
     else:
-        found = _prepare_graph(model, recipe, calibration_data, fold_batch_norm, verbose)
+        found = _prepare_graph(model, recipe, calibration_data, fold_batch_norm, given if check else None, verbose)
     vars(next(_quantizing(model), model))[_SUMMARY] = found
     if verbose:
         print(found)
@@ -139,7 +142,9 @@ def _prepare_layers(model: nn.Module, recipe: Recipe) -> Summary:
     return found
 
 
-def _prepare_graph(model: nn.Module, recipe: Recipe, data: Any, fold: bool, verbose: bool) -> Summary:
+def _prepare_graph(
+    model: nn.Module, recipe: Recipe, data: Any, fold: bool, compare_with: nn.Module | None, verbose: bool
+) -> Summary:
     """With data: whatever a run of the model on the first batch shows, in place."""
     (batch, *further), data = first_batches(data, BATCHES, "prepare", "calibration_data")
     runs = _Runs.of(model, batch)
@@ -161,6 +166,8 @@ def _prepare_graph(model: nn.Module, recipe: Recipe, data: Any, fold: bool, verb
     corrected = [at for at, each in enumerate(settled) if each.corrects_bias]
     reference = Placed(copied(model, "prepare"), recorded, runs.evaluation, runs.training) if corrected else placed
     placed.apply(settled)
+    if compare_with is not None:
+        check_prepared(compare_with, model, batch, set(folded.values()))
     if corrected:
         correct_biases(reference, placed, corrected, [batch, *further])
     return _with_norms(found, folded) if fold else found

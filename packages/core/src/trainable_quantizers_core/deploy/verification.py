@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -20,12 +20,18 @@ class TensorDifference:
         elements: Number of values that were compared.
         differing: How many of them differ in value; NaN equals NaN, and -0 equals 0.
         largest: Largest absolute difference; infinite where only one is NaN, or both are infinite and differ.
+        scale: Largest magnitude of a finite value of the trained model.
     """
 
     name: str
     elements: int
     differing: int
     largest: float
+    scale: float = field(default=0.0, compare=False)
+
+    def exceeds(self, share: float) -> bool:
+        """Whether the largest difference is more than a share of the largest magnitude."""
+        return self.largest > share * self.scale
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,9 @@ class Comparison:
         >>> comparison.layer("conv", np.float32([1, 2]), np.float32([1, 2]))
         >>> comparison.output("output", np.float32([1, np.nan]), np.float32([1.5, np.nan]))
         >>> comparison.result()  # doctest: +NORMALIZE_WHITESPACE
-        Verification(outputs=(TensorDifference(name='output', elements=2, differing=1, largest=0.5),),
-                     layers=(TensorDifference(name='conv', elements=2, differing=0, largest=0.0),), causes=())
+        Verification(outputs=(TensorDifference(name='output', elements=2, differing=1, largest=0.5, scale=1.0),),
+                     layers=(TensorDifference(name='conv', elements=2, differing=0, largest=0.0, scale=2.0),),
+                     causes=())
     """
 
     def __init__(self) -> None:
@@ -151,4 +158,5 @@ def _add(table: dict[str, TensorDifference], name: str, trained: Any, deployed: 
     sizes[np.isnan(sizes)] = inf
     old = table.get(name, TensorDifference(name, 0, 0, 0.0))
     largest = max(old.largest, sizes.max(initial=0.0).item())
-    table[name] = TensorDifference(name, old.elements + one.size, old.differing + int(differs.sum()), largest)
+    scale = max(old.scale, np.abs(one[np.isfinite(one)]).max(initial=0.0).item())
+    table[name] = TensorDifference(name, old.elements + one.size, old.differing + int(differs.sum()), largest, scale)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core import QuantizerError, Verification
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.integer.c_source import c_source
@@ -20,12 +20,12 @@ from trainable_quantizers_core.integer.compiled import compiled
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.deploy.integer import to_integer
+from trainable_quantizers_keras.deploy.lite import float_operations, lite_model
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
 
-_TFLITE_BITS = 8
 SIZES = ("free", "batch", "fixed")
 
 
@@ -166,16 +166,13 @@ def _by_name(serve: Any) -> Any:
 
 
 def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
-    for layer in model._flatten_layers(include_self=False):
-        for quantizer in _inferable(layer):
-            bits = getattr(quantizer, "num_bits", None)
-            if bits != _TFLITE_BITS:
-                rule = f"of {_TFLITE_BITS} bits in a .tflite file"
-                advice = "its runtime computes no others; write a .keras file or a SavedModel, or prepare with 8 bits"
-                raise invalid("export", f"quantizer of {layer.name!r}", rule, bits, advice)
-    folder = path.with_suffix("")  # the converter freezes the variables of a SavedModel alone in every TensorFlow
-    _saved_model(model, folder, inputs, sizes)
-    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
+    signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
+    data = lite_model(signature, path.with_suffix(""))
+    left = float_operations(data)
+    if left:
+        text = f"export: the .tflite file computes in float32: {', '.join(left)}"
+        warnings.warn(f"{text}; an integer accelerator leaves these to its host.", stacklevel=3)
+    path.write_bytes(data)
     interpreter = tf.lite.Interpreter(model_path=str(path))
     names = _names_of_inputs(model, inputs)
     return lambda x: _interpret(interpreter, dict(zip(names, tf.nest.flatten(x), strict=True)))
@@ -193,8 +190,3 @@ def _interpret(interpreter: Any, values: dict[str, tf.Tensor]) -> Any:
     names = sorted(given, key=lambda name: (int(re.sub(r"^output_(?=\d+$)|.*", "", name) or 0), name))
     results = [given[name] for name in names]
     return results if len(results) > 1 else results[0]
-
-
-def _inferable(layer: Any) -> list[BaseInferableQuantizer]:
-    held = [*getattr(layer, "weights_quantizers", {}).values(), getattr(layer, "activation_holder_quantizer", None)]
-    return [quantizer for quantizer in held if isinstance(quantizer, BaseInferableQuantizer)]

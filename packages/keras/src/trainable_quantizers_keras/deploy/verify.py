@@ -49,10 +49,18 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
         raise invalid("verify", "trained", "a model", trained, "pass what prepare returned, trained")
     if not callable(deployed):
         raise invalid("verify", "deployed", "a model or a function", deployed, "pass what convert returned")
+    found, inputs = compared(trained, deployed, data)
+    if found.identical or found.first_difference is not None:
+        return found
+    return replace(found, causes=_causes(trained, deployed, inputs))
+
+
+def compared(trained: Any, deployed: Any, data: Any, layers: bool = True) -> tuple[Verification, Any]:
+    """The same without the causes, and the inputs in the last batch."""
     comparison = Comparison()
     seen: list[dict[str, list[Any]]] = [{}, {}]
     with ExitStack() as stack:
-        if isinstance(deployed, keras.Model):
+        if layers and isinstance(deployed, keras.Model):
             for model, outputs in zip((trained, deployed), seen, strict=True):
                 stack.enter_context(_watched(model, outputs))
         for inputs, wanted in run_on(trained, data, "verify"):
@@ -60,10 +68,7 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
-    found = comparison.result()
-    if found.identical or found.first_difference is not None:
-        return found
-    return replace(found, causes=_causes(trained, deployed, inputs))
+    return comparison.result(), inputs
 
 
 def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:

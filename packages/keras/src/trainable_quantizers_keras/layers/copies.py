@@ -125,9 +125,9 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _has_configuration(layer: Any) -> bool:
-    """Whether a layer of Keras knows its configuration: some do not, that were given a policy for ``dtype``."""
+    """Whether a layer of Keras knows all that it is: some do not, that were given a policy for ``dtype`` or a function."""
     try:
-        return layer.get_config() is not None
+        return not isinstance(layer, keras.layers.Lambda) and layer.get_config() is not None
     except NotImplementedError:
         return False
 

@@ -48,13 +48,23 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
         raise invalid("verify", "trained", "a module", trained, "pass what prepare returned, trained")
     if not callable(deployed):
         raise invalid("verify", "deployed", "a module or a function", deployed, "pass what convert returned")
+    found, call = compared(trained, deployed, data)
+    if found.identical or found.first_difference is not None:
+        return found
+    return replace(found, causes=_causes(trained, deployed, call))
+
+
+def compared(
+    trained: nn.Module, deployed: Any, data: Any, layers: bool = True
+) -> tuple[Verification, Callable[[Any], Any]]:
+    """The same without the causes, and how a function is called on the last batch."""
     comparison = Comparison()
     seen: list[dict[str, list[torch.Tensor]]] = [{}, {}]
     with ExitStack() as stack:
         if isinstance(deployed, nn.Module):
             stack.enter_context(modes_kept(deployed))
             deployed.eval()
-            shared = dict(_layers(trained)).keys() & dict(_layers(deployed)).keys()
+            shared = dict(_layers(trained)).keys() & dict(_layers(deployed)).keys() if layers else ()
             for model, outputs in zip((trained, deployed), seen, strict=True):
                 stack.enter_context(_kept_outputs(model, shared, outputs))
         for call, wanted in run_on(trained, data, "verify"):
@@ -62,10 +72,7 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
-    found = comparison.result()
-    if found.identical or found.first_difference is not None:
-        return found
-    return replace(found, causes=_causes(trained, deployed, call))
+    return comparison.result(), call
 
 
 def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tuple[str, ...]:

@@ -22,9 +22,18 @@ def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, str
         module = model.get_submodule(norm_path)
         _fuse(model.get_submodule(layer_path), module)
         if is_standard(module):
-            replace_everywhere(model, module, nn.Identity().train(module.training))
+            replace_everywhere(model, module, _identity_like(module))
         folded[norm_path] = layer_path
     return folded
+
+
+def _identity_like(module: nn.Module) -> nn.Module:
+    """What does nothing but to call the module's hooks, which may compute."""
+    identity = nn.Identity().train(module.training)
+    for name, value in vars(module).items():
+        if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
+            setattr(identity, name, value)
+    return identity
 
 
 @torch.no_grad()

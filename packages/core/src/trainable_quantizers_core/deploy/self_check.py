@@ -1,0 +1,63 @@
+"""Whether a prepared model computes what the float model does, its quantizers set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from trainable_quantizers_core.deploy.verification import TensorDifference, Verification
+from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+
+_SHARE = 0.01  # of the largest value: sums in another order, and folded norms, differ by less
+
+
+@contextmanager
+def quantizers_set_aside(quantizers: Iterable[RangeQuantizer], wrappers: Iterable[Any]) -> Iterator[None]:
+    """Tensors, weights and biases as they are, for the time of the context."""
+    disabled = [each for each in quantizers if each.enabled]
+    grids = [(wrapper, wrapper.bias_grid) for wrapper in wrappers]
+    try:
+        for quantizer in disabled:
+            quantizer.enabled = False
+        for wrapper, _ in grids:
+            wrapper.bias_grid = None
+        yield
+    finally:
+        for quantizer in disabled:
+            quantizer.enabled = True
+        for wrapper, grid in grids:
+            wrapper.bias_grid = grid
+
+
+def check_computation(
+    alone: Callable[[], Verification], prepared: Callable[[bool], Verification], folded: Collection[str]
+) -> None:
+    """Nothing, or an error that names the first layer that computes something else.
+
+    Args:
+        alone: Compares the float model with itself: one that draws random numbers says nothing about others.
+        prepared: Compares it with the prepared model, whose quantizers are set aside; with the layers, if it is told.
+        folded: Names of layers that took in a batch norm, whose outputs differ.
+
+    Raises:
+        QuantizerError: outputs differ by more than 1 % of the largest value.
+    """
+    try:
+        if any(each.exceeds(_SHARE) for each in alone().outputs):
+            return
+        found = prepared(False)
+    except QuantizerError:  # outputs whose sizes depend on values, such as boxes
+        return
+    wrong = next((each for each in found.outputs if each.exceeds(_SHARE)), None)
+    if wrong is not None:
+        first = next((each for each in prepared(True).layers if each.exceeds(_SHARE) and each.name not in folded), None)
+        where = f"; it begins in {first.name}, {_in_words(first)}" if first else ""
+        advice = "leave that layer out by a rule with skip = true, or pass check=False to train it as it is"
+        rule = "one that computes the same when it is prepared, quantizers aside"
+        raise invalid("prepare", "model", rule, f"{wrong.name} {_in_words(wrong)}{where}", advice)
+
+
+def _in_words(difference: TensorDifference) -> str:
+    return f"off by {difference.largest:.3g} of {difference.scale:.3g}"
