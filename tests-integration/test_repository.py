@@ -132,6 +132,12 @@ def test_every_mutant_breaks_a_line_that_is_there_once():
         assert line != broken
 
 
+def test_no_damaged_data_escape_the_readers():
+    command = [sys.executable, ROOT / "tools/fuzz.py", "--cases", "10000"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_written_your_own_shows_the_example_that_is_run():
     (snippet, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/write-your-own.md").read_text(), re.DOTALL)
     example = (ROOT / "docs/examples/own_quantizer_torch.py").read_text()

@@ -36,7 +36,7 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "wrong.toml").write_text("[weigths]\nnum_bits = 4\n")
     Recipe.preset("mixed_w4a8").to_file("recipe.toml")
     np.save("data.npy", np.zeros(3))
-    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "deep.json").write_text("[" * 50_000)
 
 
 def test_inspect_shows_parameters(files, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -18,10 +19,17 @@ def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where
         >>> str(invalid("Config", "n_bits", "an integer", "8", "write 8 without quotes"))
         "Config: n_bits must be an integer, got '8'; write 8 without quotes."
     """
-    shown = repr(value)
-    if len(shown) > 200:
-        shown = shown[:200] + "..."
-    return QuantizerError(f"{owner}: {argument} must be {rule}, got {shown}{where}; {advice}.")
+    return QuantizerError(f"{owner}: {argument} must be {rule}, got {_shown(value)}{where}; {advice}.")
+
+
+def _shown(value: Any) -> str:
+    """The value in at most 200 characters, also where it is deep, large or has no representation."""
+    try:
+        large = isinstance(value, (str, bytes, list, tuple, dict)) and len(value) > 2_000
+        text = reprlib.repr(value) if large else repr(value)
+    except Exception:  # of whatever the caller handed in
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
@@ -31,9 +39,9 @@ def nearest(word: object, known: Iterable[str]) -> str:
         >>> nearest("treshold", ["threshold", "is_signed"])
         "did you mean 'threshold'?"
     """
-    words = list(known)
-    held = [each for each in words if len(str(word)) > 2 and f"_{word}" in each]  # num_bits for bits
-    close = held or get_close_matches(str(word), words, n=1)
+    words, given = list(known), word[:100] if isinstance(word, str) else _shown(word)
+    held = [each for each in words if len(given) > 2 and f"_{given}" in each]  # num_bits for bits
+    close = held or get_close_matches(given, words, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     more = f" and {len(words) - 20} more" if len(words) > 20 else ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.serialization import decode, encode
+from trainable_quantizers_core.reading import reading
 
 _BINS = 2**13
 _BLOCK = 2**17  # values that are taken in together: what is made of them stays in the cache of a processor
@@ -212,6 +213,11 @@ class TensorStatistics:
         Raises:
             QuantizerError: unknown or missing keys.
         """
+        with reading("TensorStatistics.from_dict", "data", data):
+            return cls._from_dict(data)
+
+    @classmethod
+    def _from_dict(cls, data: Mapping[str, Any]) -> TensorStatistics:
         statistics = cls()
         known = vars(statistics)
         for key in {**data, **known}:
@@ -220,5 +226,12 @@ class TensorStatistics:
                 raise invalid(
                     "TensorStatistics.from_dict", "key", rule, key, nearest(key, data if key in known else known)
                 )
-        known.update({key: decode(value) for key, value in data.items()})
+        read = {key: decode(value) for key, value in data.items()}
+        for key, value in known.items():
+            given = read[key]
+            same = given.shape == value.shape if isinstance(value, np.ndarray) else not isinstance(given, np.ndarray)
+            if type(given) is not type(value) or not same:
+                rule = f"a {type(value).__name__} as to_dict writes it"
+                raise invalid("TensorStatistics.from_dict", key, rule, given, "it is damaged")
+        known.update(read)
         return statistics

@@ -15,6 +15,7 @@ from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
 from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, bits_of
+from trainable_quantizers_core.reading import parsed_json, reading
 
 FORMAT = "trainable-quantizers program 1"
 SUMS = ("convolution", "matmul", "sum_pool", "total")
@@ -232,13 +233,14 @@ class Program:
         if metadata.get("format") != FORMAT:
             advice = "pass a file that Program.save wrote"
             raise invalid("Program.load", "path", f"a file of format {FORMAT!r}", metadata.get("format"), advice)
-        read = json.loads(metadata["program"])
-        values = [
-            Value(**{**each, "shape": tuple(each["shape"]), "exponent": _tuple(each["exponent"])})
-            for each in read["values"]
-        ]
-        steps = [Step(**{**each, "inputs": tuple(each["inputs"])}) for each in read["steps"]]
-        return cls(values, steps, constants, read["inputs"], read["outputs"], read["notes"])
+        read = parsed_json("Program.load", metadata.get("program"))
+        with reading("Program.load", "program", read):
+            values = [
+                Value(**{**each, "shape": tuple(each["shape"]), "exponent": _tuple(each["exponent"])})
+                for each in read["values"]
+            ]
+            steps = [Step(**{**each, "inputs": tuple(each["inputs"])}) for each in read["steps"]]
+            return cls(values, steps, constants, read["inputs"], read["outputs"], read["notes"])
 
     def __str__(self) -> str:
         """A line on each: operations, accumulators, float islands, notes."""

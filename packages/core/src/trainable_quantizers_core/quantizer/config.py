@@ -18,6 +18,7 @@ from trainable_quantizers_core.constants import MIN_THRESHOLD, SMALLEST_MIN_THRE
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.serialization import decode, encode, register_class
+from trainable_quantizers_core.reading import check_size, parsed_json, reading
 
 Config = TypeVar("Config", bound="TrainableQuantizerConfig")
 
@@ -78,11 +79,7 @@ class TrainableQuantizerConfig:
     @classmethod
     def from_json(cls: type[Config], text: str) -> Config:
         """The configuration that ``to_json`` was called on."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise invalid(cls.__name__, "text", "JSON", text, f"the parser says: {error}") from error
-        return cls.from_dict(data)
+        return cls.from_dict(parsed_json(cls.__name__, text))
 
     def _check(self, name: str, accepted: bool, rule: str, advice: str) -> None:
         if not accepted:
@@ -111,9 +108,14 @@ def config_from_dict(data: Mapping[str, Any]) -> TrainableQuantizerConfig:
     Raises:
         QuantizerError: not a dictionary with a known ``type``, or unknown or missing keys.
     """
+    with reading("config_from_dict", "data", data):
+        return _from_dict(data)
+
+
+def _from_dict(data: Mapping[str, Any]) -> TrainableQuantizerConfig:
     classes = {cls.__name__: cls for cls in get_all_subclasses(TrainableQuantizerConfig)}
     name = data.get("type") if isinstance(data, Mapping) else None
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise invalid("config_from_dict", "type", "the name of a configuration class", name, nearest(name, classes))
     cls = classes[name]
     known = {f.name: f for f in dataclasses.fields(cls)}
@@ -154,6 +156,7 @@ class _TargetConfig(TrainableQuantizerConfig):
     target: ClassVar[str]
 
     def __post_init__(self) -> None:
+        check_size(type(self).__name__, "arguments", list(vars(self).values()))
         prefix = self.target
         method = getattr(self, f"{prefix}_quantization_method")
         self._check(
@@ -292,7 +295,8 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
         rule, known = self.activation_rounding, [each.value for each in RoundingRule]
         if rule is None:
             return
-        self._check("activation_rounding", rule in known, f"None, or one of {', '.join(known)}", nearest(rule, known))
+        named = isinstance(rule, (str, RoundingRule)) and rule in known
+        self._check("activation_rounding", named, f"None, or one of {', '.join(known)}", nearest(rule, known))
         powers = self.activation_quantization_method is QuantizationMethod.POWER_OF_TWO
         self._check("activation_rounding", powers, "None where ranges are no powers of two", "leave it out")
         object.__setattr__(self, "activation_rounding", RoundingRule(rule))

@@ -102,7 +102,10 @@ def decode(value: Any) -> Any:
     if tag is None:
         return {key: decode(item) for key, item in value.items()}
     if tag == "$array":
-        array = np.array(decode(value[tag]), dtype=value["dtype"])
+        dtype = np.dtype(value["dtype"])
+        if dtype.kind not in "biuf":
+            raise invalid("decode", "dtype", "one of numbers", dtype.name, "the file is damaged")
+        array = np.array(decode(value[tag]), dtype=dtype)
         array = array.reshape(value.get("shape", array.shape))
         return array[()] if array.ndim == 0 else array
     if tag == "$float":
@@ -110,7 +113,7 @@ def decode(value: Any) -> Any:
     if tag == "$tuple":
         return tuple(decode(item) for item in value[tag])
     if tag == "$enum":
-        if value[tag] not in _ENUMS:
+        if not isinstance(value[tag], str) or value[tag] not in _ENUMS:
             advice = f"import the module that registers it ({nearest(value[tag], _ENUMS)})"
             raise invalid("decode", "enumeration", "registered", value[tag], advice)
         return _ENUMS[value[tag]][value["name"]]

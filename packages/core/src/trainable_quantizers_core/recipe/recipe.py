@@ -16,6 +16,7 @@ import tomli_w
 
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.files import write_atomically
+from trainable_quantizers_core.reading import reading
 from trainable_quantizers_core.recipe.plan import Layer, LayerPlan, LayerRule, plan_layers
 from trainable_quantizers_core.recipe.schemes import (
     SCHEMES,
@@ -32,7 +33,17 @@ else:
     import tomli as tomllib
 
 _PRESETS = resources.files(__package__) / "presets"
-_READERS = {".toml": tomllib.loads, ".json": json.loads}
+_LARGEST_FILE = 2**16  # bytes: parsers of TOML take time that grows with the square of the parts of a key
+_MOST_DOTS = 256
+
+
+def _parsed_toml(text: str) -> dict[str, Any]:
+    if max((line.count(".") for line in text.splitlines()), default=0) > _MOST_DOTS:
+        raise ValueError(f"a line holds more than {_MOST_DOTS} dots")
+    return tomllib.loads(text)
+
+
+_READERS = {".toml": _parsed_toml, ".json": json.loads}
 _WRITERS = {".toml": tomli_w.dumps, ".json": lambda data: json.dumps(data, indent=2, allow_nan=False) + "\n"}
 
 
@@ -126,7 +137,8 @@ class Recipe:
         Raises:
             QuantizerError: an unknown key or value.
         """
-        return cls(**cls._read(data, source))
+        with reading(source, "recipe", data):
+            return cls(**cls._read(data, source))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -137,6 +149,9 @@ class Recipe:
         """
         path = Path(path)
         reader = _for_suffix("from_file", path, _READERS)
+        if path.stat().st_size > _LARGEST_FILE:
+            rule = f"of at most {_LARGEST_FILE} bytes"
+            raise invalid("Recipe.from_file", "file", rule, path.stat().st_size, "rules may hold patterns of names")
         try:
             data = reader(path.read_bytes().decode())
         except (ValueError, RecursionError) as error:

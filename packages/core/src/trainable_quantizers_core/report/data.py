@@ -18,6 +18,7 @@ from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.serialization import decode, encode
+from trainable_quantizers_core.reading import parsed_json, reading
 
 Part = TypeVar("Part", bound="_Part")
 RANGE_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
@@ -47,6 +48,11 @@ class _Part:
         Raises:
             QuantizerError: unknown or missing keys.
         """
+        with reading(cls.__name__, "data", data):
+            return cls._from_dict(data)
+
+    @classmethod
+    def _from_dict(cls: type[Part], data: Mapping[str, Any]) -> Part:
         known = {f.name: f.default is f.default_factory for f in dataclasses.fields(cls)}  # both MISSING: required
         for key in data:
             if key not in known:
@@ -59,11 +65,7 @@ class _Part:
     @classmethod
     def from_json(cls: type[Part], text: str) -> Part:
         """The part that ``to_json`` was called on."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise invalid(cls.__name__, "text", "JSON", text, f"the parser says: {error}") from error
-        return cls.from_dict(data)
+        return cls.from_dict(parsed_json(cls.__name__, text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,13 +219,8 @@ class ModelReport(_Part):
         return {"model": self.model, "framework": self.framework, **parts, **figures}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
-        """The report that ``to_dict`` was called on.
-
-        Raises:
-            QuantizerError: unknown or missing keys, here or in a part.
-        """
-        report = super().from_dict(data)
+    def _from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
+        report = super()._from_dict(data)
         tensors = tuple(TensorReport.from_dict(part) for part in data["tensors"])
         skipped = tuple(SkippedLayer.from_dict(part) for part in data.get("skipped", ()))
         return dataclasses.replace(report, tensors=tensors, skipped=skipped)

@@ -125,7 +125,7 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _has_configuration(layer: Any) -> bool:
-    """Whether a layer of Keras knows all that it is: some do not, that were given a policy for ``dtype`` or a function."""
+    """Whether a layer of Keras knows all that it is: some that were given a function, or a policy, do not."""
     try:
         return not isinstance(layer, keras.layers.Lambda) and layer.get_config() is not None
     except NotImplementedError:
