@@ -32,7 +32,7 @@ from trainable_quantizers_core.quantizer.config import config_from_dict
 from trainable_quantizers_core.report.data import ModelReport, TensorReport
 from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
 
-SECONDS = 1.0  # that a case may take
+SECONDS = 5.0  # that a case may take, on a machine that is busy
 
 _PLAIN: tuple[Any, ...] = (
     *(None, True, -1, 0, 3.5, "", "threshold", "$array", [], {}, [[]], b"\x00"),

@@ -1,17 +1,43 @@
-"""Data-parallel training keeps the quantization parameters of all replicas equal."""
+"""Several processes keep the quantization parameters of all replicas and shards equal."""
 
 import os
-import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
-PROGRAM = """
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from torch import nn
+
+BEGIN = """
 import sys
 import torch
-from torch_builders import images, network, nn
-rank, file = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+import trainable_quantizers_torch as tq
+from torch import distributed, nn
+from torch_builders import images, network
+rank, folder = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+torch.manual_seed(0)
+x, y = torch.randn(32, 8), torch.randn(32, 4)
+float_network = nn.Sequential(nn.Linear(8, 16), nn.Hardswish(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+recipe = tq.Recipe({"num_bits": 4}, {"num_bits": 4})
+
+def prepared(data, group=distributed.group.WORLD):
+    return tq.prepare(float_network, recipe, [data], process_group=group, verbose=False)
+
+def train(model, x, y, steps=3):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        ((model(x) - y) ** 2).mean().backward()
+        optimizer.step()
+    return model
+"""
+END = "distributed.destroy_process_group()"
+PROGRAMS = {
+    "replicas stay equal": """
 model = nn.parallel.DistributedDataParallel(network())
 optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 for step in range(3):
@@ -19,17 +45,60 @@ for step in range(3):
     loss = nn.functional.cross_entropy(model(images(step).chunk(2)[rank]), (torch.arange(6) % 5).chunk(2)[rank])
     loss.backward()
     optimizer.step()
-trained = {name: value.tolist() for name, value in model.module.state_dict().items() if "threshold" in name}
-print([value for name, value in sorted(trained.items())])
-torch.distributed.destroy_process_group()
-"""
+state = {name: value.tolist() for name, value in model.module.state_dict().items() if "threshold" in name}
+assert sum(value != 1.0 for values in state.values() for value in values) > 5
+print(sorted(state.items()))
+""",
+    "replicas are one process": """
+model = train(nn.parallel.DistributedDataParallel(prepared(x[rank::2])), x[rank::2], y[rank::2])
+alone = train(prepared(x), x, y)
+for one, other in zip(model.module.parameters(), alone.parameters(), strict=True):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+""",
+    "data of each rank give one range": """
+data = x.abs() if rank else x
+model = prepared(data)
+print([(name, value.tolist()) for name, value in model.state_dict().items()])
+alone = prepared(torch.cat([x, x.abs()]))
+for (name, one), other in zip(model.state_dict().items(), alone.state_dict().values(), strict=True):
+    if "bias" not in name:
+        assert torch.equal(one, other), name
+""",
+    "shards are one process": """
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+def sharded():
+    model, mesh = prepared(x), init_device_mesh("cpu", (2,))
+    for layer in model:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+model, alone = train(sharded(), x[rank::2], y[rank::2]), train(prepared(x), x, y)
+for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+    torch.testing.assert_close(one.full_tensor(), other, rtol=1e-4, atol=1e-5)
+checkpoint.save(get_model_state_dict(model), checkpoint_id=f"{folder}/checkpoint")
+fresh = sharded()
+state = get_model_state_dict(fresh)
+checkpoint.load(state, checkpoint_id=f"{folder}/checkpoint")
+set_model_state_dict(fresh, state)
+assert torch.equal(fresh(x), model(x))
+from trainable_quantizers_torch.inventory import quantizers_of
+print([each.values["threshold"].tolist() for each in quantizers_of(model)])
+""",
+}
 
 
-def test_replicas_stay_equal(tmp_path):
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_two_processes(name, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    program = BEGIN + PROGRAMS[name] + END
+    command = [sys.executable, "-c", program]
     replicas = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(rank), str(tmp_path / "rendezvous")],
+            [*command, str(rank), str(tmp_path)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -39,7 +108,22 @@ def test_replicas_stay_equal(tmp_path):
     ]
     done = [replica.communicate(timeout=120) for replica in replicas]
     assert [replica.returncode for replica in replicas] == [0, 0], done
-    first, second = (printed.strip() for printed, _ in done)
-    assert first == second
-    moved = [value for value in re.findall(r"[\d.]+", first) if float(value) != 1.0]
-    assert len(moved) > 5
+    assert done[0][0] == done[1][0]
+
+
+def test_a_group_needs_connected_processes():
+    with pytest.raises(tq.QuantizerError, match="process_group must be None where no processes are connected"):
+        tq.prepare(nn.Sequential(nn.Linear(2, 2)), tq.Recipe({}, {}), [torch.ones(1, 2)], process_group="all")
+
+
+def test_processes_that_calibrate_alone_are_warned(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
+    try:
+        with pytest.warns(UserWarning, match="each process calibrates alone"):
+            tq.prepare(nn.Sequential(nn.Linear(2, 2)), tq.Recipe({}, {}), [torch.ones(1, 2)], verbose=False)
+    finally:
+        torch.distributed.destroy_process_group()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tq.prepare(nn.Sequential(nn.Linear(2, 2)), tq.Recipe({}, {}), [torch.ones(1, 2)], verbose=False)

@@ -61,7 +61,8 @@ class TorchAdapter:
         """Write into the variables."""
         with torch.no_grad():
             for name, value in values.items():
-                quantizer.get_quantizer_variable(name).copy_(torch.tensor(value))
+                variable = quantizer.get_quantizer_variable(name)
+                variable.copy_(torch.tensor(value).reshape(variable.shape))
 
     def compile(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """With the framework's own compiler, without graph breaks."""
@@ -78,7 +79,8 @@ class TorchAdapter:
             variable.grad = None
         output = self.compile(lambda tensor: quantizer(tensor, training))(inputs)
         output.backward(self.tensor(g, self.dtype(output)))
-        gradients = {name: None if v.grad is None else self.read(v.grad) for name, v in variables.items()}
+        shaped = getattr(quantizer, "shaped", lambda tensor: tensor)
+        gradients = {name: None if v.grad is None else self.read(shaped(v.grad)) for name, v in variables.items()}
         return Run(self.read(output), self.read(inputs.grad), gradients)
 
     def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:

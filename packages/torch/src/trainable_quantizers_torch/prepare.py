@@ -27,6 +27,7 @@ from trainable_quantizers_torch.calibration.batches import (
 )
 from trainable_quantizers_torch.calibration.bias_correction import correct_biases
 from trainable_quantizers_torch.calibration.observe import Observer
+from trainable_quantizers_torch.calibration.ranks import check_group, merged
 from trainable_quantizers_torch.deploy.self_check import check_prepared
 from trainable_quantizers_torch.graph.apply import Placed, wrap
 from trainable_quantizers_torch.graph.build import build
@@ -49,6 +50,7 @@ def prepare(
     *,
     fold_batch_norm: bool = False,
     check: bool = True,
+    process_group: Any = None,
     verbose: bool = True,
 ) -> nn.Module:
     """A copy of ``model`` that quantizes as ``recipe`` says, with ranges from data, ready to train.
@@ -64,6 +66,8 @@ def prepare(
             weights of layers alone can be quantized.
         fold_batch_norm: Fold batch norms into the layers before them first; needs data.
         check: Compare the copy, its quantizers set aside, with the model on the first batch.
+        process_group: Of ``torch.distributed``: the processes that all call ``prepare``, each with data of its own.
+            Their statistics are merged, so that all get the same quantizers.
         verbose: Show a progress bar and print the summary.
 
     Raises:
@@ -80,11 +84,13 @@ def prepare(
         True
     """
     _check(model, recipe)
+    check_group(process_group)
     given, model = model, copied(model, "prepare")
     if calibration_data is None and not (fold_batch_norm or recipe.needs_data):
         found = _prepare_layers(model, recipe)
     else:
-        found = _prepare_graph(model, recipe, calibration_data, fold_batch_norm, given if check else None, verbose)
+        options = (fold_batch_norm, given if check else None, process_group, verbose)
+        found = _prepare_graph(model, recipe, calibration_data, *options)
     vars(next(_quantizing(model), model))[_SUMMARY] = found
     if verbose:
         print(found)
@@ -143,7 +149,13 @@ def _prepare_layers(model: nn.Module, recipe: Recipe) -> Summary:
 
 
 def _prepare_graph(
-    model: nn.Module, recipe: Recipe, data: Any, fold: bool, compare_with: nn.Module | None, verbose: bool
+    model: nn.Module,
+    recipe: Recipe,
+    data: Any,
+    fold: bool,
+    compare_with: nn.Module | None,
+    process_group: Any,
+    verbose: bool,
 ) -> Summary:
     """With data: whatever a run of the model on the first batch shows, in place."""
     (batch, *further), data = first_batches(data, BATCHES, "prepare", "calibration_data")
@@ -160,7 +172,7 @@ def _prepare_graph(
         return _values(next(tensor for each, tensor, _ in found if each is weight))
 
     def observe(positions: Sequence[int]) -> dict[int, Observation]:
-        return _observe(model, placed, positions, data, verbose)
+        return merged(_observe(model, placed, positions, data, verbose), process_group)
 
     settled, found = settle(recorded.graph, recipe, BasePytorchTrainableQuantizer, values, observe)
     corrected = [at for at, each in enumerate(settled) if each.corrects_bias]
@@ -169,7 +181,7 @@ def _prepare_graph(
     if compare_with is not None:
         check_prepared(compare_with, model, batch, set(folded.values()))
     if corrected:
-        correct_biases(reference, placed, corrected, [batch, *further])
+        correct_biases(reference, placed, corrected, [batch, *further], process_group)
     return _with_norms(found, folded) if fold else found
 
 

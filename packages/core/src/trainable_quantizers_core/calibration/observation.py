@@ -28,6 +28,14 @@ class Observation:
         self.statistics = TensorStatistics()
         self.left_in_float = UNREACHED
 
+    def merge(self, other: Observation) -> None:
+        """Take in what another process saw of the same tensor."""
+        self.statistics.merge(other.statistics)
+        if NOT_FLOATING in (self.left_in_float, other.left_in_float):
+            self.left_in_float = NOT_FLOATING
+        elif self.statistics.count:
+            self.left_in_float = UNBOUNDED if self.statistics.unbounded else ""
+
     def update(self, values: Any) -> None:
         """Values of a further batch as a float array; None for a tensor of another type."""
         if values is None:

@@ -37,7 +37,7 @@ def check_computation(
     """Nothing, or an error that names the first layer that computes something else.
 
     Args:
-        alone: Compares the float model with itself: one that draws random numbers says nothing about others.
+        alone: Compares two runs of the float model: one that draws random numbers, or remembers, tells nothing.
         prepared: Compares it with the prepared model, whose quantizers are set aside; with the layers, if it is told.
         folded: Names of layers that took in a batch norm, whose outputs differ.
 

@@ -17,6 +17,7 @@ from trainable_quantizers_core.enums import RoundingRule, TrainingMethod, Variab
 from trainable_quantizers_core.errors import invalid, nearest
 
 _KNOWN = (QuantizationMethod, QuantizationTarget, RoundingRule, TrainingMethod, VariableGroup)
+_DTYPES = [np.dtype(code).name for code in "?bBhHiIqQefd"]
 _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in _KNOWN}
 _CLASSES: dict[str, tuple[Any, Callable[[Any], Any]]] = {}
 
@@ -102,10 +103,9 @@ def decode(value: Any) -> Any:
     if tag is None:
         return {key: decode(item) for key, item in value.items()}
     if tag == "$array":
-        dtype = np.dtype(value["dtype"])
-        if dtype.kind not in "biuf":
-            raise invalid("decode", "dtype", "one of numbers", dtype.name, "the file is damaged")
-        array = np.array(decode(value[tag]), dtype=dtype)
+        if value["dtype"] not in _DTYPES:
+            raise invalid("decode", "dtype", f"one of {', '.join(_DTYPES)}", value["dtype"], "the file is damaged")
+        array = np.array(decode(value[tag]), dtype=value["dtype"])
         array = array.reshape(value.get("shape", array.shape))
         return array[()] if array.ndim == 0 else array
     if tag == "$float":

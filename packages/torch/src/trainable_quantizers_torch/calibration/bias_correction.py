@@ -11,10 +11,13 @@ from torch import nn
 from trainable_quantizers_core.calibration.bias_correction import BiasCorrection
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
+from trainable_quantizers_torch.calibration.ranks import averaged
 from trainable_quantizers_torch.graph.apply import Placed
 
 
-def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], batches: Sequence[Any]) -> None:
+def correct_biases(
+    reference: Placed, placed: Placed, positions: Sequence[int], batches: Sequence[Any], process_group: Any = None
+) -> None:
     """Shift the biases of a quantized model, in place.
 
     Args:
@@ -22,6 +25,7 @@ def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], 
         placed: The same model with its quantizers.
         positions: Operations whose layers have a bias to correct.
         batches: Data.
+        process_group: Processes whose corrections are averaged.
     """
     corrections = {position: BiasCorrection() for position in positions}
     axes = {position: _channel_axis(placed, position) for position in positions}
@@ -36,7 +40,7 @@ def correct_biases(reference: Placed, placed: Placed, positions: Sequence[int], 
         placed.leave()
         for position, correction in corrections.items():
             bias = placed.modules[placed.recorded.graph[position].layer].layer.bias  # the wrapper shows the rounded one
-            bias.add_(torch.from_numpy(correction.mean_shift).to(bias))
+            bias.add_(torch.from_numpy(averaged(correction.mean_shift, process_group)).to(bias))
 
 
 def _channel_axis(placed: Placed, position: int) -> int:

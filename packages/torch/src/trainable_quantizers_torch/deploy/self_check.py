@@ -33,9 +33,10 @@ def check_prepared(model: nn.Module, prepared: nn.Module, batch: Any, folded: Co
     with_quantizers = copied(prepared, "prepare")
     wrappers = [each for each in with_quantizers.modules() if isinstance(each, PytorchTrainableQuantizationWrapper)]
     inside = [each for module in with_quantizers.modules() for each in quantizers_in(module)]
+    twin = copied(model, "prepare")
     with quantizers_set_aside(inside, wrappers):
         check_computation(
-            lambda: compared(copied(model, "prepare"), copied(model, "prepare"), [batch], layers=False)[0],
+            lambda: compared(twin, twin, [batch], layers=False)[0],
             lambda layers: compared(copied(model, "prepare"), with_quantizers, [batch], layers)[0],
             folded,
         )

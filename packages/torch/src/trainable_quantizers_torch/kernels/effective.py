@@ -10,6 +10,7 @@ import torch
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, NUMPY_OPS, ArrayOps, Grid, numbers_stay_float32
 
+from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
 TORCH_OPS = ArrayOps(
@@ -46,7 +47,7 @@ def follow(rule: Callable[..., Any], tensors: tuple[torch.Tensor, ...], *argumen
     if tensors[0].numel() == 1 and numbers_stay_float32:
         results = rule(NUMBER_OPS, *(np.float32(tensor.item()) for tensor in tensors), *arguments)
     else:
-        results = rule(NUMPY_OPS, *(tensor.detach().reshape(-1).numpy() for tensor in tensors), *arguments)
+        results = rule(NUMPY_OPS, *(as_array(tensor.reshape(-1)) for tensor in tensors), *arguments)
     shape = tensors[0].shape
     if isinstance(results, tuple):
         return tuple(torch.from_numpy(np.asarray(result)).view(shape) for result in results)

@@ -20,6 +20,7 @@ from trainable_quantizers_core.quantizer.grid import (
 
 from trainable_quantizers_torch.kernels import blocks, jit
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow
+from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.limits import limits
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
@@ -143,7 +144,8 @@ def _small_gradients(
 ) -> tuple[Any, ...]:
     """In numpy, whose calls take a third of the time."""
     with np.errstate(all="ignore"):
-        gradients = _gradients(NUMPY_OPS, g.float().numpy(), x.float().numpy(), low.numpy(), high.numpy(), *how)
+        grads, values, lows, highs = (as_array(each) for each in (g.float(), x.float(), low, high))
+        gradients = _gradients(NUMPY_OPS, grads, values, lows, highs, *how)
     return tuple(None if gradient is None else torch.from_numpy(np.asarray(gradient)) for gradient in gradients)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from trainable_quantizers_torch.kernels import blocks
-from trainable_quantizers_torch.kernels.layout import Layout
+from trainable_quantizers_torch.kernels.layout import Layout, as_array
 from trainable_quantizers_torch.kernels.limits import limits
 
 
@@ -30,8 +30,8 @@ def quantize(
     if layout.inner < limits.row:
         return blocks.quantize(x, step, zero_point, lowest, highest, channel_axis)
     target = y if y.dtype == torch.float32 else torch.empty_like(y, dtype=torch.float32)
-    arrays = [_array(layout.flat(tensor)) for tensor in (x, target)]
-    parameters = [_array(p.reshape(-1)) for p in (1 / step, zero_point, step)]
+    arrays = [as_array(layout.flat(x).float()), layout.flat(target).numpy()]
+    parameters = [as_array(p.reshape(-1).float()) for p in (1 / step, zero_point, step)]
     ends = (np.float32(lowest), np.float32(highest))
     _in_ranges(_kernels()[0], x.numel(), *arrays, *parameters, *ends, channel_axis is not None, layout.inner)
     return y if target is y else y.copy_(target)
@@ -53,8 +53,8 @@ def gradients(
     if layout.inner < limits.row:
         return blocks.gradients(g, x, low, high, num_steps, channel_axis, of_range, from_rounding)
     target = grad_x if grad_x.dtype == torch.float32 else torch.empty_like(grad_x, dtype=torch.float32)
-    arrays = [_array(layout.flat(tensor)) for tensor in (g, x, target)]
-    ends = [_array(p.reshape(-1)) for p in (low, high)]
+    arrays = [*(as_array(layout.flat(tensor).float()) for tensor in (g, x)), layout.flat(target).numpy()]
+    ends = [as_array(p.reshape(-1).float()) for p in (low, high)]
     inverse = np.float32(num_steps) / (ends[1] - ends[0])
     parts = _in_ranges(_kernels()[1], x.numel(), *arrays, *ends, inverse, layout.inner)
     if target is not grad_x:
@@ -65,10 +65,6 @@ def gradients(
     if from_rounding:
         below, above = below - moved / num_steps, above + moved / num_steps
     return grad_x, _tensor(below, low), _tensor(above, high)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().numpy()
 
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:

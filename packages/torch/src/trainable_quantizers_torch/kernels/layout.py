@@ -1,10 +1,22 @@
-"""A tensor in the order of its memory, with its channels in the middle."""
+"""A tensor in the order of its memory, with its channels in the middle; and as an array."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """The values of a tensor on a CPU, to read.
+
+    ``Tensor.numpy`` forbids that the memory is ever resized, as FSDP does with parameters between their uses; DLPack,
+    which takes longer, does not.
+    """
+    tensor = tensor.detach()
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return np.from_dlpack(tensor) if shared else tensor.numpy()
 
 
 class Layout:

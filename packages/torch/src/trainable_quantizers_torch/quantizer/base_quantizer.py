@@ -70,3 +70,8 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
             if entry[GROUP] is group
         )
         return [variable for variable in variables if variable.requires_grad]
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of which every process of a group holds a part, together; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -20,7 +20,7 @@ from trainable_quantizers_core.quantizer.ties import beside_ties
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
-from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer, whole
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
@@ -65,13 +65,17 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
         spec = self.specification
-        variables = [self._current(name) for name in spec.initial]
+        variables = [self.shaped(whole(self._current(name))) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
             return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+
+    def shaped(self, variable: torch.Tensor) -> torch.Tensor:
+        """A variable per tensor is stored with one axis, because FSDP shards no other."""
+        return variable if self.channel_axis is not None or not variable.ndim else variable.reshape(())
 
     def step(self) -> torch.Tensor:
         """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
@@ -110,6 +114,8 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray, trainable: bool) -> torch.Tensor:
         device = next((parameter.device for parameter in layer.parameters()), None)
         tensor = torch.tensor(value, device=device)
+        if tensor.is_floating_point():
+            tensor = tensor.reshape(-1)
         if trainable:
             layer.register_parameter(name, torch.nn.Parameter(tensor))
         else:  # a buffer: no requires_grad_(True) on the model can set it free
@@ -117,11 +123,11 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return getattr(layer, name)
 
     def _read_variable(self, variable: torch.Tensor) -> np.ndarray:
-        return variable.detach().float().cpu().numpy()
+        return self.shaped(whole(variable.detach())).float().cpu().numpy()
 
     @torch.no_grad()
     def _write_variable(self, variable: torch.Tensor, value: np.ndarray) -> None:
-        variable.copy_(torch.from_numpy(np.array(value)))
+        variable.copy_(torch.from_numpy(np.array(value)).reshape(variable.shape))
 
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
         spec = self.specification
