@@ -76,7 +76,7 @@ def test_thresholds_come_from_data():
     found = {name: value.tolist() for name, value in model.named_parameters() if "threshold" in name}
     assert found["0.weight_threshold"] == [1.0, 4.0]
     thresholds = [value for name, value in found.items() if "activation_quantizers" in name]
-    assert thresholds == [8.0, 4.0]  # of the input and of the ReLU, whose largest output is 3.4
+    assert thresholds == [[8.0], [4.0]]  # of the input and of the ReLU, whose largest output is 3.4
 
 
 def test_a_tensor_is_quantized_once_after_its_activation_function():

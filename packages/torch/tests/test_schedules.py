@@ -77,7 +77,7 @@ def test_over_the_ramp_the_output_and_its_gradient_are_blends():
         torch.testing.assert_close(y, x + expected * (full - x))
         y.sum().backward()
         torch.testing.assert_close(x.grad, torch.tensor([1 - expected, 1, 1, 1, 1 - expected]))
-        torch.testing.assert_close(threshold.grad, torch.tensor(expected * (-1 + 7 / 8)))
+        torch.testing.assert_close(threshold.grad, torch.tensor([expected * (-1 + 7 / 8)]))
         quantizer.advance()
     assert torch.equal(holder(x), full)
 

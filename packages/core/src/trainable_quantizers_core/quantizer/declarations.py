@@ -22,7 +22,7 @@ class STESymmetricWeights(RangeQuantizer):
     dL/dx = g where x lies in the closed range, else 0
     dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
 
-    The threshold has shape (), or (channels,) when quantizing per channel; weights are signed.
+    The threshold is one number, or one for each channel; weights are signed.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -50,7 +50,7 @@ class STEUniformWeights(RangeQuantizer):
     dL/dx = g where x lies in the closed range, else 0
     dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
 
-    The ends have shape (), or (channels,) when quantizing per channel.
+    The ends are one number each, or one for each channel.
 
     Args:
         quantization_config: Bits, method and initial range.
@@ -78,7 +78,7 @@ class LSQSymmetricWeights(RangeQuantizer):
     dL/dx = g where x lies in the closed range, else 0
     dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
 
-    The threshold has shape (), or (channels,) when quantizing per channel; weights are signed.
+    The threshold is one number, or one for each channel; weights are signed.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -107,7 +107,7 @@ class LSQUniformWeights(RangeQuantizer):
     dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
     dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
 
-    The ends have shape (), or (channels,) when quantizing per channel.
+    The ends are one number each, or one for each channel.
 
     Args:
         quantization_config: Bits, method and initial range.
@@ -135,7 +135,7 @@ class STESymmetricActivation(RangeQuantizer):
     dL/dx = g where x lies in the closed range, else 0
     dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
 
-    The threshold has shape (); unsigned when the configuration says so.
+    The threshold is one number; unsigned when the configuration says so.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -163,7 +163,7 @@ class STEUniformActivation(RangeQuantizer):
     dL/dx = g where x lies in the closed range, else 0
     dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
 
-    The ends have shape ().
+    The ends are one number each.
 
     Args:
         quantization_config: Bits, method and initial range.
@@ -191,7 +191,7 @@ class LSQSymmetricActivation(RangeQuantizer):
     dL/dx = g where x lies in the closed range, else 0
     dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
 
-    The threshold has shape (); unsigned when the configuration says so.
+    The threshold is one number; unsigned when the configuration says so.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -221,7 +221,7 @@ class LSQUniformActivation(RangeQuantizer):
     dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
     dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
 
-    The ends have shape ().
+    The ends are one number each.
 
     Args:
         quantization_config: Bits, method and initial range.
