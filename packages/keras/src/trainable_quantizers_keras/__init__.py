@@ -38,6 +38,7 @@ from trainable_quantizers_keras._version import __version__
 from trainable_quantizers_keras.deploy.convert import convert
 from trainable_quantizers_keras.deploy.export import export
 from trainable_quantizers_keras.deploy.integer import to_integer
+from trainable_quantizers_keras.deploy.sensitivity import sensitivity
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
@@ -124,6 +125,7 @@ __all__ = [
     "register_enum",
     "report",
     "save_quantizers",
+    "sensitivity",
     "summary",
     "telemetry",
     "to_integer",

@@ -39,6 +39,7 @@ from trainable_quantizers_torch._version import __version__
 from trainable_quantizers_torch.deploy.convert import convert
 from trainable_quantizers_torch.deploy.export import export
 from trainable_quantizers_torch.deploy.integer import to_integer
+from trainable_quantizers_torch.deploy.sensitivity import sensitivity
 from trainable_quantizers_torch.deploy.verify import verify
 from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
@@ -119,6 +120,7 @@ __all__ = [
     "register_enum",
     "report",
     "save_quantizers",
+    "sensitivity",
     "summary",
     "telemetry",
     "to_integer",

@@ -1,0 +1,57 @@
+"""How much each quantizer alone moves the outputs of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree
+from trainable_quantizers_core.deploy.sensitivity import Sensitivity, measured_sensitivity
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.calibration.batches import batches_of, run_on
+from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.layers.copies import copied
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+
+
+def sensitivity(model: nn.Module, data: Any) -> Sensitivity:
+    """Which quantizers cost most, without labels: each alone, all others set aside, against the float model.
+
+    error = Σ(y - y_float)² / Σy_float² over all floating outputs on the data, in evaluation. Give the quantizers at the
+    top of the list more bits, and those at the end fewer. The model runs once for each quantizer: a batch or a few are
+    enough.
+
+    Args:
+        model: What ``prepare`` made; it stays as it is.
+        data: Batches as for ``prepare``.
+
+    Raises:
+        QuantizerError: no trainable quantizers, no data, or a batch that the model does not take.
+
+    Example:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(16, 4)
+        >>> found = sensitivity(prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False), [x])
+        >>> len(found.quantizers)  # of two weights, the input, the activation function and the output
+        5
+    """
+    twin = copied(model, "sensitivity") if isinstance(model, nn.Module) else model
+    placed = quantizers_of(twin)
+    if not placed:
+        advice = "pass what prepare returned; a converted model has none left"
+        raise invalid("sensitivity", "model", "one that holds trainable quantizers", type(model).__name__, advice)
+    batches = list(batches_of(data, "sensitivity"))
+    wrappers = [each for each in twin.modules() if isinstance(each, PytorchTrainableQuantizationWrapper)]
+
+    def outputs() -> Iterator[np.ndarray]:
+        for _, result in run_on(twin, batches, "sensitivity"):
+            for leaf in _pytree.tree_leaves(result):
+                if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+                    yield leaf.double().cpu().numpy()
+
+    return measured_sensitivity(placed, wrappers, outputs)
