@@ -62,6 +62,7 @@ from trainable_quantizers_keras.quantizer.weights_quantizers import (
     STEUniformWeightsTrainableQuantizer,
 )
 from trainable_quantizers_keras.report import report
+from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.training.schedules import QuantizationScheduleCallback, advance_schedules
 from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
@@ -122,6 +123,7 @@ __all__ = [
     "load_quantizers",
     "mark_quantizer",
     "prepare",
+    "reestimate_batch_norm",
     "register_enum",
     "report",
     "save_quantizers",

@@ -61,6 +61,7 @@ from trainable_quantizers_torch.quantizer.weights_quantizers import (
     STEUniformWeightsTrainableQuantizer,
 )
 from trainable_quantizers_torch.report import report
+from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_torch.training.optimizer import parameter_groups
 from trainable_quantizers_torch.training.schedules import advance_schedules, follow_optimizer
 from trainable_quantizers_torch.training.telemetry import telemetry
@@ -117,6 +118,7 @@ __all__ = [
     "mark_quantizer",
     "parameter_groups",
     "prepare",
+    "reestimate_batch_norm",
     "register_enum",
     "report",
     "save_quantizers",

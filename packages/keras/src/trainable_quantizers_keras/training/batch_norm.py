@@ -1,0 +1,68 @@
+"""Statistics of batch norms anew, for the weights that training left."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.calibration.batches import run_on
+from trainable_quantizers_keras.keras_version import keras
+
+
+def reestimate_batch_norm(model: Any, data: Any) -> Any:
+    """Replace moving mean and variance of each batch norm by means over batches, in place; returns the model.
+
+    At few bits weights keep jumping between two levels to the end of training, and moving averages follow late: they
+    describe weights that are gone (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
+    their quantizers. A batch counts as much as any other. Norms that were folded have no statistics left.
+
+    Args:
+        model: A prepared model after training, before ``convert``.
+        data: Batches as for ``prepare``, of the size that training used.
+
+    Raises:
+        QuantizerError: no batch norm, no data, or a batch that the model does not take.
+
+    Example:
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(name="norm"), keras.layers.Dense(2)]
+        >>> x = np.random.randn(16, 4).astype("float32")
+        >>> network = keras.Sequential([keras.Input((4,)), *layers])
+        >>> model = prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False)
+        >>> bool(np.any(reestimate_batch_norm(model, [x]).get_layer("norm").moving_mean))
+        True
+    """
+    layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        advice = "prepare with fold_batch_norm=False to train with norms"
+        raise invalid("reestimate_batch_norm", "model", "one with batch norms", getattr(model, "name", model), advice)
+    with _gathering(norms):
+        for count, _ in enumerate(run_on(model, data, "reestimate_batch_norm"), 1):
+            for norm in norms:
+                norm.momentum = count / (count + 1)  # of the next batch
+    return model
+
+
+@contextmanager
+def _gathering(norms: Sequence[Any]) -> Iterator[None]:
+    """Batch norms that work as in training, and whose averages begin anew, for the time of the context."""
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        vars(norm)["call"] = functools.partial(_in_training, norm.call)
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            del vars(norm)["call"]
+
+
+def _in_training(call: Any, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
+    return call(inputs, training=True, **kwargs)
