@@ -19,8 +19,6 @@ NOTES = """
 What is not at 100 %:
 
 - FNet: its Fourier transform takes no unknown sizes, so its layers are not opened.
-- DeiT: its encoder is not opened, because it gives constants beside its result. It prepares and converts; its
-  `.keras` file cannot be written, because the encoder's `get_config` reads an attribute that it lacks.
 """
 
 __all__ = ["FILE", "NOTES", "all_the_way", "networks"]

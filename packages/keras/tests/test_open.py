@@ -433,3 +433,22 @@ def test_a_convolution_with_a_kernel_of_its_own_opens():
     wide = {"num_bits": 16, "method": "symmetric", "calibration": "min_max"}
     model = tq.prepare(network, tq.Recipe(wide, wide), [x], verbose=False)
     np.testing.assert_allclose(model(x), network(x), atol=1e-2)
+
+
+def test_a_constant_beside_a_result_does_not_keep_a_layer_closed():
+    class WithNothing(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = L.Dense(24)
+
+        def call(self, x):
+            return self.dense(x), tf.constant([[1.0, 2.0]])
+
+    given = keras.Input((24,))
+    hidden, constant = WithNothing()(given)
+    network = keras.Model(given, [L.Dense(2)(hidden), constant])
+    model = tq.prepare(network, tq.Recipe.preset("power_of_two_8bit"), [ROWS], verbose=False)
+    assert tq.summary(model).coverage == 1
+    np.testing.assert_array_equal(model(ROWS)[1], [[1.0, 2.0]])
+    for one, other in zip(tq.convert(model)(ROWS), model(ROWS), strict=True):
+        np.testing.assert_array_equal(one, other)

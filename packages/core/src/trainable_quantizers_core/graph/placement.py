@@ -89,7 +89,7 @@ def _is_computed_with(graph: ModelGraph, position: int, seen: set[int]) -> bool:
 def _is_moved(graph: ModelGraph, position: int) -> bool:
     """Whether an operation that moves values has them of inputs and constants alone."""
     operation = graph[position]
-    if operation.kind in SOURCES:
+    if operation.kind in SOURCES or position in graph.fixed:
         return True
     moves = operation.kind == "other" and bool(operation.inputs)
     return moves and all(_is_moved(graph, source) for source in operation.inputs)

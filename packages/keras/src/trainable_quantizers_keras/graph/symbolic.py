@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
@@ -92,8 +93,9 @@ class Recording:
         found: set[str] = set()
         with functions_on_symbols(), sizes_as_symbols(), _watching_constants(found):
             outputs = self.layer.call(*bound.args, **bound.kwargs)
+        outputs = tf.nest.map_structure(lambda value: _as_symbol(value, next(iter(inner.values()))), outputs)
         flat = tf.nest.flatten(outputs)
-        if not flat or not all(is_symbol(value) for value in flat):
+        if not any(is_symbol(value) for value in flat):
             raise NotOpenedError("its result is not made of tensors alone")
         found |= {"variables" for _, node in behind(flat) if not node.is_input and variables_in(arguments_of(node))}
         if found:
@@ -277,6 +279,21 @@ def _watching_constants(found: set[str]) -> Iterator[None]:
         yield
     finally:
         op_callbacks.remove_op_callback(see)
+
+
+def _as_symbol(value: Any, given: Any) -> Any:
+    """A result of a call on symbols; of a constant, a symbol that has its value whatever the input is.
+
+    Raises:
+        NotOpenedError: it is no tensor.
+    """
+    if is_symbol(value):
+        return value
+    if not isinstance(value, (tf.Tensor, np.ndarray)):
+        raise NotOpenedError("its result is not made of tensors alone")
+    ops = keras.ops if KERAS_3 else tf
+    nothing = (ops.sum if KERAS_3 else ops.reduce_sum)(ops.zeros_like(given))
+    return ops.add(ops.cast(nothing, value.dtype), value)
 
 
 @contextmanager
