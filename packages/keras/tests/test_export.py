@@ -85,7 +85,8 @@ def test_a_tflite_file_computes_on_integers(weight_bits, bits, tmp_path):
     found = tq.export(model, tmp_path / "model.tflite", IMAGES)
     step = model.layers[-1].activation_holder_quantizer
     step = float(np.ravel(step.max_range - np.asarray(step.min_range))[0]) / (2**bits - 1)
-    assert found.largest <= 2.001 * step, str(found)  # ties
+    scale = np.abs(outputs(model, IMAGES)[0]).max()
+    assert found.largest <= max(2.001 * step, 0.1 * scale), str(found)  # ties
     kinds = kinds_of(tmp_path / "model.tflite")
     for name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         assert kinds[name] == {("int8", "int8", "int32")}

@@ -31,7 +31,12 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     """For the grids of biases in files: name of the layer that holds it; the path to that, if others have the name."""
 
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
-        """Create the variables on ``layer``."""
+        """Create the variables on ``layer``.
+
+        The holder of mct-quantizers puts the name of the layer into that of the variable, by which checkpoints know it:
+        a model that was built later in a process would find nothing there.
+        """
+        name = name.removeprefix(f"{layer.name}/").rstrip("_")
         super().initialize_quantization(tensor_shape, name, layer)
         self.place = layer.name
 
