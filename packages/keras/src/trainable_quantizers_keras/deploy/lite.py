@@ -58,8 +58,10 @@ def lite_model(function: Any, folder: Path) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
     if rewriting.centred:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        with suppress(Exception):  # it cannot make integers of all: of transposed kernels of a step for each channel
-            return bytes(converter.convert())
+        with suppress(Exception):  # it cannot make integers of all, or writes what no interpreter takes
+            data = bytes(converter.convert())
+            tf.lite.Interpreter(model_content=data)
+            return data
     converter.optimizations = []
     return bytes(converter.convert())
 
