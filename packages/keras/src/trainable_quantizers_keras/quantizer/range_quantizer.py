@@ -36,7 +36,8 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         The holder of mct-quantizers puts the name of the layer into that of the variable, by which checkpoints know it:
         a model that was built later in a process would find nothing there.
         """
-        name = name.removeprefix(f"{layer.name}/").rstrip("_")
+        if name == f"{layer.name}/out_":
+            name = "out"
         super().initialize_quantization(tensor_shape, name, layer)
         self.place = layer.name
 
