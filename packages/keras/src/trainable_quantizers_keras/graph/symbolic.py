@@ -293,7 +293,7 @@ def _as_symbol(value: Any, given: Any) -> Any:
         raise NotOpenedError("its result is not made of tensors alone")
     ops = keras.ops if KERAS_3 else tf
     nothing = (ops.sum if KERAS_3 else ops.reduce_sum)(ops.zeros_like(given))
-    return ops.add(ops.cast(nothing, value.dtype), value)
+    return ops.add(ops.cast(nothing, value.dtype.name), value)
 
 
 @contextmanager
