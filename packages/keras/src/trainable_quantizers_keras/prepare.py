@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core import Recipe, Summary
 from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
@@ -19,7 +19,7 @@ from trainable_quantizers_core.graph.settle import settle
 
 from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
-from trainable_quantizers_keras.deploy.convert import quantized_inside
+from trainable_quantizers_keras.deploy.convert import needs_package, quantized_inside
 from trainable_quantizers_keras.deploy.self_check import check_prepared
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
@@ -46,7 +46,7 @@ from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantization
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 _SUMMARY = "_quantization_summary"
-_NOT_FOLDED = "not folded: no convolution or dense layer goes into it alone"
+_PACKAGE = "trainable-quantizers-keras"
 
 
 def prepare(
@@ -100,7 +100,8 @@ def prepare(
     if made.corrected:
         layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
         correct_biases(model, prepared, layers, first or calibration_data)
-    found = _with_norms(made.found, folded) if fold_batch_norm else made.found
+    found = made.found.with_norms(folded) if fold_batch_norm else made.found
+    found = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
     vars(prepared)[_SUMMARY] = found
     if verbose:
         print(found)
@@ -123,15 +124,6 @@ def summary(model: Any) -> Summary:
 def find_summary(model: Any) -> Summary | None:
     """The same, or None."""
     return vars(model).get(_SUMMARY)
-
-
-def _with_norms(found: Summary, folded: Mapping[str, str]) -> Summary:
-    """The summary, with what became of batch norms."""
-    rows = [
-        replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in found.rows
-    ]
-    rows += [SummaryRow(norm, "BatchNormalization", reason=f"folded into {layer}") for norm, layer in folded.items()]
-    return Summary(tuple(rows), found.work)
 
 
 def _check(model: Any, recipe: Any) -> None:

@@ -196,7 +196,7 @@ def _row(
         return None
     if operation.kind == "other" and not operation.layer and not operation.note:
         return None  # a function that moves values
-    concerned = bool(operation.weights) or where.quantized or where.left_to
+    concerned = bool(operation.weights) or where.quantized
     reasons = [plan.reason if concerned else "", operation.note, operation.inside]
     reasons += [NOT_FLOATING] if operation.kind == "input" and not operation.floating else []
     reasons += [f"output: left to {where.left_to}"] if where.left_to else []

@@ -197,14 +197,25 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         wrapper.bias_grid = None if inputs is None else AccumulatorGrid(inputs)
         return wrapper  # type: ignore[no-any-return]
 
+    def inferable_class(self, in_graph: bool) -> type:
+        """The class that takes its place when it is converted.
+
+        Args:
+            in_graph: Whether its calls are known; where they are not, they may ask for attributes of the layer, and
+                Keras 2 may hand it a mask. Both are beyond the class of mct-quantizers: it becomes one of this package.
+        """
+        masks = not KERAS_3 and (getattr(self.layer, "mask_zero", False) or masked(self._inbound_nodes))
+        inside = any("." in key for key in self.weights_quantizers)
+        beyond = not in_graph or masks or inside or self.layer.compute_dtype != "float32"
+        return KerasInferableQuantizationWrapper if beyond and not self.weight_values else KerasQuantizationWrapper
+
     def convert_to_inferable_quantizers(self, in_graph: bool = True) -> Any:
         """A new ``KerasQuantizationWrapper`` of inferable quantizers with the same outputs, not trainable.
 
         A weight whose quantizer is disabled stays in float.
 
         Args:
-            in_graph: Whether its calls are known; where they are not, they may ask for attributes of the layer, and
-                Keras 2 may hand it a mask. Both are beyond the class of mct-quantizers: it becomes one of this package.
+            in_graph: Whether its calls are known; see ``inferable_class``.
 
         Raises:
             QuantizerError: the wrapper is not built.
@@ -221,9 +232,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         if self.bias_grid is not None:
             layer.bias.assign(self._rounded_bias(self.bias_grid))
         if not self.weight_values:
-            masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or masked(self._inbound_nodes))
-            beyond = not in_graph or masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
-            kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
+            kind = self.inferable_class(in_graph)
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
