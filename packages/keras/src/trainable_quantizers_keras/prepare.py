@@ -16,6 +16,7 @@ from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
+from trainable_quantizers_core.inventory import accumulator_bits
 
 from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
@@ -32,7 +33,7 @@ from trainable_quantizers_keras.graph.record import (
     record,
 )
 from trainable_quantizers_keras.graph.watch import watching
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place, quantizers_of
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import copied, input_shape_of
@@ -102,6 +103,7 @@ def prepare(
         correct_biases(model, prepared, layers, first or calibration_data)
     found = made.found.with_norms(folded) if fold_batch_norm else made.found
     found = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
+    found = found.with_accumulators(accumulator_bits(quantizers_of(prepared)))
     vars(prepared)[_SUMMARY] = found
     if verbose:
         print(found)
@@ -153,7 +155,7 @@ class _Made:
     quantizers: dict[int, dict[str, Any]] = field(default_factory=dict)
     holders: dict[Place, dict[int, Any]] = field(default_factory=dict)
     corrected: list[Any] = field(default_factory=list)
-    bias_grids: dict[int, Any] = field(default_factory=dict)
+    accumulators: dict[int, Any] = field(default_factory=dict)
 
 
 def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool) -> _Made:
@@ -179,8 +181,8 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
             holder = kind(each.output, name=_holder_name(call), dtype="float32")
             made.holders.setdefault(call.place, {})[call.result] = holder
         made.corrected += [call.layer] if each.corrects_bias else []
-        if each.bias_grid is not None:
-            made.bias_grids[id(call.layer)] = each.bias_grid
+        if each.accumulator is not None:
+            made.accumulators[id(call.layer)] = each.accumulator
     return made
 
 
@@ -250,7 +252,7 @@ def _wrapping(made: _Made) -> Callable[[Any, Any], Any]:
             replacement = KerasTrainableQuantizationWrapper(
                 copied(layer),
                 made.quantizers[id(layer)],
-                bias_grid=made.bias_grids.get(id(layer)),
+                accumulator=made.accumulators.get(id(layer)),
                 **_named(layer, layer.name),
                 trainable=layer.trainable,
             )

@@ -16,6 +16,7 @@ from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
+from trainable_quantizers_core.inventory import accumulator_bits
 
 from trainable_quantizers_torch.calibration.batches import (
     arguments_of,
@@ -35,6 +36,7 @@ from trainable_quantizers_torch.graph.fold import fold_batch_norms
 from trainable_quantizers_torch.graph.modules import layers_alone
 from trainable_quantizers_torch.graph.record import Recording, record
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
+from trainable_quantizers_torch.inventory import quantizers_of
 from trainable_quantizers_torch.layers.copies import copied
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
@@ -93,7 +95,9 @@ def prepare(
         options = (fold_batch_norm, given if check else None, process_group, verbose)
         found = _prepare_graph(model, recipe, calibration_data, *options)
     runtime = any(isinstance(module, QuantizedCalls) for module in model.modules())
-    found = replace(found, runtime=_PACKAGE if runtime else "")
+    found = replace(found, runtime=_PACKAGE if runtime else "").with_accumulators(
+        accumulator_bits(quantizers_of(model))
+    )
     vars(next(_quantizing(model), model))[_SUMMARY] = found
     if verbose:
         print(found)

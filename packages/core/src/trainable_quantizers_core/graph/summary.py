@@ -75,6 +75,20 @@ class Summary:
             rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"folded into {layer}"))
         return replace(self, rows=tuple(rows))
 
+    def with_accumulators(self, bits: Mapping[str, int]) -> Summary:
+        """The summary with the bits that the sums of layers need at worst, by layer.
+
+        Example:
+            >>> row = SummaryRow("conv", "Conv2d", reason="default")
+            >>> Summary((row,)).with_accumulators({"conv": 19}).rows[0].reason
+            'default; sums of up to 19 bits'
+        """
+        rows = [
+            replace(row, reason=f"{row.reason}; sums of up to {bits[row.layer]} bits") if row.layer in bits else row
+            for row in self.rows
+        ]
+        return replace(self, rows=tuple(rows))
+
     def __str__(self) -> str:
         head = ("layer", "type", "weights", "activations", "reason")
         cells = [
