@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-LIMITS = (None, 20, 16, 14, 12, 11)
+LIMITS = (None, 16, 14, 12)
 WIDTHS = ((8, 8), (4, 4))
 SEEDS = range(3)
 
@@ -54,8 +54,8 @@ def main() -> None:
         print(f"seed {seed}: float {accuracy(float_model, test_x, test_y):.2f} %", flush=True)
         for weights, activations in WIDTHS:
             for limit in LIMITS:
-                scheme = {"num_bits": weights, **({} if limit is None else {"accumulator_bits": limit})}
-                recipe = tq.Recipe(scheme, {"num_bits": activations})
+                scheme = tq.WeightsScheme(num_bits=weights, accumulator_bits=limit)
+                recipe = tq.Recipe(scheme, tq.ActivationsScheme(num_bits=activations))
                 model = tq.prepare(float_model, recipe, x.split(64)[:8], verbose=False)
                 before = accuracy(model, test_x, test_y)
                 train(model, x, y, 5, 5e-4)

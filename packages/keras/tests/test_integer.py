@@ -233,6 +233,18 @@ def test_verify_names_what_leaves_room_for_other_outputs(bias, cause, deploy):
     assert re.search(cause, str(found))
 
 
+@pytest.mark.parametrize("deploy", [lambda model: model, tq.convert])
+def test_verify_names_the_first_quantizer_where_a_program_differs(deploy):
+    model = trained()
+    program = tq.to_integer(tq.convert(model), IMAGES[:1])
+    same = tq.verify(deploy(model), program, [IMAGES])
+    assert same.identical and len(same.layers) == 10
+    assert [layer.name for layer in same.layers[1:4]] == ["re_lu_quantized", "depthwise_quantized", "wide_quantized"]
+    found = tq.verify(deploy(model), program.with_rounding("half_even"), [IMAGES])
+    assert found.first_difference.name == "re_lu_quantized" and found.causes == ("Ties are rounded half_even.",)
+    assert "Possible causes: Ties are rounded half_even." in str(found)
+
+
 def test_verify_names_the_rule_for_ties_that_was_trained():
     model = trained(rounding="half_away")
     with warnings.catch_warnings():

@@ -268,6 +268,18 @@ def test_verify_names_what_leaves_room_for_other_outputs(bias, cause, deploy):
     assert re.search(cause, str(found))
 
 
+@pytest.mark.parametrize("deploy", [lambda model: model, tq.convert])
+def test_verify_names_the_first_quantizer_where_a_program_differs(deploy):
+    model = trained()
+    program = tq.to_integer(tq.convert(model), IMAGES[:1])
+    same = tq.verify(deploy(model), program, [IMAGES])
+    names = ["stem.x", "relu", "relu_1", "wide", "relu_2", "relu_3", "mean", "relu_4", "relu_5", "head"]
+    assert same.identical and [layer.name for layer in same.layers] == names
+    found = tq.verify(deploy(model), program.with_rounding("half_away"), [IMAGES])
+    assert found.first_difference.name == "relu" and found.causes == ("Ties are rounded half_away.",)
+    assert re.search(r"it begins in relu, where \d+ of 73728 differ, .* Possible causes: Ties are", str(found))
+
+
 def test_verify_names_the_rule_for_ties_that_was_trained():
     model = trained(rounding="half_away")
     with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -41,7 +42,8 @@ class Verification:
     Args:
         outputs: The outputs of the models.
         layers: Layers that both have, in order of execution.
-        causes: Where outputs differ and no such layer does, what of the network leaves room for it.
+        causes: Where outputs differ, and no such layer does or the other is an integer program: what of the network
+            leaves room for it.
 
     Example:
         >>> fine, off = TensorDifference("conv", 8, 0, 0.0), TensorDifference("head", 4, 1, 0.25)
@@ -95,11 +97,11 @@ class Verification:
             return f"All {self.elements} output values are identical."
         text = f"{self.differing} of {self.elements} output values differ, by up to {self.largest:.3g}"
         first = self.first_difference
+        reasons = f" Possible causes: {' '.join(self.causes)}" if self.causes else ""
         if first is None:
-            reasons = f" Possible causes: {' '.join(self.causes)}" if self.causes else ""
             return f"{text}; no layer that both models have differs.{reasons}"
         where = f"{first.differing} of {first.elements} differ, by up to {first.largest:.3g}"
-        return f"{text}; it begins in {first.name}, where {where}."
+        return f"{text}; it begins in {first.name}, where {where}.{reasons}"
 
 
 class Comparison:
@@ -134,6 +136,18 @@ class Comparison:
             QuantizerError: the shapes differ.
         """
         _add(self._layers, name, trained, deployed)
+
+    def layers(self, trained: Mapping[str, Sequence[Any]], deployed: Mapping[str, Sequence[Any]]) -> None:
+        """Compare the tensors that layers give in a batch, by name, of those that both models have.
+
+        Tensors of other shapes or numbers are passed over: they are of other calls, or of a constant.
+        """
+        for name, tensors in trained.items():
+            others = deployed.get(name, ())
+            if len(tensors) == len(others):
+                for one, other in zip(tensors, others, strict=True):
+                    if tuple(one.shape) == tuple(other.shape):
+                        self.layer(name, one, other)
 
     def result(self) -> Verification:
         """What was found so far.

@@ -20,6 +20,7 @@ from trainable_quantizers_core.reading import parsed_json, reading
 
 FORMAT = "trainable-quantizers program 1"
 SUMS = ("convolution", "matmul", "sum_pool", "total")
+QUANTIZING = ("quantize", "requantize", "lookup")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,27 @@ class Program:
         return self.joined((inputs, named), lambda sample: dict(self._held(sample)), integers)
 
     __call__ = run
+
+    def observed(self, *inputs: Any, **named: Any) -> tuple[Any, dict[str, list[np.ndarray]]]:
+        """What ``run`` returns, and beside it what the quantizers gave, in floats, by name and in order of execution.
+
+        Raises:
+            QuantizerError: as of ``run``.
+        """
+        steps = [step for step in self.steps if step.operation in QUANTIZING]
+        seen: dict[int, list[np.ndarray]] = {step.output: [] for step in steps}
+
+        def compute(sample: list[np.ndarray]) -> dict[int, np.ndarray]:
+            held = dict(self._held(sample, keep=seen))
+            for index, samples in seen.items():
+                samples.append(self.floats(index, held[index]))
+            return held
+
+        result = self.joined((inputs, named), compute)
+        found: dict[str, list[np.ndarray]] = {}
+        for step in steps:
+            found.setdefault(step.name, []).append(np.concatenate(seen[step.output]))
+        return result, found
 
     def joined(
         self, inputs: Any, compute: Callable[[list[np.ndarray]], Mapping[int, np.ndarray]], integers: bool = False

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ from trainable_quantizers_core.integer.program import Program, rounding_rule
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.deploy.translation import TensorFlowTranslation
+from trainable_quantizers_keras.graph.watch import named_layers, replaced_calls
 from trainable_quantizers_keras.keras_version import keras
 
 
@@ -69,12 +74,15 @@ def program_of(model: Any, inputs: Any, rounding: RoundingRule = RoundingRule.HA
     inputs = tf.nest.map_structure(lambda leaf: leaf[:1], inputs)
     try:
         results = model(inputs, training=False)
-        frozen = _frozen(model, inputs)
+        layers = named_layers(model)
+        with _marked(layers.values()):
+            frozen = _frozen(model, inputs)
     except QuantizerError:
         raise
     except Exception as error:  # whatever a layer raises
         raise _not_traced(inputs, error) from error
-    return lower(_dataflow(frozen, [name for name, _ in named_tensors(results, "output")], rounding))
+    names = [name for name, _ in named_tensors(results, "output")]
+    return lower(_dataflow(frozen, names, list(layers), rounding))
 
 
 def _not_traced(inputs: Any, error: Exception) -> QuantizerError:
@@ -98,7 +106,7 @@ def _frozen(model: Any, inputs: Any) -> Any:
         tf.config.run_functions_eagerly(eagerly)
 
 
-def _dataflow(frozen: Any, names: list[str], rounding: RoundingRule) -> Dataflow:
+def _dataflow(frozen: Any, names: list[str], layers: list[str], rounding: RoundingRule) -> Dataflow:
     """The graph of TensorFlow in the words of the core, what depends on no input computed."""
     to = TensorFlowTranslation(rounding)
     known: dict[Any, Any] = {}
@@ -106,10 +114,10 @@ def _dataflow(frozen: Any, names: list[str], rounding: RoundingRule) -> Dataflow
     for tensor in frozen.inputs:
         inputs.append(Node("input", tensor.op.name, (), tuple(tensor.shape)))
         known[tensor.ref()] = inputs[-1]
-    operations, constants = _apart(frozen)
+    operations, constants = _apart(frozen, layers)
     known |= constants
     for operation in operations:
-        to.name = _named(operation.name)
+        to.name = _named(operation.name, layers)
         read = [known[tensor.ref()] for tensor in operation.inputs]
         for tensor, result in zip(operation.outputs, to.call(operation, read), strict=False):
             known[tensor.ref()] = result
@@ -131,14 +139,14 @@ _LOOPS = {
 }
 
 
-def _apart(frozen: Any) -> tuple[list[Any], dict[Any, np.ndarray]]:
+def _apart(frozen: Any, layers: list[str]) -> tuple[list[Any], dict[Any, np.ndarray]]:
     """The operations that depend on the inputs; and what they read that does not, computed at once."""
     dependent = {tensor.ref() for tensor in frozen.inputs}
     operations: list[Any] = []
     read: dict[Any, Any] = {}
     for operation in frozen.graph.get_operations():
         if operation.type in _LOOPS:
-            raise no_definition(f"{operation.type} in a loop", _named(operation.name))
+            raise no_definition(f"{operation.type} in a loop", _named(operation.name, layers))
         if any(tensor.ref() in dependent for tensor in operation.inputs):
             operations.append(operation)
             dependent |= {tensor.ref() for tensor in operation.outputs}
@@ -146,13 +154,33 @@ def _apart(frozen: Any) -> tuple[list[Any], dict[Any, np.ndarray]]:
     read |= {tensor.ref(): tensor for tensor in frozen.outputs if tensor.ref() not in dependent}
     for tensor in read.values():
         if not tensor.dtype.is_numpy_compatible:
-            raise no_definition(tensor.op.type, _named(tensor.op.name))
+            raise no_definition(tensor.op.type, _named(tensor.op.name, layers))
     with tf.compat.v1.Session(graph=frozen.graph) as session:
         values = session.run(list(read.values()))
     return operations, dict(zip(read, values, strict=True))
 
 
-def _named(name: str) -> str:
-    """The name of the layer in that of an operation: ``model/block/conv/Conv2D`` is of ``block/conv``."""
-    parts = name.split("/")
-    return "/".join(parts[1:-1]) or parts[-1]
+_MARK = re.compile(r"layer\.(\d+)")
+
+
+@contextmanager
+def _marked(layers: Collection[Any]) -> Iterator[None]:
+    """Operations of a graph say in whose call they are made: Keras 3 changes the names of layers there."""
+    numbers = {id(layer): number for number, layer in enumerate(layers)}
+
+    def marked(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def in_scope(*args: Any, **kwargs: Any) -> Any:
+            with tf.name_scope(f"layer.{numbers[id(layer)]}"):
+                return call(*args, **kwargs)
+
+        return in_scope
+
+    with replaced_calls(layers, marked):
+        yield
+
+
+def _named(name: str, layers: Sequence[str]) -> str:
+    """The name of the layer in that of an operation; outside all layers, that of the operation."""
+    marks = _MARK.findall(name)
+    return layers[int(marks[-1])] if marks else name.rpartition("/")[2]

@@ -17,12 +17,10 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_keras.calibration.batches import named_tensors, run_on
 from trainable_quantizers_keras.deploy.convert import convert, quantized_inside
 from trainable_quantizers_keras.deploy.integer import program_of
-from trainable_quantizers_keras.graph.watch import watching
+from trainable_quantizers_keras.graph.watch import named_layers, watching
 from trainable_quantizers_keras.inventory import trainable_quantizers
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.calls import calls_of, is_graph
-from trainable_quantizers_keras.layers.copies import parts_of
-from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
 
 
 def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verification:
@@ -30,8 +28,8 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
 
     Args:
         trained: The model that was trained.
-        deployed: The model that ``convert`` made of it, or any function that takes the same inputs and gives
-            tensors or arrays, such as the interpreter of an exported file.
+        deployed: The model that ``convert`` made of it, its integer program, or any function that takes the same
+            inputs and gives tensors or arrays, such as the interpreter of an exported file.
         data: Batches as for ``prepare``.
 
     Raises:
@@ -50,7 +48,7 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
     if not callable(deployed):
         raise invalid("verify", "deployed", "a model or a function", deployed, "pass what convert returned")
     found, inputs = compared(trained, deployed, data)
-    if found.identical or found.first_difference is not None:
+    if found.identical or (found.first_difference is not None and not isinstance(deployed, Program)):
         return found
     return replace(found, causes=_causes(trained, deployed, inputs))
 
@@ -60,11 +58,15 @@ def compared(trained: Any, deployed: Any, data: Any, layers: bool = True) -> tup
     comparison = Comparison()
     seen: list[dict[str, list[Any]]] = [{}, {}]
     with ExitStack() as stack:
-        if layers and isinstance(deployed, keras.Model):
+        if layers and isinstance(deployed, (keras.Model, Program)):
             for model, outputs in zip((trained, deployed), seen, strict=True):
-                stack.enter_context(_watched(model, outputs))
+                if isinstance(model, keras.Model):
+                    stack.enter_context(_watched(model, outputs, alone=isinstance(deployed, Program)))
         for inputs, wanted in run_on(trained, data, "verify"):
-            given = _given(deployed, inputs)
+            if isinstance(deployed, Program):
+                given, seen[1] = _given(deployed.observed, inputs)
+            else:
+                given = _given(deployed, inputs)
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
@@ -94,37 +96,23 @@ def _given(deployed: Any, inputs: Any) -> Any:
         raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
 
 
-def _watched(model: Any, outputs: dict[str, list[Any]]) -> Any:
-    names = {id(layer): name for name, layer in _layers(model, "").items()}
+def _watched(model: Any, outputs: dict[str, list[Any]], alone: bool) -> Any:
+    """Keep what layers give, or holders ``alone``: other steps of a program are no layers."""
+    layers = named_layers(model)
+    if alone:
+        layers = {name: each for name, each in layers.items() if isinstance(each, KerasActivationQuantizationHolder)}
+    names = {id(layer): name for name, layer in layers.items()}
 
     def see(layer: Any, result: Any) -> None:
         eager = [tensor for tensor in tf.nest.flatten(result) if hasattr(tensor, "numpy")]  # not what builds a model
         outputs.setdefault(names[id(layer)], []).extend(eager)
 
-    return watching(_layers(model, "").values(), see)
-
-
-def _layers(model: Any, prefix: str) -> dict[str, Any]:
-    """The layers of graphs and subclassed models at any depth; those inside other layers are not separate."""
-    parts = {call.layer.name: call.layer for call in calls_of(model)} if is_graph(model) else parts_of(model)
-    found: dict[str, Any] = {}
-    for name, layer in parts.items():
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        if isinstance(layer, keras.Model):
-            found.update(_layers(layer, f"{prefix}{name}/"))
-        elif isinstance(layer, KerasQuantizedOutput):
-            found.update({f"{prefix}{name}": layer.layer, f"{prefix}{name}/output": layer.holder})
-        else:
-            found[f"{prefix}{name}"] = layer
-    return found
+    return watching(layers.values(), see)
 
 
 def _compare(comparison: Comparison, seen: list[dict[str, list[Any]]], wanted: Any, given: Any) -> None:
-    trained, deployed = seen
-    for name, tensors in trained.items():
-        for one, other in zip(tensors, deployed.get(name, ()), strict=False):
-            comparison.layer(name, _array(one), _array(other))
+    trained, deployed = ({name: [*map(_array, each)] for name, each in outputs.items()} for outputs in seen)
+    comparison.layers(trained, deployed)
     outputs = [named_tensors(result, "output") for result in (wanted, given)]
     if len(outputs[0]) != len(outputs[1]):
         advice = "both must give the same outputs"

@@ -7,6 +7,33 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.calls import calls_of, is_graph
+from trainable_quantizers_keras.layers.copies import parts_of
+from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+
+
+def named_layers(model: Any, prefix: str = "") -> dict[str, Any]:
+    """The layers of graphs and subclassed models at any depth, by path; those inside other layers are not separate.
+
+    Example:
+        >>> inner = keras.Sequential([keras.Input((2,)), keras.layers.ReLU(name="relu")], name="inner")
+        >>> list(named_layers(keras.Sequential([keras.Input((2,)), inner])))
+        ['inner/relu']
+    """
+    parts = {call.layer.name: call.layer for call in calls_of(model)} if is_graph(model) else parts_of(model)
+    found: dict[str, Any] = {}
+    for name, layer in parts.items():
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if isinstance(layer, keras.Model):
+            found.update(named_layers(layer, f"{prefix}{name}/"))
+        elif isinstance(layer, KerasQuantizedOutput):
+            found.update({f"{prefix}{name}": layer.layer, f"{prefix}{name}/output": layer.holder})
+        else:
+            found[f"{prefix}{name}"] = layer
+    return found
+
 
 @contextmanager
 def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: bool = False) -> Iterator[None]:
@@ -19,7 +46,6 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
 
     Example:
         >>> import numpy as np
-        >>> from trainable_quantizers_keras.keras_version import keras
         >>> layer, seen = keras.layers.ReLU(), []
         >>> with watching([layer], lambda layer, result: seen.append(float(result[0]))):
         ...     result = layer(np.float32([-1.0, 2.0]))
@@ -80,7 +106,6 @@ def first_calls(layers: Iterable[Any]) -> Iterator[dict[int, tuple[Any, Any, Any
 
     Example:
         >>> import numpy as np
-        >>> from trainable_quantizers_keras.keras_version import keras
         >>> layer = keras.layers.ReLU()
         >>> with first_calls([layer]) as calls:
         ...     result = layer(np.float32([-1.0, 2.0]))

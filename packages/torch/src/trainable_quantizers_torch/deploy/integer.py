@@ -113,7 +113,7 @@ def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRul
     for node in exported.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
         path = next(reversed(stack.values()))[0] if stack else ""
-        to.name = _named(path.removeprefix("model").removeprefix(".")) or node.name
+        to.name = operation_of(path.removeprefix("model").removeprefix(".")) or node.name
         value = node.meta.get("val")
         if node.op == "placeholder":
             if node.name in held:
@@ -152,7 +152,7 @@ def _loses(node: Any) -> bool:
     return before.is_floating_point and (not after.is_floating_point or after.itemsize < before.itemsize)
 
 
-def _named(path: str) -> str:
+def operation_of(path: str) -> str:
     """The name of a layer or function by the path of a module that stands for it, or for its quantizer."""
     outer, found, word = path.rpartition(f"{QUANTIZERS}.")
     return (

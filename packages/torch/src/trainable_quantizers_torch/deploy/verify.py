@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,10 +19,11 @@ from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
 from trainable_quantizers_torch.deploy.convert import convert, quantizers_in
-from trainable_quantizers_torch.deploy.integer import program_of
+from trainable_quantizers_torch.deploy.integer import operation_of, program_of
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 
-_QUANTIZED = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
+_HOLDER = PytorchActivationQuantizationHolder
+_QUANTIZED = (PytorchQuantizationWrapper, _HOLDER)
 
 
 def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: Any) -> Verification:
@@ -30,8 +31,8 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
 
     Args:
         trained: The model that was trained.
-        deployed: The model that ``convert`` made of it, or any function that takes the same arguments and gives
-            tensors or arrays, such as a session of an exported file.
+        deployed: The model that ``convert`` made of it, its integer program, or any function that takes the same
+            arguments and gives tensors or arrays, such as a session of an exported file.
         data: Batches as for ``prepare``.
 
     Raises:
@@ -49,7 +50,7 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
     if not callable(deployed):
         raise invalid("verify", "deployed", "a module or a function", deployed, "pass what convert returned")
     found, call = compared(trained, deployed, data)
-    if found.identical or found.first_difference is not None:
+    if found.identical or (found.first_difference is not None and not isinstance(deployed, Program)):
         return found
     return replace(found, causes=_causes(trained, deployed, call))
 
@@ -66,9 +67,15 @@ def compared(
             deployed.eval()
             shared = dict(_layers(trained)).keys() & dict(_layers(deployed)).keys() if layers else ()
             for model, outputs in zip((trained, deployed), seen, strict=True):
-                stack.enter_context(_kept_outputs(model, shared, outputs))
+                stack.enter_context(_kept_outputs(model, {name: name for name in shared}, outputs))
+        elif isinstance(deployed, Program):
+            of = {name: operation_of(name) for name, each in _layers(trained) if isinstance(each, _HOLDER)}
+            stack.enter_context(_kept_outputs(trained, of, seen[0]))
         for call, wanted in run_on(trained, data, "verify"):
-            given = _given(deployed, call)
+            if isinstance(deployed, Program):
+                given, seen[1] = _given(deployed.observed, call)
+            else:
+                given = _given(deployed, call)
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
@@ -101,10 +108,8 @@ def _given(deployed: Any, call: Callable[[Any], Any]) -> Any:
 
 
 def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], wanted: Any, given: Any) -> None:
-    trained, deployed = seen
-    for name, tensors in trained.items():
-        for one, other in zip(tensors, deployed.get(name, ()), strict=False):
-            comparison.layer(name, _array(one), _array(other))
+    trained, deployed = ({name: [*map(_array, each)] for name, each in outputs.items()} for outputs in seen)
+    comparison.layers(trained, deployed)
     outputs = [_named(result) for result in (wanted, given)]
     if len(outputs[0]) != len(outputs[1]):
         advice = "both must give the same outputs"
@@ -125,8 +130,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def _kept_outputs(model: nn.Module, names: Any, outputs: dict[str, list[torch.Tensor]]) -> Iterator[None]:
-    """The tensors that layers give, in order of execution."""
+def _kept_outputs(model: nn.Module, names: Mapping[str, str], outputs: dict[str, list[torch.Tensor]]) -> Iterator[None]:
+    """The tensors that layers give, in order of execution, under the names that are given for those of the layers."""
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:
@@ -135,7 +140,7 @@ def _kept_outputs(model: nn.Module, names: Any, outputs: dict[str, list[torch.Te
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in _layers(model) if name in names]
+    handles = [module.register_forward_hook(keep(names[name])) for name, module in _layers(model) if name in names]
     try:
         yield
     finally:
