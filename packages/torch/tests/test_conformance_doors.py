@@ -1,6 +1,7 @@
 """The three doors of the suite: the decorator for pytest, the iterator, and the command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import trainable_quantizers_torch as tq
@@ -15,7 +16,8 @@ from trainable_quantizers_core.conformance.__main__ import main
 from trainable_quantizers_core.conformance.oracle import expect
 from trainable_quantizers_core.conformance.report import run_all, show, summary
 
-EAGER = load_adapters("trainable_quantizers_torch")[:1]
+ADAPTERS = load_adapters("trainable_quantizers_torch")
+EAGER = ADAPTERS[:1]
 LSQ = tq.LSQSymmetricActivationTrainableQuantizer
 
 
@@ -31,11 +33,24 @@ def trials(quantizer_class, promise, expected_failures=None):
 
 def test_the_iterator_yields_every_promise_of_every_case():
     found = list(iterate_trials(EAGER))
-    assert len({trial.case for trial in found}) == 170
-    assert len({trial.promise for trial in found}) == 17
-    ties = [trial.case for trial in found if trial.promise == "ties"]
-    assert len(ties) == 20 and all(case.is_activation and case.power_of_two for case in ties)
-    assert len({str(trial) for trial in found}) == len(found) == 170 * 16 + len(ties)
+    cases = {trial.case for trial in found}
+    assert len(cases) == 170
+    of = {trial.promise: set() for trial in found}
+    assert len(of) == 17
+    for trial in found:
+        of[trial.promise].add(trial.case)
+    narrower = {
+        "range_order": {case for case in cases if case.uniform},
+        "channel_axis": {case for case in cases if case.axis is not None},
+        "ties": {case for case in cases if case.is_activation and case.power_of_two},
+    }
+    assert {promise: of_promise for promise, of_promise in of.items() if of_promise != cases} == narrower
+    assert len({str(trial) for trial in found}) == len(found) == 170 * 14 + sum(map(len, narrower.values())) == 2540
+
+
+def test_a_check_that_compares_nothing_keeps_no_promise():
+    with pytest.raises(AssertionError, match="compares nothing"):
+        replace(trials(LSQ, "grid")[0], check=lambda adapter, quantizer_class, case: None).run()
 
 
 def test_an_expected_failure_passes_and_a_stale_one_fails():
@@ -46,13 +61,40 @@ def test_an_expected_failure_passes_and_a_stale_one_fails():
             trial.run()
 
 
+def parameters(expected_failures=None):
+    """By their names, the tests that the decorator makes of the eager cases of 4 bits."""
+    mark = parametrize_with_checks("trainable_quantizers_torch", [Shifted], expected_failures).mark
+    return {each.id: each for each in mark.args[1] if each.id.startswith("torch-LSQ") and "4bit" in each.id}
+
+
+def test_the_decorator_makes_one_test_of_each_case_that_names_every_broken_promise():
+    tests = parameters()
+    assert len(tests) == len({test.values[0].trials[0].case for test in tests.values()}) == 4
+    name = "torch-LSQ-activation-symmetric-signed-4bit"
+    (test,) = tests[name].values
+    assert len(test.trials) == 14
+    with pytest.raises(AssertionError) as caught:
+        test.run()
+    first, *lines = str(caught.value).splitlines()
+    promises = [line.strip().partition(": AssertionError: ")[0] for line in lines]
+    assert first == f"{name}: {len(lines)} of 14 promises are broken:"
+    assert {"output", "grid", "train_is_deploy"} <= set(promises) < {each.promise for each in test.trials}
+    assert "outputs lie between levels" in lines[promises.index("grid")]
+    assert str(caught.value.__cause__) in lines[0]
+
+
 def test_the_decorator_marks_expected_failures_strictly_with_their_reason():
-    mark = parametrize_with_checks("trainable_quantizers_torch", [Shifted], {(Shifted, "grid"): "adds a constant"}).mark
-    marks = {parameter.values[0].promise: parameter.marks for parameter in mark.args[1]}
-    (xfail,) = marks["grid"]
-    assert xfail.name == "xfail"
-    assert xfail.kwargs == {"reason": "adds a constant", "raises": AssertionError, "strict": True}
-    assert not marks["output"]
+    tests = parameters({(Shifted, "grid"): "adds a constant"})
+    assert len(tests) == 2 * 4
+    for name, test in tests.items():
+        if name.endswith("-grid"):
+            (xfail,) = test.marks
+            assert xfail.name == "xfail"
+            assert xfail.kwargs == {"reason": "adds a constant", "raises": AssertionError, "strict": True}
+            assert (test.values[0].promise, test.values[0].expected_failure) == ("grid", "")
+        else:
+            assert not test.marks
+            assert "grid" not in {trial.promise for trial in test.values[0].trials}
 
 
 def test_reports_name_what_is_broken(capsys):
@@ -71,9 +113,9 @@ def test_the_command_prints_a_table_writes_json_and_succeeds(tmp_path, capsys):
     path = tmp_path / "report.json"
     only = ["--mode", "torch", "--only", "LSQ-activation-uniform-4bit", "--quiet"]
     assert main(["trainable_quantizers_torch", *only, "--json", str(path)]) == 0
-    assert "16 of 16 promises kept, in 1 cases, by" in capsys.readouterr().out
+    assert "15 of 15 promises kept, in 1 cases, by" in capsys.readouterr().out
     report = json.loads(path.read_text())
-    assert (report["trials"], report["broken"]) == (16, 0)
+    assert (report["trials"], report["broken"]) == (15, 0)
     assert "mct-quantizers" in report["versions"]
     assert {outcome["promise"] for outcome in report["outcomes"]} >= {"train_is_deploy", "gradient_to_parameters"}
 
@@ -82,7 +124,7 @@ MISTAKES = [
     (["trainable_quantizers_jax"], "package must be an installed framework package, got 'trainable_quantizers_jax'"),
     (
         ["trainable_quantizers_torch", "--mode", "eager"],
-        "--mode must be one of torch, torch in blocks, torch.compile, torch by numba, got",
+        f"--mode must be one of {', '.join(adapter.name for adapter in ADAPTERS)}, got 'eager'",
     ),
     (["trainable_quantizers_torch", "--only", "5bit"], "--only must be part of a trial's name, got '5bit'"),
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
-from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check, applies
+from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check, applies, compared
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -45,8 +46,10 @@ class Trial:
         """Do it.
 
         Raises:
-            AssertionError: the promise is broken; or it is kept although a failure was expected.
+            AssertionError: the promise is broken; or it is kept although a failure was expected; or the check
+                found nothing to compare, which proves nothing.
         """
+        before = compared["elements"]
         try:
             with self.adapter.active():
                 self.check(self.adapter, self.quantizer_class, self.case)
@@ -56,14 +59,49 @@ class Trial:
             return
         if self.expected_failure:
             raise AssertionError(f"passes, but was expected to fail ({self.expected_failure}): remove the expectation")
+        if compared["elements"] == before:
+            raise AssertionError("compares nothing: leave the check out for this case")
+
+
+@dataclass(frozen=True)
+class CaseTrials:
+    """Every check of one quantizer on one case, run in one way: one test.
+
+    Args:
+        trials: The checks.
+    """
+
+    trials: tuple[Trial, ...]
+
+    def __str__(self) -> str:
+        return str(self.trials[0]).removesuffix(f"-{self.trials[0].promise}")
+
+    def run(self) -> None:
+        """Run them all, also behind one that fails.
+
+        Raises:
+            AssertionError: promises are broken; it names each, with its error, and carries the first as its cause.
+        """
+        broken: dict[str, Exception] = {}
+        for trial in self.trials:
+            try:
+                trial.run()
+            except Exception as error:  # a crash breaks the promise as much as a wrong number
+                broken[trial.promise] = error
+        if broken:
+            errors = "".join(f"\n  {name}: {type(error).__name__}: {error}" for name, error in broken.items())
+            text = f"{self}: {len(broken)} of {len(self.trials)} promises are broken:{errors}"
+            raise AssertionError(text) from next(iter(broken.values()))
 
 
 def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
     """Compilers see the grid as constants: the cases of 4 bits, per tensor or channel, reach every code path.
 
-    Cheap compilers get every case.
+    Cheap compilers get every axis at 4 bits, and every number of bits per tensor.
     """
-    return adapter.compiles_fast or (case.num_bits == 4 and case.axis in (None, 0))
+    if adapter.compiles_fast:
+        return case.num_bits == 4 or case.axis is None
+    return case.num_bits == 4 and case.axis in (None, 0)
 
 
 def load_adapters(package: str) -> list[FrameworkAdapter]:
@@ -130,7 +168,10 @@ def parametrize_with_checks(
     expected_failures: Mapping[tuple[type, str], str] | None = None,
     cases: Callable[[], Iterator[Case]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that turns ``def test(trial): trial.run()`` into one pytest test per trial.
+    """A decorator that turns ``def test(trial): trial.run()`` into one pytest test for each case.
+
+    A test runs all checks of its case and names every promise that is broken. A check that is expected to fail is
+    a test of its own.
 
     Args:
         package: ``trainable_quantizers_torch`` or ``trainable_quantizers_keras``.
@@ -140,11 +181,18 @@ def parametrize_with_checks(
     """
     import pytest
 
-    def parameter(trial: Trial) -> Any:
-        """Strict: an expected failure that does not happen fails."""
-        reason = trial.expected_failure
-        marks = [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)] if reason else []
-        return pytest.param(replace(trial, expected_failure=""), marks=marks, id=str(trial))
-
+    parameters = []
     trials = iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases)
-    return pytest.mark.parametrize("trial", list(map(parameter, trials)))
+    for _, of_case in groupby(trials, lambda trial: (trial.adapter, trial.quantizer_class, trial.case)):
+        together = []
+        for trial in of_case:
+            if not trial.expected_failure:
+                together.append(trial)
+                continue
+            # strict: an expected failure that does not happen fails
+            mark = pytest.mark.xfail(reason=trial.expected_failure, raises=AssertionError, strict=True)
+            parameters.append(pytest.param(replace(trial, expected_failure=""), marks=mark, id=str(trial)))
+        if together:
+            everything = CaseTrials(tuple(together))
+            parameters.append(pytest.param(everything, id=str(everything)))
+    return pytest.mark.parametrize("trial", parameters)
