@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from functools import cache
 
 import pytest
 import torch
@@ -21,9 +22,13 @@ def prepared(name, **options):
     return network, tq.prepare(network, RECIPE, [inputs], verbose=False, **options), inputs
 
 
+looked_at = cache(prepared)
+"""For tests that leave the model as it is."""
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in RECURRENT])
 def test_all_multiply_accumulates_and_sums_are_quantized(name):
-    work = tq.summary(prepared(name)[1]).work
+    work = tq.summary(looked_at(name)[1]).work
     assert work.work > 0
     assert work.quantized_work == work.work, str(work)
     assert work.quantized_sums == work.sums, str(work)
@@ -31,7 +36,7 @@ def test_all_multiply_accumulates_and_sums_are_quantized(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_model_keeps_its_class_and_its_modules(name):
-    network, model, _ = prepared(name)
+    network, model, _ = looked_at(name)
     assert isinstance(model, type(network))
     assert type(model).__name__ == type(network).__name__
     for path, module in network.named_modules():

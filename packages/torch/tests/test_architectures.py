@@ -44,26 +44,27 @@ class Inherited(nn.Sequential):
         return self.head(pixel_values.mean((2, 3)))
 
 
-ARCHITECTURES = {
-    "ResNet": (res_net, IMAGES),
-    "MobileNetV2": (mobile_net, IMAGES),
-    "ViT": (vision_transformer, IMAGES),
-    "LSTM and GRU": (Recurrent, (torch.randn(3, 5, 4),)),
-    "shared layers": (Shared, (torch.randn(5, 4), torch.randn(5, 4), torch.randint(0, 10, (5,)))),
-    "subclassed": (Inherited, IMAGES),
-    "a layer of one's own": (WithOwn, (torch.randn(5, 4),)),
+FILES = ("pt2", "onnx")
+ARCHITECTURES = {  # how to build it, a batch, files; tracing well-known convolutional networks takes its time
+    "ResNet": (res_net, IMAGES, ("pt2",)),
+    "MobileNetV2": (mobile_net, IMAGES, ("onnx",)),
+    "ViT": (vision_transformer, IMAGES, FILES),
+    "LSTM and GRU": (Recurrent, (torch.randn(3, 5, 4),), FILES),
+    "shared layers": (Shared, (torch.randn(5, 4), torch.randn(5, 4), torch.randint(0, 10, (5,))), FILES),
+    "subclassed": (Inherited, IMAGES, FILES),
+    "a layer of one's own": (WithOwn, (torch.randn(5, 4),), FILES),
 }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_all_the_way(name, tmp_path):
     torch.manual_seed(0)
-    build, inputs = ARCHITECTURES[name]
+    build, inputs, files = ARCHITECTURES[name]
     network = build()
     model = tq.prepare(network, tq.Recipe.preset("power_of_two_4bit"), [inputs], verbose=False)
     optimizer = torch.optim.AdamW(tq.parameter_groups(model, weight_decay=1e-4), lr=1e-3)
     losses = []
-    for _ in range(20):
+    for _ in range(5):
         optimizer.zero_grad()
         loss = (call(model, inputs) - 1).square().mean()
         loss.backward()
@@ -79,9 +80,11 @@ def test_all_the_way(name, tmp_path):
     again = tq.prepare(network, tq.Recipe.preset("power_of_two_4bit"), [inputs], verbose=False)
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert tq.verify(again, deployed, [inputs]).identical
-    found = tq.export(deployed, tmp_path / "deployed.pt2", inputs, sizes="fixed" if name == "shared layers" else "free")
-    assert found.identical, str(found)
-    found = tq.export(deployed, tmp_path / "deployed.onnx", inputs)
-    print(name, found)
-    # two runtimes add up the products of a convolution in other orders: last bits, which ties turn into steps
-    assert found.differing <= 0.35 * found.elements, str(found)
+    if "pt2" in files:
+        sizes = "fixed" if name == "shared layers" else "free"
+        found = tq.export(deployed, tmp_path / "deployed.pt2", inputs, sizes=sizes)
+        assert found.identical, str(found)
+    if "onnx" in files:
+        found = tq.export(deployed, tmp_path / "deployed.onnx", inputs)
+        # two runtimes add up the products of a convolution in other orders: last bits, which ties turn into steps
+        assert found.differing <= 0.35 * found.elements, str(found)

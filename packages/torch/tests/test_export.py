@@ -38,31 +38,33 @@ def test_a_network_in_onnx_computes_what_the_model_computes(name, tmp_path):
     assert found.largest <= 4.001 * output_step(model), str(found)
 
 
-@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+class Tables(nn.Module):
+    """Tables of weights, whose entries are quantized once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.per_channel, self.per_tensor = nn.Embedding(40, 6), nn.Embedding(40, 6)
+
+    def forward(self, tokens):
+        return self.per_channel(tokens) * 1.0, self.per_tensor(tokens) * 1.0
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
-def test_quantizers_in_onnx_are_exact(method, bits, granularity, tmp_path):
-    """Nothing else computes here: a table of weights, whose entries are quantized once more."""
-
-    class Table(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.words = nn.Embedding(40, 6)
-
-        def forward(self, tokens):
-            return self.words(tokens) * 1.0
-
+def test_quantizers_in_onnx_are_exact(method, bits, tmp_path):
+    """Nothing else computes here."""
     torch.manual_seed(bits)
-    recipe = tq.Recipe(
-        {"num_bits": bits, "method": method, "granularity": granularity}, {"num_bits": bits, "method": method}
-    )
+    scheme = {"num_bits": bits, "method": method}
+    rules = [tq.LayerRule(name=each, weights={"granularity": each}) for each in ("per_channel", "per_tensor")]
     tokens = torch.arange(40)
-    model = tq.convert(tq.prepare(Table(), recipe, [tokens], verbose=False))
-    found = tq.export(model, tmp_path / "table.onnx", tokens)
-    if method == "power_of_two":
-        assert found.identical, str(found)
-    else:  # QuantizeLinear divides by the step where mct-quantizers multiplies by its inverse
-        assert found.differing <= 0.02 * found.elements, str(found)
+    model = tq.convert(tq.prepare(Tables(), tq.Recipe(scheme, scheme, rules=rules), [tokens], verbose=False))
+    kinds = [layer.weights_quantizers["weight"].per_channel for layer in (model.per_channel, model.per_tensor)]
+    assert kinds == [True, False]
+    found = tq.export(model, tmp_path / "tables.onnx", tokens)
+    # QuantizeLinear divides by the step where mct-quantizers multiplies by its inverse, which for powers of two is one
+    share = 0 if method == "power_of_two" else 0.02
+    assert len(found.outputs) == 2
+    assert all(each.differing <= share * each.elements for each in found.outputs), str(found)
 
 
 def test_weights_are_stored_as_integers_and_activations_have_quantize_nodes(tmp_path):

@@ -28,8 +28,9 @@ def moved(model):
     return model
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["residual", "reads attributes"])
+@pytest.mark.parametrize(
+    ("name", "method"), [*(("residual", method) for method in METHODS), ("reads attributes", "symmetric")]
+)
 def test_parameters_come_back_from_a_file(name, method, tmp_path):
     model, inputs = prepared(name, method)
     fresh = prepared(name, method)[0]
