@@ -11,7 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,14 +51,15 @@ def demo(arguments: list[str]) -> None:
 
 def test(arguments: list[str]) -> None:
     """Every package's tests and tests-integration: PyTorch with Keras 3, then Keras 2 in both its forms."""
-    heading("PyTorch and Keras 3 (TensorFlow 2.21)")
-    hatch("run", "test:all", *arguments)
-    heading("Keras 2 as tf-keras (TensorFlow 2.21)")
-    hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
-    heading("Keras 2 (TensorFlow 2.15)")
+    with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
+        hatch("run", "test:all", *arguments)
     if sys.version_info >= (3, 12):
-        print("TensorFlow 2.15 needs Python 3.11 or older: Keras 2 was tested as tf-keras above.")
-    else:
+        with part("Keras 2 as tf-keras (TensorFlow 2.21); TensorFlow 2.15 needs Python 3.11 or older"):
+            hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
+        return
+    with part("Keras 2 as tf-keras (TensorFlow 2.21): layers, files and mistakes"):
+        hatch("run", "test:legacy-beside-keras2", *arguments, TF_USE_LEGACY_KERAS="1")
+    with part("Keras 2 (TensorFlow 2.15)"):
         hatch("run", "keras2:all", *arguments)
 
 
@@ -63,16 +67,17 @@ def oldest(arguments: list[str]) -> None:
     """Core and Keras on Python 3.10, where that is installed: whole walks, not everything."""
     pythons = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))]
     works = [each for each in pythons if each and not subprocess.run([each, "-V"], capture_output=True).returncode]
-    heading("Python 3.10")
-    if not works:
-        print("There is no Python 3.10 here: nothing was tested on it.")
-        return
-    hatch("run", "oldest:smoke", *arguments, HATCH_PYTHON=works[0])
+    with part("Python 3.10"):
+        if not works:
+            print("There is no Python 3.10 here: nothing was tested on it.")
+            return
+        hatch("run", "oldest:smoke", *arguments, HATCH_PYTHON=works[0])
 
 
 def lint(arguments: list[str]) -> None:
     """Ruff and mypy; ``lint fix`` mends what can be mended."""
-    hatch("run", f"lint:{'fix' if 'fix' in arguments else 'check'}")
+    with part("Ruff and mypy"):
+        hatch("run", f"lint:{'fix' if 'fix' in arguments else 'check'}")
 
 
 def build(arguments: list[str]) -> None:
@@ -104,9 +109,15 @@ def exact(arguments: list[str]) -> None:
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:exact", *networks)
 
 
-def heading(text: str) -> None:
-    """A line that separates the parts of a long run."""
-    print(f"\n=== {text} ===", flush=True)
+@contextmanager
+def part(title: str) -> Iterator[None]:
+    """One part of a long run: a line before it, and one with its seconds after it."""
+    print(f"\n=== {title} ===", flush=True)
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        print(f"=== {time.monotonic() - start:.0f} s: {title} ===", flush=True)
 
 
 def main() -> None:
