@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
+from trainable_quantizers_keras.keras_version import KERAS_3
 
 keras = tf.keras
 L = keras.layers
@@ -221,7 +222,9 @@ SPECIAL = {
     "with states": (with_states, SEQUENCES),
     "shared across models": (shared_across_models, ROWS),
 }
-APPLICATIONS = {"MobileNetV2": (mobile_net, LARGE_IMAGES), "ResNet50": (res_net, LARGE_IMAGES)}
+MOBILE_NET = {"MobileNetV2": (mobile_net, LARGE_IMAGES)}
+APPLICATIONS = {**MOBILE_NET, **({"ResNet50": (res_net, LARGE_IMAGES)} if KERAS_3 else {})}
+"""All the way once; with Keras 2 the one that has every kind of layer of the other."""
 
 
 def outputs(model, inputs, training=False):

@@ -28,8 +28,10 @@ def moved(model):
     return model
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["residual", "shared", "recurrent", "subclassed"])
+MOVED = [("shared", "symmetric"), ("recurrent", "power_of_two"), ("subclassed", "uniform")]
+
+
+@pytest.mark.parametrize(("name", "method"), [*(("residual", method) for method in METHODS), *MOVED])
 def test_parameters_come_back_from_a_file(name, method, tmp_path):
     model, inputs = prepared(name, method)
     fresh = prepared(name, method)[0]

@@ -84,11 +84,11 @@ def test_prepare_train_convert_save_reload(name, tmp_path):
     again.load_weights(tmp_path / "model.weights.h5")
     check_same(model, again, inputs)
     if name not in UNSAVED:
-        for each in (model, deployed):
+        for each in (deployed, model):
             each.save(tmp_path / "model.keras")
-            check_same(each, tq.keras_load_quantized_model(tmp_path / "model.keras"), inputs)
-        model.save(tmp_path / "model.keras")
-        check_same(deployed, tq.convert(tq.keras_load_quantized_model(tmp_path / "model.keras")), inputs)
+            loaded = tq.keras_load_quantized_model(tmp_path / "model.keras")
+            check_same(each, loaded, inputs)
+        check_same(deployed, tq.convert(loaded), inputs)
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, *SPECIAL])

@@ -1,6 +1,7 @@
 """Comparing a trained model with a deployed one."""
 
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ keras = tf.keras
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
 
 
+@cache
 def trained(name):
     build, inputs = NETWORKS[name]
     data = [tuple(inputs) if isinstance(inputs, list) else inputs]
