@@ -64,7 +64,7 @@ def test_all_the_way(name, tmp_path):
     model = tq.prepare(network, tq.Recipe.preset("power_of_two_4bit"), [inputs], verbose=False)
     optimizer = torch.optim.AdamW(tq.parameter_groups(model, weight_decay=1e-4), lr=1e-3)
     losses = []
-    for _ in range(5):
+    for _ in range(20):
         optimizer.zero_grad()
         loss = (call(model, inputs) - 1).square().mean()
         loss.backward()
