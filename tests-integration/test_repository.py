@@ -69,50 +69,36 @@ def test_workflows_parse_and_call_what_exists(workflow):
     assert content["jobs"]
     for job in content["jobs"].values():
         assert "runs-on" in job
+        assert set(job.get("needs", "").split() if isinstance(job.get("needs"), str) else job["needs"]) <= {
+            *content["jobs"]
+        }
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step)
-            found = re.match(r"python (tools/\w+\.py) (\w+)", step.get("run", ""))
-            if found:
-                assert (ROOT / found[1]).exists()
-                assert hasattr(dev, found[2]) or found[2] == "check"
+            for tool, task in re.findall(r"python (tools/\w+\.py) (\S+)", step.get("run", "")):
+                assert (ROOT / tool).exists()
+                assert tool != "tools/dev.py" or hasattr(dev, task)
 
 
-@pytest.mark.parametrize("package", ["core", "torch", "keras"])
-def test_the_next_release_of_each_package_can_be_tagged(package):
-    import release
-
-    assert release.check(f"{package}-v{release.version_of(package)}") == package
-
-
-@pytest.mark.parametrize("tag", ["v0.1.0", "jax-v0.1.0", "core-v9.9.9", "core-v1"])
-def test_wrong_tags_are_refused(tag):
-    done = subprocess.run([sys.executable, ROOT / "tools/release.py", "check", tag], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert tag in done.stderr
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_hash_with_their_version_beside(workflow):
+    uses = re.findall(r"uses: (.*)", workflow.read_text())
+    assert uses
+    for action in uses:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
 
 
-@pytest.mark.parametrize(
-    ("version", "entry", "fits"),
-    [
-        ("0.1.1", "0.1.1", True),
-        ("0.1.1", "0.1.10", False),
-        ("0.2.0rc1", "0.2.0rc1", True),
-        ("0.2.0", "0.2.0rc1", False),
-    ],
-)
-def test_a_release_needs_a_changelog_entry_of_its_very_version(version, entry, fits, tmp_path, monkeypatch):
-    import release
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_workflow_of_a_package_runs_all_its_versions_where_it_or_the_core_changed(framework):
+    import dev
 
-    source = tmp_path / "core" / "src" / "trainable_quantizers_core"
-    source.mkdir(parents=True)
-    (source / "_version.py").write_text(f'__version__ = "{version}"\n')
-    (tmp_path / "core" / "CHANGELOG.md").write_text(f"# Changes\n\n## {entry} (2026-11-25)\n")
-    monkeypatch.setattr(release, "PACKAGES", tmp_path)
-    if fits:
-        assert release.check(f"core-v{version}") == "core"
-    else:
-        with pytest.raises(SystemExit, match="no entry"):
-            release.check(f"core-v{version}")
+    content = yaml.safe_load((ROOT / f".github/workflows/{framework}.yml").read_text())
+    (job,) = content["jobs"].values()
+    environments = {each["environment"] for each in job["strategy"]["matrix"]["include"]}
+    assert environments == {name for name in dev.VERSIONS if name.startswith(framework)}
+    for event in content[True].values():  # YAML takes the key "on" for true
+        for path in event["paths"]:
+            assert list(ROOT.glob(path)), path
+        assert {"packages/core/**", f"packages/{framework}/**"} <= set(event["paths"])
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
