@@ -69,9 +69,8 @@ def test_workflows_parse_and_call_what_exists(workflow):
     assert content["jobs"]
     for job in content["jobs"].values():
         assert "runs-on" in job
-        assert set(job.get("needs", "").split() if isinstance(job.get("needs"), str) else job["needs"]) <= {
-            *content["jobs"]
-        }
+        needs = job.get("needs", [])
+        assert ({needs} if isinstance(needs, str) else {*needs}) <= {*content["jobs"]}
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step)
             for tool, task in re.findall(r"python (tools/\w+\.py) (\S+)", step.get("run", "")):

@@ -25,9 +25,7 @@ def quantizers() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
         for method in (tq.QuantizationMethod.SYMMETRIC, tq.QuantizationMethod.UNIFORM):
             symmetric = method is tq.QuantizationMethod.SYMMETRIC
             kind = "Symmetric" if symmetric else "Uniform"
-            values = (
-                {tq.THRESHOLD: THRESHOLD} if symmetric else dict(zip((tq.RANGE_MIN, tq.RANGE_MAX), ENDS, strict=True))
-            )
+            values = {tq.THRESHOLD: THRESHOLD} if symmetric else {tq.RANGE_MIN: ENDS[0], tq.RANGE_MAX: ENDS[1]}
             where = f"t = {THRESHOLD:g}" if symmetric else f"min = {ENDS[0]:g}, max = {ENDS[1]:g}"
             weights = tq.TrainableQuantizerWeightsConfig(method, BITS, values, True, 0, False, tq.MIN_THRESHOLD)
             signed = {tq.SIGNED: False} if symmetric else {}

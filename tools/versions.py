@@ -1,7 +1,7 @@
 """The versions that were tested: ``python3 tools/dev.py versions [environments] [--record]``.
 
 Runs in each of the environments ``*-lowest`` and ``*-newest`` of ``pyproject.toml`` the walk of ``smoke.py`` and the
-conformance suite at four bits. ``--record`` writes what was found to ``docs/versions.json`` and the table of the README.
+conformance suite at four bits. ``--record`` writes what was found to ``docs/versions.json`` and the README's table.
 """
 
 from __future__ import annotations
