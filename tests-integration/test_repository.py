@@ -1,6 +1,7 @@
 """What the repository says of itself is true: snippets run, links lead somewhere, workflows call what exists."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -16,11 +22,57 @@ PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "packages/*/*.md") for 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
-def test_the_readme_snippet_runs():
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    names: dict = {}
-    exec(snippet, names)
-    assert type(names["deployed"][0]).__name__ == "PytorchQuantizationWrapper"
+@pytest.mark.parametrize(("framework", "file"), [("PyTorch", "digits.pt2"), ("Keras", "digits.keras")])
+def test_the_programs_of_the_readme_run(framework, file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text().partition(f"## {framework}\n")[2]
+    program = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    exec(program, {})
+    (said,) = re.findall(r"print\(verify\(.*\)\)  # (.*)", program)
+    assert said in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_the_readme_shows_the_versions_that_were_tested():
+    import versions
+
+    page, records = (ROOT / "README.md").read_text(), json.loads(versions.RECORDS.read_text())
+    assert versions.with_table(page, records) == page
+
+
+def test_records_of_versions_are_those_of_the_environments():
+    import dev
+    import versions
+
+    environments = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["envs"]
+    records = json.loads(versions.RECORDS.read_text())
+    assert records.keys() <= set(dev.VERSIONS) <= environments.keys()
+    for name, record in records.items():
+        pinned = dict(each.split("==") for each in environments[name]["dependencies"] if "==" in each)
+        assert pinned.items() <= record["versions"].items()
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_api_pages_show_every_listed_name_once(framework):
+    core, listed = (
+        set(importlib.import_module(f"trainable_quantizers_{each}").__all__) for each in ("core", framework)
+    )
+    page = (ROOT / f"docs/api-{framework}.md").read_text()
+    assert re.findall(r"^ +- (\S+)$", page, re.MULTILINE) == sorted(listed - core)
+
+
+def test_the_site_shows_every_page():
+    pages = re.findall(r"- ([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_pictures_show_the_quantizers_of_the_sources():
+    import plots
+
+    assert {path.stem for path in plots.FOLDER.iterdir()} == plots.quantizers().keys()
+    for name, (quantizer, _) in plots.quantizers().items():
+        picture = (plots.FOLDER / f"{name}.svg").read_text()
+        assert plots.digest(plots.curves(quantizer)) in picture, f"{name} is stale: tools/dev.py docs plots"
 
 
 def test_the_recipes_page_runs(tmp_path, monkeypatch, capsys):
@@ -35,6 +87,9 @@ def test_the_recipes_page_runs(tmp_path, monkeypatch, capsys):
 
 
 PAGES_THAT_RUN = {  # and what they write
+    "quantizers": set(),
+    "migration-torchao": set(),
+    "migration-tfmot": {"model.tflite"},
     "report": {"report.html"},
     "portability": {"learned.safetensors"},
     "prepare": set(),

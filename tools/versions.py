@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "docs" / "versions.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- tools/dev.py versions --record -->\n", "<!-- end -->\n"
-SHOWN = ("torch", "onnxruntime", "tensorflow", "keras", "numpy", "mct-quantizers")
+SHOWN = ("torch", "tensorflow", "keras", "numpy", "mct-quantizers")
 
 
 def measure(framework: str) -> dict[str, Any]:
