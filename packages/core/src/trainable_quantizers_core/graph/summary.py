@@ -37,7 +37,7 @@ class Summary:
         rows: What became of each.
         work: How much of the model computes on quantized numbers.
 
-    Example:
+    Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
         layer  type    weights                  activations  reason
         -----  ------  -----------------------  -----------  -------
@@ -78,7 +78,7 @@ def _joined(cells: tuple[str, ...], widths: list[int]) -> str:
 def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
     """Such as ``4-bit power of two, LSQ, per channel``.
 
-    Example:
+    Examples:
         >>> scheme_in_words(WeightsScheme(num_bits=4))
         '4-bit power of two, LSQ, per channel'
     """

@@ -32,7 +32,7 @@ class AccumulatorGrid:
     Raises:
         QuantizerError: none, a number that is no power of two, or a quantizer of another method.
 
-    Example:
+    Examples:
         >>> AccumulatorGrid(2**-7).coarsest(max)
         0.0078125
     """
@@ -60,7 +60,7 @@ def is_power_of_two(quantizer: Any) -> bool:
 def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
     """round(b/Δ)·Δ, halves to even, clipped to 32 bits; exact, because Δ is a power of two.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> rounded_bias(NUMPY_OPS, np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])).tolist()
@@ -74,7 +74,7 @@ def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
 def bias_gradient(ops: ArrayOps, g: Any, bias: Any, step: Any) -> Any:
     """Straight through the rounding; zero where 32 bits clip the bias.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> bias_gradient(NUMPY_OPS, np.float32([2, 3]), np.float32([0.3, 1e12]), np.float32([1, 1])).tolist()

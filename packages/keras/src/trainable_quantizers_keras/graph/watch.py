@@ -17,7 +17,7 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
         see: Called with the layer and its result.
         before: Hand over the first argument, before the call, in the place of the result.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras.keras_version import keras
         >>> layer, seen = keras.layers.ReLU(), []
@@ -78,7 +78,7 @@ def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], Non
 def first_calls(layers: Iterable[Any]) -> Iterator[dict[int, tuple[Any, Any, Any]]]:
     """Arguments, arguments by name and result of the first call of each layer, by its identity.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras.keras_version import keras
         >>> layer = keras.layers.ReLU()

@@ -13,7 +13,7 @@ from trainable_quantizers_keras.kernels.effective import TF_OPS
 def round_bias(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """round(b/Δ)·Δ with Δ = Δ_x·Δ_w, clipped to 32 bits; dL/db = g where nothing was clipped, and none for Δ.
 
-    Example:
+    Examples:
         >>> round_bias(tf.constant([0.3, -0.375]), tf.constant(0.25)).numpy().tolist()
         [0.25, -0.5]
     """

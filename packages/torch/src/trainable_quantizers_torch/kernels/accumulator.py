@@ -14,7 +14,7 @@ from trainable_quantizers_torch.kernels.operator import operator
 def round_bias(bias: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """round(b/Δ)·Δ with Δ = Δ_x·Δ_w, clipped to 32 bits; dL/db = g where nothing was clipped, and none for Δ.
 
-    Example:
+    Examples:
         >>> round_bias(torch.tensor([0.3, -0.375]), torch.tensor(0.25)).tolist()
         [0.25, -0.5]
     """
