@@ -85,7 +85,7 @@ class Repository:
 
     def core_range(self, package: str) -> str:
         text = (self.folder / f"packages/{package}/pyproject.toml").read_text()
-        (line,) = (part for part in text.split('"') if part.startswith("trainable-quantizers-core"))
+        (line,) = (part for part in text.split('"') if part.startswith("trainable-quantizers-core>"))
         return str(Requirement(line).specifier)
 
 
