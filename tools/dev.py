@@ -98,8 +98,8 @@ def versions(arguments: list[str]) -> None:
 
 
 def docs(arguments: list[str]) -> None:
-    """The site, strictly, in ``site``: docs [serve|plots]."""
-    hatch("run", f"docs:{arguments[0] if arguments else 'build'}")
+    """The site, strictly, in ``site``; ``docs serve`` shows it, ``docs plots`` draws its pictures anew."""
+    hatch("run", "plots:draw" if "plots" in arguments else f"docs:{'serve' if 'serve' in arguments else 'build'}")
 
 
 def bench(arguments: list[str]) -> None:
