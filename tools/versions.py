@@ -62,7 +62,8 @@ def main() -> None:
     found = measure(chosen.framework)
     if chosen.record:
         records = {**json.loads(RECORDS.read_text()), os.environ["HATCH_ENV_ACTIVE"]: found}
-        RECORDS.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n")
+        records = dict(sorted(records.items()))
+        RECORDS.write_text(json.dumps(records, indent=1) + "\n")
         README.write_text(with_table(README.read_text(), records))
 
 
