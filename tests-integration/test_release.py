@@ -94,6 +94,15 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "repository")
 
 
+@pytest.fixture(scope="module")
+def after_a_release(tmp_path_factory) -> Repository:
+    """For commands that are refused, and so leave it as it is."""
+    repository = Repository(tmp_path_factory.mktemp("released") / "repository")
+    repository.release("prepare", "core", "0.1.0")
+    repository.git("tag", "core-v0.1.0")
+    return repository
+
+
 def test_core_then_torch_then_a_core_that_breaks_then_a_torch_that_needs_it(repository):
     api = "packages/core/src/trainable_quantizers_core/__init__.py"
     torch = "packages/torch/src/trainable_quantizers_torch/__init__.py"
@@ -168,17 +177,22 @@ def test_wheels_of_all_releases_are_built_from_their_tags(repository):
         ("v0.1.0", "must be X.Y.Z"),
         ("0.01.0", "must be X.Y.Z"),
         ("0.1.0a1", "must be X.Y.Z"),
+        ("0.1.1rc01", "must be X.Y.Z"),
         ("0.0.9", "does not come after"),
         ("0.1.0", "does not come after"),
         ("0.1.1", "needs an entry"),
     ],
 )
-def test_a_version_that_cannot_follow_is_refused(version, says, repository):
-    repository.release("prepare", "core", "0.1.0")
-    repository.git("tag", "core-v0.1.0")
-    code, output = repository.try_release("prepare", "core", version)
+def test_a_version_that_cannot_follow_is_refused(version, says, after_a_release):
+    code, output = after_a_release.try_release("prepare", "core", version)
     assert code
     assert says in output
+
+
+def test_the_core_has_no_range_of_the_core(after_a_release):
+    code, output = after_a_release.try_release("prepare", "core", "0.2.0", "--lowest-core", "0.1.0")
+    assert code
+    assert "--lowest-core is for torch and keras" in output
 
 
 def test_a_release_holds_nothing_but_itself(repository):
@@ -195,12 +209,18 @@ def test_a_release_holds_nothing_but_itself(repository):
         ("jax-v0.1.0", "must be core-vX.Y.Z"),
         ("core-v1", "must be X.Y.Z"),
         ("core-v9.9.9", "does not name the version"),
-        ("core-v0.1.1", "has no entry"),  # the changelog has 0.1.10
+        ("torch-v0.1.0", "has no entry"),  # nothing was prepared
     ],
 )
-def test_a_tag_that_does_not_fit_is_refused(tag, says, repository):
-    repository.write("packages/core/CHANGELOG.md", "# Changes\n\n## 0.1.10 (2026-01-01)\n\nAll of it.\n")
-    repository.write("packages/core/src/trainable_quantizers_core/_version.py", '__version__ = "0.1.1"\n')
-    code, output = repository.try_release("check", tag)
+def test_a_tag_that_does_not_fit_is_refused(tag, says, after_a_release):
+    code, output = after_a_release.try_release("check", tag)
     assert code
     assert says in output
+
+
+def test_the_entry_of_another_version_that_begins_alike_is_none(repository):
+    repository.write("packages/core/CHANGELOG.md", "# Changes\n\n## 0.1.10 (2026-01-01)\n\nAll of it.\n")
+    code, output = repository.try_release("notes", "core-v0.1.1")
+    assert code
+    assert "has no entry '## 0.1.1 (YYYY-MM-DD)'" in output
+    assert repository.release("notes", "core-v0.1.10") == "All of it.\n"

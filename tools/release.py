@@ -21,7 +21,7 @@ from zipfile import ZipFile
 import griffe
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAVES = ("torch", "keras")
@@ -58,13 +58,10 @@ def version_of(package: str) -> str:
 
 def parsed(version: str) -> Version:
     """A version as this repository writes it: X.Y.Z, X.Y.ZrcN or X.Y.Z.devN."""
-    try:
-        result = Version(version)
-    except InvalidVersion:
-        result = None
-    if result is None or str(result) != version or not re.fullmatch(r"\d+\.\d+\.\d+(rc\d+|\.dev\d+)?", version):
+    number = r"(0|[1-9]\d*)"
+    if not re.fullmatch(rf"{number}\.{number}\.{number}((rc|\.dev){number})?", version):
         raise SystemExit(f"A version must be X.Y.Z, X.Y.ZrcN or X.Y.Z.devN, got {version!r}.")
-    return result
+    return Version(version)
 
 
 def compatible(version: Version) -> tuple[int, ...]:
@@ -87,16 +84,14 @@ def core_range(package: str, tag: str | None = None) -> SpecifierSet:
     return Requirement(found[0].strip('"')).specifier
 
 
-def set_core_range(package: str, *, lowest: str | None = None, admitted: Version | None = None) -> None:
-    """Raise the lower end of the range of the core to ``lowest``, the upper end to the one that takes ``admitted``."""
+def set_core_range(package: str, admitted: Version, lowest: str | None = None) -> None:
+    """Move the upper end of the range of the core so that it takes ``admitted``, and the lower end to ``lowest``."""
     path = folder_of(package) / "pyproject.toml"
+    *same, last = compatible(admitted)
+    beyond = ".".join(map(str, (*same, last + 1)))
 
     def moved(found: re.Match[str]) -> str:
-        low, high = lowest or found[2], found[3]
-        if admitted is not None:
-            *same, last = compatible(admitted)
-            high = max(high, ".".join(map(str, (*same, last + 1))), key=Version)
-        return f'"{found[1]}>={low},<{high}"'
+        return f'"{found[1]}>={lowest or found[2]},<{max(found[3], beyond, key=Version)}"'
 
     path.write_text(CORE_RANGE.sub(moved, path.read_text()))
 
@@ -108,6 +103,9 @@ def prepare(package: str, version: str, lowest_core: str | None) -> None:
     ``.devN`` opens the development of a version and leaves the changelog as it is.
     """
     new = parsed(version)
+    lowest = None if lowest_core is None else parsed(lowest_core)
+    if package == "core" and lowest is not None:
+        raise SystemExit("The core depends on no other core: --lowest-core is for torch and keras.")
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         raise SystemExit("Commit or put away your changes first: a release is one commit.")
     if (latest := max(released(package, merged=True), default=None)) is not None and new <= latest:
@@ -121,9 +119,9 @@ def prepare(package: str, version: str, lowest_core: str | None) -> None:
     version_file(package).write_text(f'__version__ = "{version}"\n')
     if package == "core":
         for leaf in LEAVES:
-            set_core_range(leaf, admitted=new)
-    elif lowest_core is not None:
-        set_core_range(package, lowest=str(parsed(lowest_core)), admitted=parsed(lowest_core))
+            set_core_range(leaf, new)
+    elif lowest is not None:
+        set_core_range(package, lowest, str(lowest))
     run("git", "commit", "--quiet", "--all", "--message", f"{package} {version}")
     print(f"Committed {package} {version}. Next: gate {package}, then git tag {package}-v{version}")
 
