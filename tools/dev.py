@@ -93,7 +93,7 @@ def versions(arguments: list[str]) -> None:
     """The oldest and newest frameworks: versions [torch-lowest|torch-newest|...] [--record]; see README.md."""
     options = [each for each in arguments if each.startswith("--")]
     for environment in [each for each in arguments if each not in options] or VERSIONS:
-        heading(environment)
+        print(f"\n=== {environment} ===", flush=True)
         hatch("run", f"{environment}:check", *options)
 
 
