@@ -6,8 +6,17 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from trainable_quantizers_core import QuantizerError
-from trainable_quantizers_core.quantizer.accumulator import LARGEST_BIAS, AccumulatorGrid, bias_gradient, rounded_bias
+from trainable_quantizers_core import QuantizerError, WeightsScheme
+from trainable_quantizers_core.quantizer.accumulator import (
+    LARGEST_BIAS,
+    AccumulatorGrid,
+    bias_gradient,
+    largest_bias,
+    largest_sum,
+    limited,
+    rounded_bias,
+    worst_bits,
+)
 from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
 
 BIASES = np.float32([0.0, -0.0, 0.3, -0.3, 0.5, 1.5, 2.5, -2.5, 1e-30, 3e8, 2**24 + 2, -1e9, 2**31, -(2.0**40)])
@@ -34,4 +43,47 @@ def test_only_powers_of_two_are_steps(step):
 
 
 def test_of_several_inputs_the_coarsest_counts():
-    assert AccumulatorGrid([0.25, 2, 0.5]).coarsest(max) == 2
+    assert AccumulatorGrid([0.25, 2, 0.5]).input_step(max) == 2
+
+
+INPUTS = {"unsigned": (0, 255), "signed": (-128, 127), "few bits": (0, 3)}
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("bits", [12, 16, 24, 32])
+def test_no_part_of_a_sum_exceeds_the_bits_whatever_the_input(bits, inputs):
+    lowest, highest = INPUTS[inputs]
+    rng = np.random.default_rng(bits)
+    values = np.float32(rng.normal(0, rng.choice([1, 20, 60], (30, 1)), (30, 500))).clip(-128, 127)
+    bias = np.float32(rng.integers(0, largest_bias(bits) + 1, 30))
+    room = (largest_sum(bits) - bias).astype(np.float32)
+    levels, changed = limited(NUMPY_OPS, values, room, max(-lowest, highest), lowest < 0)
+    assert worst_bits(levels.astype(np.int64), bias.astype(np.int64), lowest, highest) <= bits
+    for row, value in zip(levels.astype(np.int64), bias.astype(np.int64), strict=True):
+        worst = np.where(row > 0, highest, lowest) * row  # the input of the largest sum
+        least = np.where(row > 0, lowest, highest) * row
+        assert worst[worst > 0].sum() + value < 2 ** (bits - 1)
+        assert least[least < 0].sum() - value >= -(2 ** (bits - 1))
+    assert np.array_equal(levels[~changed], np.rint(values)[~changed])
+    assert (np.abs(levels) <= np.abs(np.rint(values))).all()
+
+
+def test_the_limit_costs_no_more_than_it_must():
+    values = np.float32(np.random.default_rng(0).normal(0, 30, (40, 300)))
+    levels, changed = limited(NUMPY_OPS, values, np.full(40, 2.0**15 - 1, np.float32), 15, True)
+    assert changed.all()
+    assert (np.abs(levels).sum(1) * 15 > 0.97 * 2**15).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AccumulatorGrid(0.5, bits=16), "inputs must be quantizers where bits are limited"),
+        (lambda: WeightsScheme(accumulator_bits=7), "accumulator_bits must be an integer in 8..32, got 7"),
+        (lambda: WeightsScheme(accumulator_bits=True), "accumulator_bits must be an integer in 8..32, got True"),
+        (lambda: WeightsScheme(accumulator_bits=16, bias="float"), "bias must be accumulator where accumulator_bits"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(make, message):
+    with pytest.raises(QuantizerError, match=message):
+        make()

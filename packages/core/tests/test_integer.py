@@ -13,10 +13,11 @@ from trainable_quantizers_core.integer.arithmetic import FLOAT, divide_rounded, 
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
-from trainable_quantizers_core.integer.lattice import bits_of, on_lattice
+from trainable_quantizers_core.integer.lattice import on_lattice
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Accumulator, Program, Step, Value
 from trainable_quantizers_core.integer.rules import window_counts
+from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 NUMBERS = np.random.default_rng(0)
 WINDOW = {"strides": [2, 1], "padding": [(1, 0), (1, 1)], "dilation": [1, 2]}

@@ -32,12 +32,49 @@ def test_a_bias_is_a_multiple_of_the_steps_of_weights_and_input(layer):
     model = trained()
     wrapper = model.get_layer(layer)
     (weights,) = wrapper.weights_quantizers.values()
-    inputs = [each.step().numpy() for each in wrapper.bias_grid.inputs]
+    inputs = [each.step().numpy() for each in wrapper.accumulator.inputs]
     assert len(inputs) == (2 if layer == "twice" else 1)
     bias = np.array(tq.convert(model).get_layer(layer).layer.bias, np.float64)
     step = np.repeat(weights.step().numpy() * max(inputs), 2 if layer == "depthwise" else 1)
     assert np.array_equal(bias / step, np.rint(bias / step))
     assert not np.array_equal(bias, np.array(wrapper.layer.bias))
+
+
+@pytest.mark.parametrize("bits", [12, 16, 24])
+def test_no_sum_exceeds_the_bits_that_a_recipe_allows(bits, tmp_path):
+    model = trained(accumulator_bits=bits)
+    deployed = tq.convert(model)
+    assert np.array_equal(deployed(IMAGES).numpy(), model(IMAGES).numpy())
+    layers = {layer.name: layer for layer in model.layers if hasattr(layer, "accumulator_bits")}
+    found = {name: layer.accumulator_bits() for name, layer in layers.items()}
+    assert len(found) == 6 and max(found.values()) <= bits
+    program = tq.to_integer(deployed, IMAGES[:1])
+    sums = {each.name.partition("/")[0]: each.worst for each in program.accumulators()}
+    assert all(sums[name] <= found[name] for name in found)
+    model.save(tmp_path / "model.keras")
+    again = tq.keras_load_quantized_model(tmp_path / "model.keras")
+    assert [layer.accumulator.bits for layer in again.layers if hasattr(layer, "accumulator_bits")] == [bits] * 6
+    assert np.array_equal(again(IMAGES).numpy(), model(IMAGES).numpy())
+
+
+def test_a_limited_weight_learns_straight_through():
+    wrapper = trained(accumulator_bits=12).get_layer("wide")
+    (quantizer,) = wrapper.weights_quantizers.values()
+    weight, step = wrapper.layer.kernel, quantizer.step().numpy()
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(wrapper.get_quantized_weights()["kernel"])
+    levels = weight.numpy() / step
+    gradient = tape.gradient(total, wrapper.trainable_variables)
+    (of_weight,) = (each for each in gradient if each is not None and each.shape == weight.shape)
+    assert np.array_equal(of_weight.numpy(), ((levels <= 127) & (levels >= -128)).astype(np.float32))
+
+
+def test_where_sums_have_no_grid_the_summary_says_that_no_limit_holds():
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    recipe = tq.Recipe(tq.WeightsScheme(accumulator_bits=16), tq.ActivationsScheme(method="symmetric"))
+    model = tq.prepare(network, recipe, [np.random.randn(8, 4).astype("float32")], verbose=False)
+    (row,) = (row for row in tq.summary(model).rows if row.weights)
+    assert row.reason.endswith("bias in float and sums without a limit: the input is not on a power-of-two grid")
 
 
 def test_float_biases_stay_where_a_recipe_says_so():
@@ -53,7 +90,7 @@ def test_a_model_from_a_file_follows_its_own_quantizers(ending, load, tmp_path):
     model.save(tmp_path / f"model.{ending}", **options)
     other = load(tmp_path / f"model.{ending}")
     own = [layer.activation_holder_quantizer for layer in other.layers if hasattr(layer, "activation_holder_quantizer")]
-    grids = [layer.bias_grid for layer in other.layers if getattr(layer, "bias_grid", None) is not None]
+    grids = [layer.accumulator for layer in other.layers if getattr(layer, "accumulator", None) is not None]
     assert len(grids) == 6
     assert all(found in own for grid in grids for found in grid.inputs)
     assert np.array_equal(other(IMAGES).numpy(), model(IMAGES).numpy())
@@ -77,7 +114,7 @@ def weights_quantizer(method: Any) -> Any:
 def test_a_layer_alone_takes_the_step_of_its_input():
     layer = keras.layers.Dense(2, bias_initializer="random_normal")
     quantizer = weights_quantizer(tq.QuantizationMethod.POWER_OF_TWO)
-    wrapper = tq.KerasTrainableQuantizationWrapper(layer, {"kernel": quantizer}, bias_grid=AccumulatorGrid(2**-4))
+    wrapper = tq.KerasTrainableQuantizationWrapper(layer, {"kernel": quantizer}, accumulator=AccumulatorGrid(2**-4))
     x = np.zeros((1, 3), np.float32)
     expected = np.rint(wrapper(x).numpy() * 2**7) / 2**7
     assert np.array_equal(wrapper(x).numpy(), expected)
@@ -88,21 +125,23 @@ def test_a_layer_alone_takes_the_step_of_its_input():
 @pytest.mark.parametrize(
     ("bias", "method", "message"),
     [
-        (False, tq.QuantizationMethod.POWER_OF_TWO, "None for a layer without a bias"),
-        (True, tq.QuantizationMethod.SYMMETRIC, "one power-of-two quantizer with bias_grid"),
+        (False, tq.QuantizationMethod.POWER_OF_TWO, "accumulator must be one without a bias, got 'Dense'"),
+        (True, tq.QuantizationMethod.SYMMETRIC, "one power-of-two quantizer with accumulator"),
     ],
 )
 def test_without_such_a_grid_there_is_an_error(bias, method, message):
     with pytest.raises(tq.QuantizerError, match=message):
         tq.KerasTrainableQuantizationWrapper(
-            keras.layers.Dense(2, use_bias=bias), {"kernel": weights_quantizer(method)}, bias_grid=AccumulatorGrid(0.5)
+            keras.layers.Dense(2, use_bias=bias),
+            {"kernel": weights_quantizer(method)},
+            accumulator=AccumulatorGrid(0.5),
         )
 
 
 def test_a_wrapper_that_lost_its_input_says_what_to_do():
     model = trained()
     wrapper = model.get_layer("wide")
-    alone = type(wrapper).from_config({**wrapper.get_config(), "bias_grid": ["block/relu_quantized"]})
+    alone = type(wrapper).from_config({**wrapper.get_config(), "accumulator": {"inputs": ["block/relu_quantized"]}})
     alone.build((None, 12, 12, 32))
     with pytest.raises(Exception, match="load the model with keras_load_quantized_model"):
         alone(np.zeros((1, 12, 12, 32), np.float32))

@@ -203,6 +203,15 @@ def test_a_prepared_model_is_fit_as_any_other():
     check_same(model, tq.convert(model), inputs)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_summary_says_whether_the_converted_model_needs_this_package(name):
+    _, model, _ = prepared(name)
+    layers = tq.convert(model)._flatten_layers()
+    ours = any(type(layer).__module__.startswith("trainable_quantizers") for layer in layers)
+    assert tq.summary(model).runtime == ("trainable-quantizers-keras" if ours else "")
+    assert ("needs trainable-quantizers-keras to run" in str(tq.summary(model))) == ours
+
+
 def test_thresholds_come_from_data():
     network = keras.Sequential([keras.Input((2,)), L.Dense(2, use_bias=False), L.ReLU()])
     network.set_weights([np.float32([[0.7, -3.0], [0.1, 0.0]])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -75,12 +76,49 @@ def test_a_bias_is_a_multiple_of_the_steps_of_weights_and_input(layer):
     wrapper = model.get_submodule(layer)
     (weights,) = wrapper.weights_quantizers.values()
     assert tq.summary(model).rows  # the names of LAYERS are those of the summary
-    inputs = [each.step() for each in wrapper.bias_grid.inputs]
+    inputs = [each.step() for each in wrapper.accumulator.inputs]
     assert len(inputs) == len(LAYERS[layer])
     bias = tq.convert(model).get_submodule(layer).bias
     step = weights.step() * max(inputs)
     levels = bias.double() / step.double().repeat(len(bias) // max(step.numel(), 1) if step.ndim else 1)
     assert torch.equal(levels, levels.round()) and not torch.equal(bias, wrapper.layer.bias)
+
+
+@pytest.mark.parametrize("bits", [12, 16, 24])
+def test_no_sum_exceeds_the_bits_that_a_recipe_allows(bits):
+    model = trained(accumulator_bits=bits)
+    deployed = tq.convert(model)
+    with torch.no_grad():
+        assert torch.equal(deployed(IMAGES), model(IMAGES))
+    found = {name: model.get_submodule(name).accumulator_bits() for name in LAYERS}
+    assert max(found.values()) <= bits
+    program = tq.to_integer(deployed, IMAGES[:1])
+    sums = {each.name.partition(".")[0]: each.worst for each in program.accumulators()}
+    assert all(sums[name] <= found[name] for name in LAYERS)
+    (row,) = (row for row in tq.summary(model).rows if row.layer == "wide")
+    assert re.search(r"sums of up to \d+ bits$", row.reason)
+
+
+def test_a_limited_weight_learns_straight_through():
+    model = copy.deepcopy(trained(accumulator_bits=12))
+    model.zero_grad()
+    model.wide.weight.sum().backward()
+    weight, step = model.wide.layer.weight, model.wide.weights_quantizers["weight"].step().reshape(-1, 1, 1, 1)
+    inside = (weight / step <= 127) & (weight / step >= -128)
+    assert not torch.equal(model.wide.weight, trained().wide.weight)
+    assert torch.equal(weight.grad, inside.float())
+
+
+def test_a_limit_that_holds_no_product_is_refused():
+    with pytest.raises(tq.QuantizerError, match="bits must be at least 10 with inputs up to 128, got 9"):
+        trained(accumulator_bits=9)
+
+
+def test_where_sums_have_no_grid_the_summary_says_that_no_limit_holds():
+    recipe = tq.Recipe(tq.WeightsScheme(accumulator_bits=16), tq.ActivationsScheme(method="symmetric"))
+    model = tq.prepare(nn.Sequential(nn.Linear(4, 2)), recipe, [torch.randn(8, 4)], verbose=False)
+    (row,) = (row for row in tq.summary(model).rows if row.weights)
+    assert row.reason.endswith("bias in float and sums without a limit: the input is not on a power-of-two grid")
 
 
 def test_float_biases_stay_where_a_recipe_says_so():
@@ -108,7 +146,7 @@ def test_a_copy_follows_its_own_quantizers(again):
     torch.save(model, file)
     file.seek(0)
     other = copy.deepcopy(model) if again == "copied" else torch.load(file, weights_only=False)
-    (ours,), (theirs,) = model.wide.bias_grid.inputs, other.wide.bias_grid.inputs
+    (ours,), (theirs,) = model.wide.accumulator.inputs, other.wide.accumulator.inputs
     assert theirs is not ours and any(theirs._owner is module for module in other.modules())
     assert torch.equal(other(IMAGES), model(IMAGES))
 
@@ -121,7 +159,7 @@ def weights_quantizer(method: tq.QuantizationMethod) -> object:
 def test_a_layer_alone_takes_the_step_of_its_input():
     layer = nn.Linear(3, 2)
     quantizer = weights_quantizer(tq.QuantizationMethod.POWER_OF_TWO)
-    wrapper = tq.PytorchTrainableQuantizationWrapper(layer, {"weight": quantizer}, bias_grid=AccumulatorGrid(2**-4))
+    wrapper = tq.PytorchTrainableQuantizationWrapper(layer, {"weight": quantizer}, accumulator=AccumulatorGrid(2**-4))
     assert torch.equal(wrapper.bias, torch.round(layer.bias * 2**7) / 2**7)
     assert torch.equal(wrapper.convert_to_inferable_quantizers().bias, torch.round(layer.bias * 2**7) / 2**7)
 
@@ -129,12 +167,16 @@ def test_a_layer_alone_takes_the_step_of_its_input():
 @pytest.mark.parametrize(
     ("layer", "method", "message"),
     [
-        (nn.Linear(3, 2, bias=False), tq.QuantizationMethod.POWER_OF_TWO, "None for a module without a bias"),
-        (nn.Linear(3, 2), tq.QuantizationMethod.SYMMETRIC, "one power-of-two quantizer with bias_grid"),
+        (
+            nn.Linear(3, 2, bias=False),
+            tq.QuantizationMethod.POWER_OF_TWO,
+            "accumulator must be one without a bias, got 'Linear'",
+        ),
+        (nn.Linear(3, 2), tq.QuantizationMethod.SYMMETRIC, "one power-of-two quantizer with accumulator"),
     ],
 )
 def test_without_such_a_grid_there_is_an_error(layer, method, message):
     with pytest.raises(tq.QuantizerError, match=message):
         tq.PytorchTrainableQuantizationWrapper(
-            layer, {"weight": weights_quantizer(method)}, bias_grid=AccumulatorGrid(0.5)
+            layer, {"weight": weights_quantizer(method)}, accumulator=AccumulatorGrid(0.5)
         )

@@ -67,6 +67,16 @@ def test_with_many_bits_a_prepared_model_computes_what_the_float_model_does(name
     torch.testing.assert_close(found, wanted, rtol=0, atol=3e-3 * max(wanted.abs().max().item(), 0.1))
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, tq.Recipe(tq.WeightsScheme())], ids=["activations", "weights alone"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_summary_says_whether_the_converted_model_needs_this_package(name, recipe):
+    _, model, _ = prepared(name, recipe)
+    classes = {each for module in tq.convert(model).modules() for each in type(module).__mro__}
+    ours = any(each.__module__.startswith("trainable_quantizers") for each in classes)
+    assert tq.summary(model).runtime == ("trainable-quantizers-torch" if ours else "")
+    assert ("needs trainable-quantizers-torch to run" in str(tq.summary(model))) == ours
+
+
 def test_thresholds_come_from_data():
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
     with torch.no_grad():

@@ -46,6 +46,12 @@ class PlacedQuantizer:
         """The raw variables by name."""
         return {name: self.quantizer.read_variable(name) for name in self.quantizer.specification.initial}
 
+    @property
+    def accumulator_bits(self) -> int | None:
+        """Bits of two's complement that the sums of its layer need at worst; None if they lie on no known grid."""
+        needed = getattr(self.holder, "accumulator_bits", None) if self.target == "weights" else None
+        return None if needed is None else needed()
+
     def state(self, values: Mapping[str, np.ndarray] | None = None) -> QuantizerState:
         """What a parameter file keeps of it, with its present values or others.
 
@@ -86,7 +92,14 @@ class PlacedQuantizer:
             signed=specification.grid.signed,
             parameters=parameters,
             channel_axis=self.quantizer.channel_axis,
+            accumulator_bits=self.accumulator_bits,
         )
+
+
+def accumulator_bits(placed: Iterable[PlacedQuantizer]) -> dict[str, int]:
+    """The bits that the sums of layers need at worst, by layer, of those whose sums lie on known grids."""
+    needed = {each.layer: each.accumulator_bits for each in placed if each.target == "weights"}
+    return {layer: bits for layer, bits in needed.items() if bits is not None}
 
 
 def save_quantizers(path: str | os.PathLike[str], placed: Iterable[PlacedQuantizer], framework: str) -> None:

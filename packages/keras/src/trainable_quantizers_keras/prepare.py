@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core import Recipe, Summary
 from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
+from trainable_quantizers_core.inventory import accumulator_bits
 
 from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
-from trainable_quantizers_keras.deploy.convert import quantized_inside
+from trainable_quantizers_keras.deploy.convert import needs_package, quantized_inside
 from trainable_quantizers_keras.deploy.self_check import check_prepared
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
@@ -32,7 +33,7 @@ from trainable_quantizers_keras.graph.record import (
     record,
 )
 from trainable_quantizers_keras.graph.watch import watching
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place, quantizers_of
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import copied, input_shape_of
@@ -46,7 +47,7 @@ from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantization
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 _SUMMARY = "_quantization_summary"
-_NOT_FOLDED = "not folded: no convolution or dense layer goes into it alone"
+_PACKAGE = "trainable-quantizers-keras"
 
 
 def prepare(
@@ -100,7 +101,9 @@ def prepare(
     if made.corrected:
         layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
         correct_biases(model, prepared, layers, first or calibration_data)
-    found = _with_norms(made.found, folded) if fold_batch_norm else made.found
+    found = made.found.with_norms(folded) if fold_batch_norm else made.found
+    found = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
+    found = found.with_accumulators(accumulator_bits(quantizers_of(prepared)))
     vars(prepared)[_SUMMARY] = found
     if verbose:
         print(found)
@@ -123,15 +126,6 @@ def summary(model: Any) -> Summary:
 def find_summary(model: Any) -> Summary | None:
     """The same, or None."""
     return vars(model).get(_SUMMARY)
-
-
-def _with_norms(found: Summary, folded: Mapping[str, str]) -> Summary:
-    """The summary, with what became of batch norms."""
-    rows = [
-        replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in found.rows
-    ]
-    rows += [SummaryRow(norm, "BatchNormalization", reason=f"folded into {layer}") for norm, layer in folded.items()]
-    return Summary(tuple(rows), found.work)
 
 
 def _check(model: Any, recipe: Any) -> None:
@@ -161,7 +155,7 @@ class _Made:
     quantizers: dict[int, dict[str, Any]] = field(default_factory=dict)
     holders: dict[Place, dict[int, Any]] = field(default_factory=dict)
     corrected: list[Any] = field(default_factory=list)
-    bias_grids: dict[int, Any] = field(default_factory=dict)
+    accumulators: dict[int, Any] = field(default_factory=dict)
 
 
 def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool) -> _Made:
@@ -187,8 +181,8 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
             holder = kind(each.output, name=_holder_name(call), dtype="float32")
             made.holders.setdefault(call.place, {})[call.result] = holder
         made.corrected += [call.layer] if each.corrects_bias else []
-        if each.bias_grid is not None:
-            made.bias_grids[id(call.layer)] = each.bias_grid
+        if each.accumulator is not None:
+            made.accumulators[id(call.layer)] = each.accumulator
     return made
 
 
@@ -258,7 +252,7 @@ def _wrapping(made: _Made) -> Callable[[Any, Any], Any]:
             replacement = KerasTrainableQuantizationWrapper(
                 copied(layer),
                 made.quantizers[id(layer)],
-                bias_grid=made.bias_grids.get(id(layer)),
+                accumulator=made.accumulators.get(id(layer)),
                 **_named(layer, layer.name),
                 trainable=layer.trainable,
             )

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from trainable_quantizers_core import Recipe, Summary, SummaryRow
+from trainable_quantizers_core import Recipe, Summary
 from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
+from trainable_quantizers_core.inventory import accumulator_bits
 
 from trainable_quantizers_torch.calibration.batches import (
     arguments_of,
@@ -34,13 +35,15 @@ from trainable_quantizers_torch.graph.build import build
 from trainable_quantizers_torch.graph.fold import fold_batch_norms
 from trainable_quantizers_torch.graph.modules import layers_alone
 from trainable_quantizers_torch.graph.record import Recording, record
+from trainable_quantizers_torch.graph.runtime import QuantizedCalls
+from trainable_quantizers_torch.inventory import quantizers_of
 from trainable_quantizers_torch.layers.copies import copied
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 _SUMMARY = "quantization_summary"
-_NOT_FOLDED = "not folded: no convolution or linear layer goes into it alone"
+_PACKAGE = "trainable-quantizers-torch"
 
 
 def prepare(
@@ -91,6 +94,10 @@ def prepare(
     else:
         options = (fold_batch_norm, given if check else None, process_group, verbose)
         found = _prepare_graph(model, recipe, calibration_data, *options)
+    runtime = any(isinstance(module, QuantizedCalls) for module in model.modules())
+    found = replace(found, runtime=_PACKAGE if runtime else "").with_accumulators(
+        accumulator_bits(quantizers_of(model))
+    )
     vars(next(_quantizing(model), model))[_SUMMARY] = found
     if verbose:
         print(found)
@@ -182,7 +189,7 @@ def _prepare_graph(
         check_prepared(compare_with, model, batch, set(folded.values()))
     if corrected:
         correct_biases(reference, placed, corrected, [batch, *further], process_group)
-    return _with_norms(found, folded) if fold else found
+    return found.with_norms(folded) if fold else found
 
 
 @dataclass(frozen=True)
@@ -227,12 +234,3 @@ def _observe(
 
 def _values(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
-
-
-def _with_norms(found: Summary, folded: Mapping[str, str]) -> Summary:
-    """The summary, with what became of batch norms."""
-    rows = [
-        replace(row, reason=f"{row.reason}; {_NOT_FOLDED}") if "BatchNorm" in row.type else row for row in found.rows
-    ]
-    rows += [SummaryRow(norm, "BatchNorm", reason=f"folded into {layer}") for norm, layer in folded.items()]
-    return Summary(tuple(rows), found.work)

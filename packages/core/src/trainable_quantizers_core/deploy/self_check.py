@@ -17,18 +17,18 @@ _SHARE = 0.01  # of the largest value: sums in another order, and folded norms, 
 def quantizers_set_aside(quantizers: Iterable[RangeQuantizer], wrappers: Iterable[Any]) -> Iterator[None]:
     """Tensors, weights and biases as they are, for the time of the context."""
     disabled = [each for each in quantizers if each.enabled]
-    grids = [(wrapper, wrapper.bias_grid) for wrapper in wrappers]
+    grids = [(wrapper, wrapper.accumulator) for wrapper in wrappers]
     try:
         for quantizer in disabled:
             quantizer.enabled = False
         for wrapper, _ in grids:
-            wrapper.bias_grid = None
+            wrapper.accumulator = None
         yield
     finally:
         for quantizer in disabled:
             quantizer.enabled = True
         for wrapper, grid in grids:
-            wrapper.bias_grid = grid
+            wrapper.accumulator = grid
 
 
 def check_computation(

@@ -33,13 +33,13 @@ class Settled:
         weights: By name of the weight; operations that share one share its quantizer.
         output: That of its result, if it has one.
         corrects_bias: Whether its bias is to make up for the mean error.
-        bias_grid: Where its bias lies; None leaves it in float.
+        accumulator: Of its sums: where its bias lies, and its limit; None for a bias in float and no limit.
     """
 
     weights: dict[str, Any] = field(default_factory=dict)
     output: Any = None
     corrects_bias: bool = False
-    bias_grid: AccumulatorGrid | None = None
+    accumulator: AccumulatorGrid | None = None
 
 
 def settle(
@@ -76,7 +76,7 @@ def settle(
                 findings += measured.findings
                 settled[position].output = plan.activations.quantizer(plan.activations.config(measured.params), base)
                 in_words[position] = scheme_in_words(plan.activations)
-    _settle_biases(graph, plans, settled, [notes for _, _, notes in weights])
+    _settle_sums(graph, plans, settled, [notes for _, _, notes in weights])
     rows = [
         _row(graph[at], plans[at], places[at], quantizers, in_words[at], notes, findings)
         for at, (quantizers, findings, notes) in enumerate(weights)
@@ -93,26 +93,37 @@ def settle(
     return tuple(settled), Summary(tuple(row for row in rows if row is not None), found)
 
 
-def _settle_biases(
+def _settle_sums(
     graph: ModelGraph, plans: Sequence[LayerPlan], settled: Sequence[Settled], notes: Sequence[list[str]]
 ) -> None:
-    """Which biases make up for the mean error, and which lie on the grids of their accumulators."""
+    """Which biases make up for the mean error, and which layers have accumulators with a grid or a limit."""
     calls: dict[str, list[int]] = {}
     for position, operation in enumerate(graph):
-        calls.setdefault(operation.layer, []).append(position)
-    for layer, positions in calls.items():
-        scheme, quantizers = plans[positions[0]].weights, [*settled[positions[0]].weights.values()]
-        if not layer or not graph[positions[0]].bias or scheme is None or not quantizers:
+        calls.setdefault(operation.layer or f"{operation.name} alone", []).append(position)
+    for positions in calls.values():
+        first, *further = positions
+        scheme, biased = plans[first].weights, bool(graph[first].layer and graph[first].bias)
+        if scheme is None or not settled[first].weights:
             continue
-        if scheme.bias_correction and len(positions) == 1:  # one bias cannot serve two errors
-            settled[positions[0]].corrects_bias = True
-            notes[positions[0]].append("bias corrected")
-        if scheme.bias is BiasGrid.ACCUMULATOR and len(quantizers) == 1 and is_power_of_two(quantizers[0]):
-            inputs = [each for at in positions for each in _grids_read(graph, settled, at)]
-            if inputs and all(map(is_power_of_two, inputs)):
-                settled[positions[0]].bias_grid = AccumulatorGrid(inputs)
-            else:
-                notes[positions[0]].append("bias in float: the input is not on a power-of-two grid")
+        if scheme.bias_correction and biased and not further:  # one bias cannot serve two errors
+            settled[first].corrects_bias = True
+            notes[first].append("bias corrected")
+        if graph[first].kind not in MULTIPLYING or scheme.bias is BiasGrid.FLOAT:
+            continue
+        quantizers = [*settled[first].weights.values()]
+        inputs = [each for at in positions for each in _grids_read(graph, settled, at)]
+        powers = len(quantizers) == 1 and is_power_of_two(quantizers[0])
+        missing = "" if graph[first].layer else "no layer holds the weight"
+        missing = missing or ("" if powers else "the weights are not on one power-of-two grid")
+        on_grid = bool(inputs) and all(map(is_power_of_two, inputs))
+        missing = missing or ("" if on_grid else "the input is not on a power-of-two grid")
+        if not missing:
+            axis = graph[first].weights[0].axis
+            settled[first].accumulator = AccumulatorGrid(inputs, scheme.accumulator_bits, axis, biased)
+            continue
+        lost = ["bias in float"] if biased and powers else []
+        lost += ["sums without a limit"] if scheme.accumulator_bits is not None else []
+        notes[first] += [f"{' and '.join(lost)}: {missing}"] if lost else []
 
 
 def _grids(graph: ModelGraph, settled: Sequence[Settled], position: int) -> list[Any]:
@@ -196,7 +207,7 @@ def _row(
         return None
     if operation.kind == "other" and not operation.layer and not operation.note:
         return None  # a function that moves values
-    concerned = bool(operation.weights) or where.quantized or where.left_to
+    concerned = bool(operation.weights) or where.quantized
     reasons = [plan.reason if concerned else "", operation.note, operation.inside]
     reasons += [NOT_FLOATING] if operation.kind == "input" and not operation.floating else []
     reasons += [f"output: left to {where.left_to}"] if where.left_to else []

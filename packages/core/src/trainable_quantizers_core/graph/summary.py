@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from trainable_quantizers_core.graph.coverage import Coverage
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
@@ -36,6 +37,7 @@ class Summary:
     Args:
         rows: What became of each.
         work: How much of the model computes on quantized numbers.
+        runtime: The package that the converted model needs besides mct-quantizers; empty if it needs none.
 
     Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
@@ -47,11 +49,45 @@ class Summary:
 
     rows: tuple[SummaryRow, ...]
     work: Coverage = field(default_factory=Coverage)
+    runtime: str = ""
 
     @property
     def coverage(self) -> float:
         """The share of the multiply-accumulates whose weights and inputs are quantized, from 0 to 1."""
         return self.work.share
+
+    def with_norms(self, folded: Mapping[str, str]) -> Summary:
+        """The summary of a model whose batch norms were to fold first.
+
+        Args:
+            folded: The layer that each folded norm is a part of now, by the name of the norm.
+
+        Examples:
+            >>> [row.layer for row in Summary((SummaryRow("conv", "Conv2d"),)).with_norms({"norm": "conv"}).rows]
+            ['conv', 'norm']
+        """
+        not_folded = "not folded: no convolution or linear layer goes into it alone"
+        rows = [
+            replace(row, reason=f"{row.reason}; {not_folded}") if "BatchNorm" in row.type else row for row in self.rows
+        ]
+        for norm, layer in folded.items():
+            at = max((at for at, row in enumerate(rows) if row.layer == layer), default=len(rows) - 1)
+            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"folded into {layer}"))
+        return replace(self, rows=tuple(rows))
+
+    def with_accumulators(self, bits: Mapping[str, int]) -> Summary:
+        """The summary with the bits that the sums of layers need at worst, by layer.
+
+        Examples:
+            >>> row = SummaryRow("conv", "Conv2d", reason="default")
+            >>> Summary((row,)).with_accumulators({"conv": 19}).rows[0].reason
+            'default; sums of up to 19 bits'
+        """
+        rows = [
+            replace(row, reason=f"{row.reason}; sums of up to {bits[row.layer]} bits") if row.layer in bits else row
+            for row in self.rows
+        ]
+        return replace(self, rows=tuple(rows))
 
     def __str__(self) -> str:
         head = ("layer", "type", "weights", "activations", "reason")
@@ -68,6 +104,7 @@ class Summary:
         counted = f"{weights} weight and {activations} activation quantizers"
         texts.append(f"{counted}; {left} of {len(self.rows)} layers left in float.")
         texts += [str(self.work)] if self.work.work or self.work.sums else []
+        texts += [f"The converted model needs {self.runtime} to run; exported files do not."] if self.runtime else []
         return "\n".join(texts)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, FLOAT, along
 from trainable_quantizers_core.integer.dataflow import Node, no_definition
-from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, Form, Raw, Tabled, bits_of, on_lattice
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, Form, Raw, Tabled, on_lattice
 from trainable_quantizers_core.integer.program import Program, Step, Value
+from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 FAR = 40
 """Grids whose steps differ by more powers of two have no common one here."""

@@ -45,17 +45,6 @@ def is_power_of_two(step: float) -> bool:
     return bool(np.frexp(step)[0] == 0.5)
 
 
-def bits_of(low: Any, high: Any) -> int:
-    """Bits of the two's complement of the integers from low to high.
-
-    Examples:
-        >>> bits_of(-128, 127), bits_of(0, 255), bits_of(0, 0)
-        (8, 9, 1)
-    """
-    low, high = int(np.min(low)), int(np.max(high))
-    return 1 + max(high.bit_length() if high > 0 else 0, (-low - 1).bit_length() if low < 0 else 0)
-
-
 @dataclass(frozen=True, eq=False)
 class Form:
     """A tensor of integers q, which stand for q·2^exponent / divisor.

@@ -14,7 +14,8 @@ from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
-from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, bits_of
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS
+from trainable_quantizers_core.quantizer.accumulator import bits_of
 from trainable_quantizers_core.reading import parsed_json, reading
 
 FORMAT = "trainable-quantizers program 1"

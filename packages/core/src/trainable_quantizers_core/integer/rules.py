@@ -16,10 +16,10 @@ from trainable_quantizers_core.integer.lattice import (
     EXACT_FLOAT_BITS,
     Form,
     Raw,
-    bits_of,
     is_power_of_two,
     on_lattice,
 )
+from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 WEIGHT_BITS = 17
 """Weights that need more bits, which the finest grid has, lie on none."""

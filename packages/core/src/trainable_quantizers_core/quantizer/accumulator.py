@@ -1,4 +1,4 @@
-"""The grid of a layer's accumulator, and how its bias is brought onto it: contract section 5."""
+"""The accumulator of a layer: the grid of its sums, with the bias on it, and its bits: contract section 5."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from math import frexp
 from numbers import Real
 from typing import Any
 
+import numpy as np
 from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.errors import invalid
@@ -16,6 +17,8 @@ from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 
 LARGEST_BIAS = 2**31 - 128
 """In steps: the largest float32 that 32 bits hold."""
+MIN_ACCUMULATOR_BITS, MAX_ACCUMULATOR_BITS = 8, 32
+_HALVINGS = 12  # α is found to 2^-12: a step less or more of the largest weight of 8 bits is 2^-8
 
 
 class AccumulatorGrid:
@@ -28,16 +31,22 @@ class AccumulatorGrid:
         inputs: Δ_x: a power of two, or the power-of-two quantizer of the input, whose step the grid follows; its place
             in a model, until it is found there. Several, where the layer is called on several inputs: the coarsest
             counts, whose multiples are multiples of the others.
+        bits: Bits of two's complement that no sum exceeds, nor any part of one; None sets no limit.
+        channel_axis: Axis of the weight that counts the channels of the result; None for that of its quantizer.
+        bias: Whether the layer has a bias, which is one of the numbers that are summed.
 
     Raises:
-        QuantizerError: none, a number that is no power of two, or a quantizer of another method.
+        QuantizerError: no input, a number that is no power of two, or a quantizer of another method; a limit
+            without the quantizers of the inputs, or one that a single product exceeds.
 
     Examples:
-        >>> AccumulatorGrid(2**-7).coarsest(max)
+        >>> AccumulatorGrid(2**-7).input_step(max)
         0.0078125
     """
 
-    def __init__(self, inputs: Any) -> None:
+    def __init__(
+        self, inputs: Any, bits: int | None = None, channel_axis: int | None = None, bias: bool = True
+    ) -> None:
         given = inputs if isinstance(inputs, (list, tuple)) else (inputs,)
         self.inputs: tuple[Any, ...] = tuple(float(each) if isinstance(each, Real) else each for each in given)
         for each in self.inputs or (None,):
@@ -45,10 +54,53 @@ class AccumulatorGrid:
             if not fits:
                 rule = "a power of two or a power-of-two quantizer"
                 raise invalid(type(self).__name__, "step of the input", rule, each, "another grid is no grid of sums")
+        self.bits, self.channel_axis, self.bias = bits, channel_axis, bias
+        if bits is not None:
+            self._check_bits(bits)
 
-    def coarsest(self, larger: Callable[[Any, Any], Any]) -> Any:
-        """Δ_x; ``larger`` tells the larger of two numbers or tensors of a framework."""
-        return reduce(larger, (each.step() if isinstance(each, RangeQuantizer) else each for each in self.inputs))
+    def _check_bits(self, bits: int) -> None:
+        owner = type(self).__name__
+        if any(isinstance(each, float) for each in self.inputs):
+            advice = "pass the quantizers themselves: the limit depends on their levels"
+            raise invalid(owner, "inputs", "quantizers where bits are limited", self.inputs, advice)
+        known = [each for each in self.inputs if isinstance(each, RangeQuantizer)]
+        widest = max(
+            (max(-grid.lowest, grid.highest) for grid in (each.specification.grid for each in known)), default=0
+        )
+        least = next(
+            least for least in range(MIN_ACCUMULATOR_BITS, 64) if largest_sum(least) - largest_bias(least) >= widest
+        )
+        if bits < least:
+            rule = f"at least {least} with inputs up to {widest}"
+            raise invalid(owner, "bits", rule, bits, "fewer hold no product and bias; give the input fewer bits")
+
+    def with_inputs(self, inputs: Any) -> AccumulatorGrid:
+        """The same of other inputs."""
+        return AccumulatorGrid(inputs, self.bits, self.channel_axis, self.bias)
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        """The lowest and the highest level of any input."""
+        grids = [each.specification.grid for each in self.inputs]
+        return min(grid.lowest for grid in grids), max(grid.highest for grid in grids)
+
+    def axis(self, quantizer: RangeQuantizer) -> int | None:
+        """The axis of the weight that counts the channels of the result; None if it is unknown."""
+        given = self.channel_axis
+        return quantizer.specification.channel_axis if given is None else given
+
+    def bias_limit(self, ops: ArrayOps, finest: Any, coarsest: Any) -> Any:
+        """The largest multiple of the coarsest Δ_x that a bias may be: half of the accumulator, in finest steps."""
+        steps = largest_bias(self.bits or MAX_ACCUMULATOR_BITS) * finest / coarsest
+        return ops.where(steps >= 1, steps, 0.0) * coarsest
+
+    def room(self, bias: Any) -> Any:
+        """What the accumulator holds beside a bias of this magnitude, in steps."""
+        return largest_sum(self.bits or MAX_ACCUMULATOR_BITS) - bias
+
+    def input_step(self, pick: Callable[[Any, Any], Any]) -> Any:
+        """Δ_x; ``pick`` chooses of two numbers or tensors: the larger for the coarsest, the smaller for the finest."""
+        return reduce(pick, (each.step() if isinstance(each, RangeQuantizer) else each for each in self.inputs))
 
 
 def is_power_of_two(quantizer: Any) -> bool:
@@ -57,11 +109,30 @@ def is_power_of_two(quantizer: Any) -> bool:
     return powers and quantizer.enabled
 
 
+def largest_bias(bits: int) -> int:
+    """In steps: half of what the accumulator holds, so that the weights have the other half.
+
+    Examples:
+        >>> largest_bias(24)
+        4194304
+    """
+    return int(2 ** (bits - 2))
+
+
+def largest_sum(bits: int) -> int:
+    """What ``bits`` of two's complement hold; beyond 24 less the rounding of float32, in which the limit is kept.
+
+    Examples:
+        >>> largest_sum(16), largest_sum(32)
+        (32767, 2147482624)
+    """
+    return 2 ** (bits - 1) - (1 if bits <= 24 else 2 ** (bits - 22))
+
+
 def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
     """round(b/Δ)·Δ, halves to even, clipped to 32 bits; exact, because Δ is a power of two.
 
     Examples:
-        >>> import numpy as np
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> rounded_bias(NUMPY_OPS, np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])).tolist()
         [0.25, -0.5, 2147483520.0]
@@ -75,13 +146,85 @@ def bias_gradient(ops: ArrayOps, g: Any, bias: Any, step: Any) -> Any:
     """Straight through the rounding; zero where 32 bits clip the bias.
 
     Examples:
-        >>> import numpy as np
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> bias_gradient(NUMPY_OPS, np.float32([2, 3]), np.float32([0.3, 1e12]), np.float32([1, 1])).tolist()
         [2.0, 0.0]
     """
     levels = bias / step
     return ops.where((levels <= LARGEST_BIAS) & (levels >= -LARGEST_BIAS), g, 0.0)
+
+
+def limited(ops: ArrayOps, levels: Any, room: Any, widest: int, signed: bool) -> tuple[Any, Any]:
+    """Levels of weights whose products with any input, and the sums of any of them, stay within ``room``.
+
+    Of inputs without levels below zero, positive and negative weights make sums of their own: each half is limited
+    alone, which leaves the weights twice the room (A2Q+ has it by weights of mean zero; Colbert et al. 2024,
+    arXiv 2401.10432). Of signed inputs, all weights are limited together. Where round(v) exceeds the room,
+    round(α·v) takes its place, with the largest multiple α of 2^-12 that fits.
+
+    Args:
+        ops: The array library.
+        levels: v = w/Δ_w, clipped to the grid, of shape (channels, weights of one channel).
+        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        widest: The largest magnitude of an input, in levels.
+        signed: Whether inputs have levels below zero.
+
+    Returns:
+        The levels, and whether they are others than round(v), of shape (channels,).
+
+    Examples:
+        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> levels, shrunk = limited(NUMPY_OPS, np.float32([[4.2, -3, 1], [1, 1, 0]]), np.float32([60, 60]), 15, False)
+        >>> levels.tolist(), shrunk.tolist()
+        ([[3.0, -3.0, 1.0], [1.0, 1.0, 0.0]], [True, False])
+    """
+    above, below = ops.where(levels > 0, levels, 0.0), ops.where(levels < 0, -levels, 0.0)
+    if signed:
+        factor = _factor(ops, above + below, room, widest)
+        return ops.round(levels * factor[:, None]), factor < 1
+    up, down = _factor(ops, above, room, widest), _factor(ops, below, room, widest)
+    return ops.round(levels * ops.where(levels > 0, up[:, None], down[:, None])), (up < 1) | (down < 1)
+
+
+def _factor(ops: ArrayOps, sizes: Any, room: Any, widest: int) -> Any:
+    """The largest α <= 1 with which the rounded sizes of each channel fit; integers that float32 holds decide."""
+
+    def fits(factor: Any) -> Any:
+        return ops.sum(ops.round(sizes * factor[:, None]), [1]) * widest <= room
+
+    found = ops.where(fits(room * 0.0 + 1.0), 1.0, 0.0)
+    for halving in range(1, _HALVINGS + 1):
+        larger = found + 2.0**-halving
+        found = ops.where(fits(larger) & (larger <= 1.0), larger, found)
+    return found
+
+
+def worst_bits(levels: np.ndarray, bias: np.ndarray, lowest: int, highest: int) -> int:
+    """Bits of two's complement that hold every sum, and every part of one, of a layer.
+
+    Args:
+        levels: Of the weights, of shape (channels, weights of one channel).
+        bias: Its magnitude in steps, of shape (channels,).
+        lowest: The lowest level of an input.
+        highest: The highest.
+
+    Examples:
+        >>> worst_bits(np.array([[7, -8]]), np.array([100]), 0, 255)
+        13
+    """
+    above, below = np.maximum(levels, 0).sum(axis=1), np.maximum(-levels, 0).sum(axis=1)
+    return bits_of(above * lowest - below * highest - bias, above * highest - below * lowest + bias)
+
+
+def bits_of(low: Any, high: Any) -> int:
+    """Bits of the two's complement of the integers from low to high.
+
+    Examples:
+        >>> bits_of(-128, 127), bits_of(0, 255), bits_of(0, 0)
+        (8, 9, 1)
+    """
+    low, high = int(np.min(low)), int(np.max(high))
+    return 1 + max(high.bit_length() if high > 0 else 0, (-low - 1).bit_length() if low < 0 else 0)
 
 
 def per_bias(step: Any, size: int, repeat: Callable[[Any, int], Any]) -> Any:

@@ -13,6 +13,7 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget
 from trainable_quantizers_core.constants import MIN_THRESHOLD
 from trainable_quantizers_core.enums import BiasGrid, CalibrationMethod, Granularity, RoundingRule, TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS, MIN_ACCUMULATOR_BITS
 from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
@@ -30,6 +31,15 @@ _CHOICES: dict[str, dict[str, Enum]] = {
     "calibration": {member.value: member for member in CalibrationMethod},
     "bias": {member.value: member for member in BiasGrid},
     "rounding": {member.value: member for member in RoundingRule},
+}
+
+_WIDTHS = {
+    "num_bits": (MIN_BITS, MAX_BITS, "these are the widths that the inferable quantizers deploy"),
+    "accumulator_bits": (
+        MIN_ACCUMULATOR_BITS,
+        MAX_ACCUMULATOR_BITS,
+        "it is the width of the register that adds products",
+    ),
 }
 
 AnyScheme = TypeVar("AnyScheme", bound="_Scheme")
@@ -84,6 +94,8 @@ class WeightsScheme(_Scheme):
             grids, as an integer accelerator has it: see ``AccumulatorGrid``. ``FLOAT`` leaves it.
         bias_correction: Whether the bias makes up for the mean error of the quantized weights and inputs, measured on
             the calibration data: see ``BiasCorrection``.
+        accumulator_bits: 8..32: bits of two's complement that the sums of a layer, bias and every part of a sum
+            included, never exceed wherever weights and input lie on power-of-two grids; None sets no limit.
 
     Raises:
         QuantizerError: a value that is none of these.
@@ -97,6 +109,13 @@ class WeightsScheme(_Scheme):
     granularity: Granularity = Granularity.PER_CHANNEL
     bias: BiasGrid = BiasGrid.ACCUMULATOR
     bias_correction: bool = False
+    accumulator_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulator_bits is not None and self.bias is BiasGrid.FLOAT:
+            advice = "write bias = 'accumulator', or leave accumulator_bits out: a bias in float is in no accumulator"
+            raise invalid(type(self).__name__, "bias", "accumulator where accumulator_bits are set", "float", advice)
 
     def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
         """The configuration of a quantizer that starts from ``params``.
@@ -117,7 +136,7 @@ class WeightsScheme(_Scheme):
 
 @dataclass(frozen=True)
 class ActivationsScheme(_Scheme):
-    """How activations are quantized: as ``WeightsScheme`` but the last three, for they are per tensor.
+    """How activations are quantized: as ``WeightsScheme`` but its last four, for they are per tensor.
 
     Args:
         rounding: How values half way between two levels are rounded, as the target device does: ``HALF_EVEN``,
@@ -191,7 +210,7 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def _read(owner: str, key: str, value: Any, where: str) -> Any:
-    if key == "rounding" and value is None:
+    if key in ("rounding", "accumulator_bits") and value is None:
         return None
     if key in _CHOICES:
         choices = _CHOICES[key]
@@ -201,11 +220,11 @@ def _read(owner: str, key: str, value: Any, where: str) -> Any:
         if key == "training_method" and type(value) is str and value:  # an open set: see TrainingMethod
             return value
         raise invalid(owner, key, f"one of {', '.join(choices)}", value, nearest(str(value).lower(), choices), where)
-    if key == "num_bits":
+    if key in _WIDTHS:
+        least, most, advice = _WIDTHS[key]
         integer = isinstance(value, Integral) and not isinstance(value, bool)
-        if not integer or not MIN_BITS <= value <= MAX_BITS:
-            advice = "these are the widths that the inferable quantizers deploy"
-            raise invalid(owner, key, f"an integer in {MIN_BITS}..{MAX_BITS}", value, advice, where)
+        if not integer or not least <= value <= most:
+            raise invalid(owner, key, f"an integer in {least}..{most}", value, advice, where)
         return int(value)
     if key == "schedule":
         if value is None or isinstance(value, QuantizationSchedule):

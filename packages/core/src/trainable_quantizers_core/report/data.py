@@ -92,6 +92,8 @@ class TensorReport(_Part):
         levels_used: Share of the levels that occur, 0..1.
         range_used: Share of the effective range between the smallest and the largest value, 0..1; the mean of channels.
         sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
+        accumulator_bits: Of weights: bits of two's complement that the sums of the layer, bias included, need at worst;
+            None if they lie on no power-of-two grid.
 
     Raises:
         QuantizerError: a target, method or parameters that do not fit.
@@ -115,6 +117,7 @@ class TensorReport(_Part):
     levels_used: float = 0.0
     range_used: float = 0.0
     sqnr: float = inf
+    accumulator_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:

@@ -22,9 +22,10 @@ def name(tensor: TensorReport) -> str:
 
 
 def scheme(tensor: TensorReport) -> str:
-    """Method, signedness where the method leaves a choice, granularity."""
+    """Method, signedness where the method leaves a choice, granularity, bits of the accumulator."""
     sign = "" if tensor.method is QuantizationMethod.UNIFORM else ", signed" if tensor.signed else ", unsigned"
-    return f"{_METHODS[tensor.method]}{sign}{', per channel' if tensor.per_channel else ''}"
+    sums = f", sums of up to {tensor.accumulator_bits} bits" if tensor.accumulator_bits else ""
+    return f"{_METHODS[tensor.method]}{sign}{', per channel' if tensor.per_channel else ''}{sums}"
 
 
 def parameters(tensor: TensorReport) -> str:
@@ -109,6 +110,9 @@ def totals(report: ModelReport) -> dict[str, tuple[str, str]]:
         shown["Quantized weights"] = (f"{before / after:.1f}× smaller", f"{size(before)} → {size(after)}")
     if report.worst:
         shown["Lowest SQNR"] = (decibels(report.worst.sqnr), name(report.worst))
+    widest = max(report.tensors, key=lambda tensor: tensor.accumulator_bits or 0, default=None)
+    if widest is not None and widest.accumulator_bits:
+        shown["Widest accumulator"] = (f"{widest.accumulator_bits} bits", f"at worst, {widest.layer}")
     if report.coverage.get("work"):
         share = int(1000 * report.coverage["quantized_work"] / report.coverage["work"]) / 10
         sums = f"{report.coverage['quantized_sums']} of {report.coverage['sums']} sums"

@@ -6,11 +6,13 @@ from typing import Any
 
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.layers.copies import copied, is_of_keras
 from trainable_quantizers_keras.layers.holder import (
     KerasActivationQuantizationHolder,
     KerasMaskedActivationQuantizationHolder,
+    KerasTrainableActivationQuantizationHolder,
 )
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
@@ -71,6 +73,22 @@ def _converted(layer: Any, call: Any) -> Any:
             "convert", "layer", "free of quantized layers inside it", layer.name, advice, f" with {inside[0]}"
         )
     return layer
+
+
+def needs_package(model: Any) -> bool:
+    """Whether the converted model holds classes of this package: always in Keras 3, which mct-quantizers lacks."""
+    if KERAS_3 or not is_graph(model):
+        return True
+
+    def is_ours(layer: Any) -> bool:
+        kind = type(layer)
+        if kind is KerasTrainableQuantizationWrapper:
+            kind = layer.inferable_class(in_graph=True)
+        elif kind is KerasTrainableActivationQuantizationHolder:
+            kind = KerasActivationQuantizationHolder
+        return kind.__module__.startswith(__package__.partition(".")[0])
+
+    return any(map(is_ours, model._flatten_layers()))
 
 
 def _is_trainable(layer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The bias of a layer, on the grid of its accumulator: contract section 5."""
+"""The bias of a layer on the grid of its accumulator, and weights within its bits: contract section 5."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from trainable_quantizers_core.quantizer import accumulator as rules
+from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 
@@ -23,3 +24,47 @@ def round_bias(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         return rules.rounded_bias(TF_OPS, bias, step), lambda g: rules.bias_gradient(TF_OPS, g, bias, step)
 
     return operation(bias)
+
+
+def limit_weight(
+    weight: tf.Tensor, step: tf.Tensor, room: tf.Tensor, axis: int, grid: Grid, inputs: tuple[int, int]
+) -> tf.Tensor:
+    """The weight, with levels of smaller sums in those channels whose sums exceed their room.
+
+    dL/dw = g, but where a channel changed and the weight was clipped; no gradient reaches the step or the room.
+
+    Args:
+        weight: Of any shape.
+        step: Δ_w, of shape () or (channels,).
+        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        axis: Of the channels.
+        grid: Of the weight.
+        inputs: The lowest and the highest level of an input.
+
+    Examples:
+        >>> weight = tf.constant([[4.2, 1.0], [-3.0, 1.25], [1.0, 0.0]])
+        >>> room = tf.constant([60.0, 60.0])
+        >>> limit_weight(weight, tf.constant(1.0), room, 1, Grid(4, True), (0, 15)).numpy().tolist()
+        [[3.0, 1.0], [-3.0, 1.25], [1.0, 0.0]]
+    """
+    axis %= len(weight.shape)
+    order = [axis, *(each for each in range(len(weight.shape)) if each != axis)]
+    back = [order.index(each) for each in range(len(order))]
+
+    @tf.custom_gradient
+    def operation(weight: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        moved = tf.transpose(weight, order)
+        rows = tf.reshape(moved, (tf.shape(moved)[0], -1))
+        steps = tf.reshape(step, (-1, 1))
+        levels = rows / steps
+        clipped = tf.clip_by_value(levels, float(grid.lowest), float(grid.highest))
+        smaller, changed = rules.limited(TF_OPS, clipped, room, max(-inputs[0], inputs[1]), inputs[0] < 0)
+        passes = (levels == clipped) | ~changed[:, None]
+        found = tf.where(changed[:, None], smaller * steps, rows)
+
+        def gradient(g: tf.Tensor) -> tf.Tensor:
+            return g * tf.cast(tf.transpose(tf.reshape(passes, tf.shape(moved)), back), g.dtype)
+
+        return tf.transpose(tf.reshape(found, tf.shape(moved)), back), gradient
+
+    return operation(weight)

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import tensorflow as tf
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, per_bias
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, per_bias, worst_bits
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
-from trainable_quantizers_keras.kernels.accumulator import round_bias
+from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias
+from trainable_quantizers_keras.kernels.effective import TF_OPS
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
 from trainable_quantizers_keras.layers.state import StructuredState
@@ -35,7 +37,7 @@ class QuantizedLayer(StructuredState):
     op_call_args: list[Any]
     op_call_kwargs: dict[str, Any]
     is_inputs_as_list: bool
-    bias_grid: AccumulatorGrid | None = None
+    accumulator: AccumulatorGrid | None = None
 
     def __getattr__(self, name: str) -> Any:
         """What the layer has by this name, for calls in Python that ask for it; a quantized weight as it is used."""
@@ -57,7 +59,7 @@ class QuantizedLayer(StructuredState):
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
         named = [key for key in self.weights_quantizers if isinstance(key, str)]
-        named += ["bias"] if self.bias_grid is not None else []
+        named += ["bias"] if self.accumulator is not None and self.accumulator.bias else []
         self._slots = {key: slot_of(self.layer, key) for key in named}
         for key, quantizer in self.weights_quantizers.items():
             name = key if isinstance(key, str) else f"{POSITIONAL_WEIGHT}_{key}"
@@ -71,9 +73,9 @@ class QuantizedLayer(StructuredState):
 
     def find_inputs(self, quantizers: Mapping[str, Any]) -> None:
         """Follow quantizers of the model, given by place, where the grid of the bias knows their places alone."""
-        if self.bias_grid is not None:
-            known = [quantizers.get(each, each) if isinstance(each, str) else each for each in self.bias_grid.inputs]
-            self.bias_grid = AccumulatorGrid(known)
+        if self.accumulator is not None:
+            known = [quantizers.get(each, each) if isinstance(each, str) else each for each in self.accumulator.inputs]
+            self.accumulator = self.accumulator.with_inputs(known)
 
     def _weight(self, key: str | int) -> Any:
         if isinstance(key, int):
@@ -87,27 +89,66 @@ class QuantizedLayer(StructuredState):
 
     def get_quantized_weights(self, training: Any = False) -> dict[Any, tf.Tensor]:
         """The quantized weights by key, as the next call uses them."""
-        found = {} if self.bias_grid is None else {"bias": self._rounded_bias(self.bias_grid, training)}
-        return found | {
-            key: quantizer(full_precision(weight), training)
-            if isinstance(quantizer, BaseTrainableQuantizer)
-            else quantizer(full_precision(weight))
-            for key, weight, quantizer in self.get_weights_vars()
-        }
+        grid = self.accumulator if self.accumulator is not None and self._knows_inputs(self.accumulator) else None
+        found = {} if grid is None or not grid.bias else {"bias": self._rounded_bias(grid, training)}
+        for key, weight, quantizer in self.get_weights_vars():
+            weight = full_precision(weight)
+            if grid is not None and grid.bits is not None:
+                weight = self._limited(weight, quantizer, grid, training)
+            trains = isinstance(quantizer, BaseTrainableQuantizer)
+            found[key] = quantizer(weight, training) if trains else quantizer(weight)
+        return found
+
+    def _knows_inputs(self, grid: AccumulatorGrid) -> bool:
+        """Whether the quantizers of its input are there; they must be, but where Keras 2 asks for shapes."""
+        if all(getattr(each, "quantizer_parameters", isinstance(each, float)) for each in grid.inputs):
+            return True
+        if getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph"):
+            return False  # while it builds a model; some quantizers follow
+        advice = "load the model with keras_load_quantized_model, which finds it again"
+        raise invalid(self.name, "quantizer of the input", "one of the model", grid.inputs, advice)  # type: ignore[attr-defined]
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
         (quantizer,) = self.weights_quantizers.values()
-        bias = full_precision(self._weight("bias"))
-        if not all(getattr(each, "quantizer_parameters", isinstance(each, float)) for each in grid.inputs):
-            if getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph"):
-                return bias  # Keras 2 asks for shapes while it builds a model; some quantizers follow
-            advice = "load the model with keras_load_quantized_model, which finds it again"
-            raise invalid(self.name, "quantizer of the input", "one of the model", grid.inputs, advice)  # type: ignore[attr-defined]
-        step = per_bias(quantizer.step(), bias.shape[0], tf.repeat)
-        rounded = round_bias(bias, step * grid.coarsest(tf.maximum))
-        return (
-            rounded if quantizer.schedule is None or training is False else quantizer.blended(bias, rounded, training)
-        )
+        bias, step = full_precision(self._weight("bias")), self._step_of_bias(quantizer)
+        coarsest = grid.input_step(tf.maximum)
+        within = bias
+        if grid.bits is not None:
+            limit = step * grid.bias_limit(TF_OPS, grid.input_step(tf.minimum), coarsest)
+            within = tf.clip_by_value(bias, -limit, limit)
+        rounded = round_bias(within, step * coarsest)
+        return _scheduled(quantizer, bias, rounded, training)
+
+    def _step_of_bias(self, quantizer: Any) -> tf.Tensor:
+        """Δ_w for each item of the bias."""
+        return per_bias(quantizer.step(), self._weight("bias").shape[0], tf.repeat)
+
+    def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> tf.Tensor:
+        """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
+        channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
+        if not grid.bias:
+            return tf.zeros(channels)
+        levels = tf.abs(self._rounded_bias(grid) / (self._step_of_bias(quantizer) * grid.input_step(tf.minimum)))
+        return levels if levels.shape[0] == channels else tf.fill([channels], tf.reduce_max(levels))
+
+    def _limited(self, weight: tf.Tensor, quantizer: Any, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
+        where = (grid.axis(quantizer) or 0, quantizer.specification.grid, grid.levels)
+        room = grid.room(self._bias_levels(grid, quantizer))
+        return _scheduled(quantizer, weight, limit_weight(weight, quantizer.step(), room, *where), training)
+
+    def accumulator_bits(self) -> int | None:
+        """Bits of two's complement that its sums need at worst, bias included; None if they lie on no grid."""
+        grid = self.accumulator
+        if grid is None or any(isinstance(each, (float, str)) for each in grid.inputs):
+            return None
+        ((key, _, quantizer),) = self.get_weights_vars()
+        axis = grid.axis(quantizer)
+        if axis is None:
+            return None
+        weight = np.moveaxis(self.get_quantized_weights()[key].numpy().astype(np.float64), axis, 0)
+        levels = weight.reshape(len(weight), -1) / quantizer.step().numpy().reshape(-1, 1)
+        bias = self._bias_levels(grid, quantizer).numpy()
+        return worst_bits(levels.astype(np.int64), bias.astype(np.int64), *grid.levels)
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output with its weights quantized.
@@ -139,6 +180,11 @@ class QuantizedLayer(StructuredState):
             tensors.insert(position, quantized[position])
         arguments = [tensors] if self.is_inputs_as_list else tensors
         return self.layer(*arguments, *self.op_call_args, *args, **self.op_call_kwargs, **kwargs)
+
+
+def _scheduled(quantizer: Any, value: tf.Tensor, changed: tf.Tensor, training: Any) -> tf.Tensor:
+    """What its schedule makes of a bias or weight that the accumulator changes."""
+    return changed if quantizer.schedule is None or training is False else quantizer.blended(value, changed, training)
 
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()

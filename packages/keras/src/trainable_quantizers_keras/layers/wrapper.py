@@ -12,11 +12,11 @@ from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
 
-from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, full_precision, keras
 from trainable_quantizers_keras.layers.calls import behind, masked
 from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
-from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
+from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer, located, slot_of
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
 
@@ -140,12 +140,13 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         layer: The layer.
         weights_quantizers: Quantizers by name of the weight, or by position of a constant argument.
         args: Further arguments of ``KerasQuantizationWrapper``.
-        bias_grid: Where the layer's bias is to lie; None leaves it in float.
+        accumulator: The grid of the layer's sums, on which its bias is to lie, and the bits that they do not exceed;
+            None leaves the bias in float.
         kwargs: Further arguments of ``KerasQuantizationWrapper``.
 
     Raises:
-        QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type; or it has no
-            bias, or weights without a power-of-two quantizer, for ``bias_grid``.
+        QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type; or
+            weights have no power-of-two quantizer, for ``accumulator``.
 
     Examples:
         >>> from trainable_quantizers_keras import *
@@ -164,19 +165,19 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         layer: Any,
         weights_quantizers: Mapping[Any, BaseInferableQuantizer],
         *args: Any,
-        bias_grid: AccumulatorGrid | None = None,
+        accumulator: AccumulatorGrid | None = None,
         **kwargs: Any,
     ):
         constants = kwargs.get("weight_values", args[0] if args else None)
         _check(type(self).__name__, layer, weights_quantizers, constants)
-        if bias_grid is not None:
-            _check_bias(type(self).__name__, layer, weights_quantizers)
+        if accumulator is not None:
+            _check_accumulator(type(self).__name__, layer, weights_quantizers, accumulator)
         super().__init__(layer, weights_quantizers, *args, **kwargs)
-        self.bias_grid = bias_grid
+        self.accumulator = accumulator
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output; in a graph that a file describes, first find the quantizers of the input by name."""
-        named = {each for each in self.bias_grid.inputs if isinstance(each, str)} if self.bias_grid else ()
+        named = {each for each in self.accumulator.inputs if isinstance(each, str)} if self.accumulator else ()
         if named:
             self.find_inputs(_held_behind((inputs, args, kwargs), named))
         return super().__call__(inputs, *args, **kwargs)
@@ -184,18 +185,32 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """What the wrapper was made of."""
         config = super().get_config()
-        if self.bias_grid is not None:
-            config["bias_grid"] = [getattr(each, "place", each) for each in self.bias_grid.inputs]
+        if self.accumulator is not None:
+            grid = self.accumulator
+            places = [getattr(each, "place", each) for each in grid.inputs]
+            config["accumulator"] = {**vars(grid), "inputs": places}
         return config  # type: ignore[no-any-return]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
         """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when a graph is drawn."""
         config = dict(config)
-        inputs = config.pop("bias_grid", None)
+        grid = config.pop("accumulator", None)
         wrapper = super().from_config(config)
-        wrapper.bias_grid = None if inputs is None else AccumulatorGrid(inputs)
+        wrapper.accumulator = None if grid is None else AccumulatorGrid(**grid)
         return wrapper  # type: ignore[no-any-return]
+
+    def inferable_class(self, in_graph: bool) -> type:
+        """The class that takes its place when it is converted.
+
+        Args:
+            in_graph: Whether its calls are known; where they are not, they may ask for attributes of the layer, and
+                Keras 2 may hand it a mask. Both are beyond the class of mct-quantizers: it becomes one of this package.
+        """
+        masks = not KERAS_3 and (getattr(self.layer, "mask_zero", False) or masked(self._inbound_nodes))
+        inside = any("." in key for key in self.weights_quantizers)
+        beyond = not in_graph or masks or inside or self.layer.compute_dtype != "float32"
+        return KerasInferableQuantizationWrapper if beyond and not self.weight_values else KerasQuantizationWrapper
 
     def convert_to_inferable_quantizers(self, in_graph: bool = True) -> Any:
         """A new ``KerasQuantizationWrapper`` of inferable quantizers with the same outputs, not trainable.
@@ -203,8 +218,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         A weight whose quantizer is disabled stays in float.
 
         Args:
-            in_graph: Whether its calls are known; where they are not, they may ask for attributes of the layer, and
-                Keras 2 may hand it a mask. Both are beyond the class of mct-quantizers: it becomes one of this package.
+            in_graph: Whether its calls are known; see ``inferable_class``.
 
         Raises:
             QuantizerError: the wrapper is not built.
@@ -218,12 +232,15 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
             if getattr(quantizer, "enabled", True)
         }
         layer = copied(self.layer)
-        if self.bias_grid is not None:
-            layer.bias.assign(self._rounded_bias(self.bias_grid))
+        grid = self.accumulator
+        if grid is not None and grid.bias:
+            layer.bias.assign(self._rounded_bias(grid))
+        if grid is not None and grid.bits is not None:
+            for key, weight, quantizer in self.get_weights_vars():
+                slots, slot = located(layer, slot_of(layer, key))
+                slots[slot].assign(self._limited(full_precision(weight), quantizer, grid))
         if not self.weight_values:
-            masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or masked(self._inbound_nodes))
-            beyond = not in_graph or masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
-            kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
+            kind = self.inferable_class(in_graph)
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {key: self._weight(key).numpy() for key in inferable}
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
@@ -242,13 +259,17 @@ def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:
     return found
 
 
-def _check_bias(owner: str, layer: Any, quantizers: Any) -> None:
-    """A grid of sums needs a bias, and weights on one power-of-two grid."""
-    if not (getattr(layer, "use_bias", False) or getattr(layer, "bias_axes", None)):
-        raise invalid(owner, "bias_grid", "None for a layer without a bias", type(layer).__name__, "leave it out")
+def _check_accumulator(owner: str, layer: Any, quantizers: Any, grid: AccumulatorGrid) -> None:
+    """A grid of sums needs weights on one power-of-two grid, and the bias that it speaks of."""
+    if grid.bias and not (getattr(layer, "use_bias", False) or getattr(layer, "bias_axes", None)):
+        advice = "write AccumulatorGrid(..., bias=False)"
+        raise invalid(owner, "accumulator", "one without a bias", type(layer).__name__, advice)
     if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
-        advice = "leave bias_grid out, or quantize the weight by a power-of-two quantizer"
-        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with bias_grid", quantizers, advice)
+        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer"
+        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with accumulator", quantizers, advice)
+    if grid.bits is not None and grid.axis(next(iter(quantizers.values()))) is None:
+        advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
+        raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
 
 def _check(owner: str, layer: Any, quantizers: Any, constants: Any) -> None:

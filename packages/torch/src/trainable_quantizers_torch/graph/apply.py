@@ -79,8 +79,8 @@ class Placed:
             direct = [weight.name for weight, _, _ in node.weights.values() if node.layer and weight.shared]
             quantizers = {name: each.weights[name] for name in direct if name in each.weights}
             found.setdefault(node.layer, {}).update(quantizers)
-            if each.bias_grid is not None:
-                grids[node.layer] = each.bias_grid
+            if each.accumulator is not None:
+                grids[node.layer] = each.accumulator
         self.modules |= wrap(self.model, found, grids)
 
     def _hold_weights(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
@@ -190,13 +190,13 @@ class Placed:
 
 
 def wrap(
-    model: nn.Module, quantizers: Mapping[str, dict[str, Any]], bias_grids: Mapping[str, Any] = MappingProxyType({})
+    model: nn.Module, quantizers: Mapping[str, dict[str, Any]], accumulators: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, nn.Module]:
     """Put layers into wrappers, in place, with the quantizers of their weights by path and name; wrappers by path."""
     layers = {path: model.get_submodule(path) for path, of_layer in quantizers.items() if of_layer}
     wrappers: dict[str, nn.Module] = {}
     for path, layer in layers.items():
-        wrapper = PytorchTrainableQuantizationWrapper(layer, quantizers[path], bias_grid=bias_grids.get(path))
+        wrapper = PytorchTrainableQuantizationWrapper(layer, quantizers[path], accumulator=accumulators.get(path))
         wrappers[path] = wrapper.train(layer.training)
         replace_everywhere(model, layer, wrappers[path])
     return wrappers

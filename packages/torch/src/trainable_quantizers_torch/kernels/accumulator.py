@@ -1,4 +1,4 @@
-"""The bias of a layer, on the grid of its accumulator: contract section 5."""
+"""The bias of a layer on the grid of its accumulator, and weights within its bits: contract section 5."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from trainable_quantizers_core.quantizer import accumulator as rules
+from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS
 from trainable_quantizers_torch.kernels.operator import operator
@@ -21,18 +22,84 @@ def round_bias(bias: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     return _round_bias(bias.float(), step.expand_as(bias)).to(bias.dtype)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def limit_weight(
+    weight: torch.Tensor, step: torch.Tensor, room: torch.Tensor, axis: int, grid: Grid, inputs: tuple[int, int]
+) -> torch.Tensor:
+    """The weight, with levels of smaller sums in those channels whose sums exceed their room.
+
+    dL/dw = g, but where a channel changed and the weight was clipped; no gradient reaches the step or the room.
+
+    Args:
+        weight: Of any shape.
+        step: Δ_w, of shape () or (channels,).
+        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        axis: Of the channels.
+        grid: Of the weight.
+        inputs: The lowest and the highest level of an input.
+
+    Examples:
+        >>> weight = torch.tensor([[4.2, -3.0, 1.0], [1.0, 1.25, 0.0]])
+        >>> limit_weight(weight, torch.tensor(1.0), torch.tensor([60.0, 60.0]), 0, Grid(4, True), (0, 15)).tolist()
+        [[3.0, -3.0, 1.0], [1.0, 1.25, 0.0]]
+    """
+    ends = (grid.lowest, grid.highest, max(-inputs[0], inputs[1]), inputs[0] < 0)
+    return _limit_weight(weight.float(), step, room, axis % weight.ndim, *ends).to(weight.dtype)
+
+
+def _keep_bias(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+def _bias_backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
     return rules.bias_gradient(TORCH_OPS, g, *ctx.saved_tensors), None
 
 
 _round_bias = operator(
     "round_bias(Tensor bias, Tensor step) -> Tensor",
     lambda bias, step: rules.rounded_bias(TORCH_OPS, bias, step),
-    _keep,
-    _backward,
+    _keep_bias,
+    _bias_backward,
     fake=lambda bias, step: torch.empty_like(bias),
+)
+
+
+def _rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    return tensor.movedim(axis, 0).flatten(1)
+
+
+def _limited(
+    weight: torch.Tensor,
+    step: torch.Tensor,
+    room: torch.Tensor,
+    axis: int,
+    lowest: int,
+    highest: int,
+    widest: int,
+    signed: bool,
+) -> torch.Tensor:
+    rows, step = _rows(weight, axis), step.reshape(-1, 1)
+    levels, changed = rules.limited(TORCH_OPS, (rows / step).clamp(lowest, highest), room, widest, signed)
+    found = torch.where(changed[:, None], levels * step, rows)
+    return found.reshape(weight.movedim(axis, 0).shape).movedim(0, axis).contiguous()
+
+
+def _keep_weight(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    weight, step, _, axis, lowest, highest, *_ = inputs
+    levels = _rows(weight, axis) / step.reshape(-1, 1)
+    inside = ((levels >= lowest) & (levels <= highest)).reshape(weight.movedim(axis, 0).shape).movedim(0, axis)
+    ctx.save_for_backward(inside | (output == weight))
+
+
+def _weight_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+    (passes,) = ctx.saved_tensors
+    return g * passes, *(None,) * 7
+
+
+_limit_weight = operator(
+    "limit_weight(Tensor weight, Tensor step, Tensor room, int axis, int lowest, int highest, int widest, bool signed)"
+    " -> Tensor",
+    _limited,
+    _keep_weight,
+    _weight_backward,
+    fake=lambda weight, *_: torch.empty_like(weight, memory_format=torch.contiguous_format),
 )

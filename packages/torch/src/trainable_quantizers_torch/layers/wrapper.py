@@ -6,14 +6,21 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from mct_quantizers import BaseInferableQuantizer, PytorchQuantizationWrapper
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two, per_bias
+from trainable_quantizers_core.quantizer.accumulator import (
+    AccumulatorGrid,
+    is_power_of_two,
+    per_bias,
+    worst_bits,
+)
 
-from trainable_quantizers_torch.kernels.accumulator import round_bias
+from trainable_quantizers_torch.kernels.accumulator import limit_weight, round_bias
+from trainable_quantizers_torch.kernels.effective import TORCH_OPS
 from trainable_quantizers_torch.layers.mixed import mix
 from trainable_quantizers_torch.layers.state import StructuredState
 from trainable_quantizers_torch.layers.stateless import call_with, without_modes
@@ -33,11 +40,12 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         op_call_args: Further positional arguments of each call.
         op_call_kwargs: Further keyword arguments of each call.
         is_inputs_as_list: Whether the function takes its tensors as one list.
-        bias_grid: Where the module's bias is to lie; None leaves it in float.
+        accumulator: The grid of the module's sums, on which its bias is to lie, and the bits that they do not exceed;
+            None leaves the bias in float.
 
     Raises:
-        QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type; or it has no
-            bias, or weights without a power-of-two quantizer, for ``bias_grid``.
+        QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type; or weights
+            have no power-of-two quantizer, for ``accumulator``.
 
     Examples:
         >>> from trainable_quantizers_torch import *
@@ -59,11 +67,11 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         op_call_args: list[Any] | None = None,
         op_call_kwargs: Mapping[str, Any] | None = None,
         is_inputs_as_list: bool = False,
-        bias_grid: AccumulatorGrid | None = None,
+        accumulator: AccumulatorGrid | None = None,
     ) -> None:
         _check(module, weights_quantizers, weight_values)
-        if bias_grid is not None:
-            _check_bias(module, weights_quantizers)
+        if accumulator is not None:
+            _check_accumulator(module, weights_quantizers, accumulator)
         super().__init__(
             module,
             dict(weights_quantizers),
@@ -72,7 +80,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
             None if op_call_kwargs is None else dict(op_call_kwargs),
             is_inputs_as_list,
         )
-        self.bias_grid = bias_grid
+        self.accumulator = accumulator
         if self.is_str_attr and isinstance(module, torch.nn.Module):
             mix(self, type(module))
 
@@ -107,20 +115,61 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         """The quantized weights by key, as the next forward uses them."""
         with without_modes():
             found = {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
-            if self.bias_grid is not None:
-                found["bias"] = self._rounded_bias(self.bias_grid, self.training)
+            if self.accumulator is not None and self.accumulator.bias:
+                found["bias"] = self._rounded_bias(self.accumulator, self.training)
             return found
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
         (quantizer,) = self.weights_quantizers.values()
-        bias = self.layer.bias
-        step = per_bias(quantizer.step(), bias.numel(), lambda step, times: step.repeat(times))
-        rounded = round_bias(bias, step * grid.coarsest(torch.maximum))
+        bias, step = self.layer.bias, self._step_of_bias(quantizer)
+        coarsest = grid.input_step(torch.maximum)
+        within = bias
+        if grid.bits is not None:
+            limit = step * grid.bias_limit(TORCH_OPS, grid.input_step(torch.minimum), coarsest)
+            within = bias.clamp(-limit, limit)
+        rounded = round_bias(within, step * coarsest)
         return quantizer.blended(bias, rounded) if training and quantizer.schedule is not None else rounded
 
+    def _step_of_bias(self, quantizer: Any) -> torch.Tensor:
+        """Δ_w for each item of the bias."""
+        return per_bias(quantizer.step(), self.layer.bias.numel(), lambda step, times: step.repeat(times))
+
+    def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> torch.Tensor:
+        """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
+        channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
+        if not grid.bias:
+            return torch.zeros(channels, device=quantizer.step().device)
+        bias = self._rounded_bias(grid, False).detach().float()
+        levels = (bias / (self._step_of_bias(quantizer) * grid.input_step(torch.minimum))).abs()
+        return levels if levels.numel() == channels else levels.max().expand(channels)
+
+    def _limited(self, weight: torch.Tensor, quantizer: Any, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
+        room = grid.room(self._bias_levels(grid, quantizer))
+        where = (grid.axis(quantizer) or 0, quantizer.specification.grid, grid.levels)
+        limited = limit_weight(weight, quantizer.step(), room, *where)
+        return quantizer.blended(weight, limited) if training and quantizer.schedule is not None else limited
+
     def _quantized(self, weight: torch.Tensor, quantizer: BaseInferableQuantizer) -> torch.Tensor:
+        grid = self.__dict__.get("accumulator")
+        if grid is not None and grid.bits is not None:
+            weight = self._limited(weight, quantizer, grid, self.training)
         trains = isinstance(quantizer, BaseTrainableQuantizer)
         return quantizer(weight, self.training) if trains else quantizer(weight)
+
+    @torch.no_grad()
+    def accumulator_bits(self) -> int | None:
+        """Bits of two's complement that its sums need at worst, bias included; None if they lie on no grid."""
+        grid = self.accumulator
+        if grid is None or any(isinstance(each, float) for each in grid.inputs):
+            return None
+        ((key, _, quantizer),) = self.get_weights_vars()
+        axis = grid.axis(quantizer)
+        if axis is None:
+            return None
+        rows = self.get_quantized_weights()[key].double().movedim(axis, 0).flatten(1)
+        levels = (rows / quantizer.step().reshape(-1, 1)).cpu().numpy().astype(np.int64)
+        bias = self._bias_levels(grid, quantizer).cpu().numpy().astype(np.int64)
+        return worst_bits(levels, bias, *grid.levels)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output with its weights quantized."""
@@ -145,8 +194,8 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 raise
             quantizer = self.__dict__.get("weights_quantizers", {}).get(name)
             with without_modes():
-                grid = self.__dict__.get("bias_grid")
-                if name == "bias" and grid is not None:
+                grid = self.__dict__.get("accumulator")
+                if name == "bias" and grid is not None and grid.bias:
                     return self._rounded_bias(grid, self.training)
                 value = getattr(layer, name)
                 return value if quantizer is None else self._quantized(value, quantizer)
@@ -166,6 +215,9 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
     def inferable(self) -> PytorchQuantizationWrapper:
         """A plain wrapper of inferable quantizers around the same layer."""
         weights = {key: weight.detach() for key, weight, _ in self.get_weights_vars()}
+        grid = self.accumulator
+        if grid is not None and grid.bits is not None:
+            weights = {key: self._limited(weights[key], self.weights_quantizers[key], grid, False) for key in weights}
         inferable = {}
         for key, quantizer in self.weights_quantizers.items():
             if getattr(quantizer, "enabled", True):
@@ -187,8 +239,8 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 layer._flat_weights = list(layer._flat_weights)
             for key, quantizer in inferable.items():
                 layer._parameters[key] = torch.nn.Parameter(quantizer(weights[key]).detach(), requires_grad=False)
-            if self.bias_grid is not None:
-                bias = self._rounded_bias(self.bias_grid, False).detach()
+            if grid is not None and grid.bias:
+                bias = self._rounded_bias(grid, False).detach()
                 layer._parameters["bias"] = torch.nn.Parameter(bias, requires_grad=False)
         plain = PytorchQuantizationWrapper(
             layer,
@@ -226,14 +278,18 @@ def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:
     return module
 
 
-def _check_bias(module: Any, quantizers: Any) -> None:
-    """A grid of sums needs a bias, and weights on one power-of-two grid."""
+def _check_accumulator(module: Any, quantizers: Any, grid: AccumulatorGrid) -> None:
+    """A grid of sums needs weights on one power-of-two grid, and the bias that it speaks of."""
     owner = PytorchTrainableQuantizationWrapper.__name__
-    if not isinstance(getattr(module, "bias", None), torch.nn.Parameter):
-        raise invalid(owner, "bias_grid", "None for a module without a bias", type(module).__name__, "leave it out")
+    if grid.bias and not isinstance(getattr(module, "bias", None), torch.nn.Parameter):
+        advice = "write AccumulatorGrid(..., bias=False)"
+        raise invalid(owner, "accumulator", "one without a bias", type(module).__name__, advice)
     if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
-        advice = "leave bias_grid out, or quantize the weight by a power-of-two quantizer"
-        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with bias_grid", quantizers, advice)
+        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer"
+        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with accumulator", quantizers, advice)
+    if grid.bits is not None and grid.axis(next(iter(quantizers.values()))) is None:
+        advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
+        raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
 
 def _check(module: Any, quantizers: Any, weight_values: Any) -> None:
