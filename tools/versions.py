@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "docs" / "versions.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- tools/dev.py versions --record -->\n", "<!-- end -->\n"
-SHOWN = ("torch", "tensorflow", "keras", "numpy", "mct-quantizers")
+SHOWN = {"torch": ("torch",), "keras": ("tensorflow", "keras")}
+SHOWN_OF_BOTH = ("numpy", "mct-quantizers")
 
 
 def measure(framework: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def measure(framework: str) -> dict[str, Any]:
             if code := subprocess.run(command, cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}).returncode:
                 sys.exit(code)
         found = json.loads(report.read_text())
-    versions = {name: found["versions"][name] for name in SHOWN if name in found["versions"]}
+    versions = {name: found["versions"][name] for name in (*SHOWN[framework], *SHOWN_OF_BOTH)}
     return {"python": found["python"], "versions": versions, "promises": found["trials"]}
 
 
