@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HATCH = "hatch>=1.16.3,<2"
 PACKAGES = ("core", "torch", "keras")
+VERSIONS = ("torch-lowest", "torch-newest", "keras2-lowest", "keras3-lowest", "keras-newest")
 
 
 def hatch(*arguments: str, folder: Path = ROOT, **environment: str) -> None:
@@ -88,6 +89,24 @@ def build(arguments: list[str]) -> None:
         hatch("build", folder=ROOT / "packages" / package)
 
 
+def release(arguments: list[str]) -> None:
+    """Releases of one package: release [prepare|check|notes|api|gate|index]; see RELEASING.md."""
+    hatch("run", "test:python", "tools/release.py", *arguments)
+
+
+def versions(arguments: list[str]) -> None:
+    """The oldest and newest frameworks: versions [torch-lowest|torch-newest|...] [--record]; see README.md."""
+    options = [each for each in arguments if each.startswith("--")]
+    for environment in [each for each in arguments if each not in options] or VERSIONS:
+        print(f"\n=== {environment} ===", flush=True)
+        hatch("run", f"{environment}:check", *options)
+
+
+def docs(arguments: list[str]) -> None:
+    """The site, strictly, in ``site``; ``docs serve`` shows it, ``docs plots`` draws its pictures anew."""
+    hatch("run", "plots:draw" if "plots" in arguments else f"docs:{'serve' if 'serve' in arguments else 'build'}")
+
+
 def bench(arguments: list[str]) -> None:
     """Benchmarks against float, the frameworks' own operations and other packages; see docs/benchmarks.md."""
     hatch("run", "bench:run", *arguments)
@@ -122,7 +141,8 @@ def part(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement, exact)}
+    all_of_them = (demo, test, oldest, lint, docs, build, release, versions, bench, zoo, agreement, exact)
+    tasks = {task.__name__: task for task in all_of_them}
     lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -15,7 +15,7 @@ class QuantizerError(ValueError):
 def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where: str = "") -> QuantizerError:
     """The error ``{owner}: {argument} must be {rule}, got {value}{where}; {advice}.``, ready to raise.
 
-    Example:
+    Examples:
         >>> str(invalid("Config", "n_bits", "an integer", "8", "write 8 without quotes"))
         "Config: n_bits must be an integer, got '8'; write 8 without quotes."
     """
@@ -35,7 +35,7 @@ def _shown(value: Any) -> str:
 def nearest(word: object, known: Iterable[str]) -> str:
     """Advice for a word that is not among the known ones: the nearest of them, or all (of many, the first 20).
 
-    Example:
+    Examples:
         >>> nearest("treshold", ["threshold", "is_signed"])
         "did you mean 'threshold'?"
     """

@@ -145,7 +145,7 @@ class Sample:
 
     One of each ``stride`` neighbours, drawn by a fixed seed: every ``stride``-th would be of the same few channels.
 
-    Example:
+    Examples:
         >>> sample = Sample(size=4)
         >>> for _ in range(3):
         ...     sample.add(np.arange(6, dtype=np.float32))

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 def track(items: Iterable[Item], description: str, shown: bool) -> Iterator[Item]:
     """The items, with a bar on the terminal if ``shown`` and rich is installed.
 
-    Example:
+    Examples:
         >>> list(track([1, 2], "counting", shown=False))
         [1, 2]
     """

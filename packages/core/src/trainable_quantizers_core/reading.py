@@ -29,7 +29,7 @@ def reading(owner: str, argument: str, data: Any) -> Iterator[None]:
     Raises:
         QuantizerError: data that are too deep or too large, or anything that a reader of damaged data raises.
 
-    Example:
+    Examples:
         >>> with reading("Recipe", "weights", {}):
         ...     {}["num_bits"]
         Traceback (most recent call last):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 keras = tf.keras
-KERAS_3 = getattr(keras, "__version__", "2").startswith("3.")
+KERAS_3 = hasattr(keras, "ops")
 PACKAGE = "trainable_quantizers"
 """Package under which classes are registered with Keras."""
 

@@ -74,7 +74,7 @@ def prepare(
         QuantizerError: no built model, no recipe, no data, a rule that matches nothing, nothing to quantize, a layer
             that its configuration does not rebuild, or a copy that computes something else than the model.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, convert
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])

@@ -30,7 +30,7 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> x = np.random.randn(8, 4).astype("float32")

@@ -77,7 +77,7 @@ def prepare(
         QuantizerError: not a module, no recipe, no data, a rule that matches nothing, nothing to quantize, less
             coverage than the recipe requires, or a copy that computes something else than the model.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from trainable_quantizers_torch import Recipe, convert
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -32,7 +32,7 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> x = torch.randn(8, 4)
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe.preset("mixed_w4a8"), [x], verbose=False)

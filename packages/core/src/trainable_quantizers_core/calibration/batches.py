@@ -20,7 +20,7 @@ def at_most(batches: Iterable[Batch], limit: int | None, owner: str) -> Iterator
         limit: How many to take; None for all.
         owner: The function that takes them, for the warning.
 
-    Example:
+    Examples:
         >>> from itertools import count
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")

@@ -16,7 +16,7 @@ class BiasCorrection:
     what follows sees the shifted result, so that it corrects its own error alone. The bias takes the mean over batches.
     Source: Nagel et al. 2019, arXiv 1906.04721, section 4.2, with means from data.
 
-    Example:
+    Examples:
         >>> correction = BiasCorrection()
         >>> for expected, found in (([1.0, 2.0], [1.5, 2.0]), ([1.0, 4.0], [1.0, 3.0])):
         ...     correction.expect(np.array(expected))

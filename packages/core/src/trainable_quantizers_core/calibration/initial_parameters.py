@@ -47,7 +47,7 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
     Raises:
         QuantizerError: statistics without a finite value.
 
-    Example:
+    Examples:
         >>> statistics = TensorStatistics()
         >>> statistics.update(np.float32([0.0, 0.7, 2.9]))
         >>> activation_parameters(statistics, ActivationsScheme(calibration="min_max")).params
@@ -89,7 +89,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
     Raises:
         QuantizerError: no elements, or an axis that the weight does not have.
 
-    Example:
+    Examples:
         >>> weight = np.float32([[0.5, -1.0], [0.1, 0.2], [0.0, 0.0]])
         >>> found = weights_parameters(weight, WeightsScheme(calibration="min_max"), channel_axis=0)
         >>> found.params["threshold"].tolist(), found.findings

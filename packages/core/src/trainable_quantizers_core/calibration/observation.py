@@ -14,7 +14,7 @@ NOT_FLOATING = "not a floating tensor"
 class Observation:
     """Statistics of a tensor over all batches, in constant memory, or why there are none.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> seen = Observation()
         >>> seen.left_in_float

@@ -58,7 +58,7 @@ class ChannelData:
 class Ranges:
     """The ranges a method can have. Their parameters are arrays of shape (1 or 2, channels): threshold, or both ends.
 
-    Example:
+    Examples:
         >>> Ranges(QuantizationMethod.POWER_OF_TWO, Grid(4, True)).around(np.float32([-3.0]), np.float32([2.0]))
         array([[4.]], dtype=float32)
     """

@@ -61,7 +61,7 @@ class TensorStatistics:
         minimum: Smallest finite value; infinity before the first.
         maximum: Largest finite value; minus infinity before the first.
 
-    Example:
+    Examples:
         >>> statistics = TensorStatistics()
         >>> statistics.update(np.float32([[-1.0, 0.0], [3.0, np.nan]]))
         >>> statistics
@@ -164,7 +164,7 @@ class TensorStatistics:
     def quantile(self, fraction: float, magnitudes: bool = False) -> float:
         """The value that ``fraction`` of the values (or of their magnitudes) do not exceed, to within a bin.
 
-        Example:
+        Examples:
             >>> statistics = TensorStatistics()
             >>> statistics.update(np.linspace(-1, 1, 2001))
             >>> round(statistics.quantile(0.75), 2), round(statistics.quantile(0.75, magnitudes=True), 2)

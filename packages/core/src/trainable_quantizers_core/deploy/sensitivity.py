@@ -45,7 +45,7 @@ class Sensitivity:
         quantizers: One row each.
         error: That of all quantizers together.
 
-    Example:
+    Examples:
         >>> print(Sensitivity((QuantizerSensitivity("head", "weight", 4, 0.01),), 0.0125))
         quantizer    bits  output SQNR, dB  share of the error
         head.weight     4             20.0               100 %

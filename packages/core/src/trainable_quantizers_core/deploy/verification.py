@@ -45,7 +45,7 @@ class Verification:
         causes: Where outputs differ, and no such layer does or the other is an integer program: what of the network
             leaves room for it.
 
-    Example:
+    Examples:
         >>> fine, off = TensorDifference("conv", 8, 0, 0.0), TensorDifference("head", 4, 1, 0.25)
         >>> found = Verification((off,), (fine, off))
         >>> found.identical, found.first_difference.name
@@ -107,7 +107,7 @@ class Verification:
 class Comparison:
     """Gathers the differences of two models batch by batch, in constant memory.
 
-    Example:
+    Examples:
         >>> comparison = Comparison()
         >>> comparison.layer("conv", np.float32([1, 2]), np.float32([1, 2]))
         >>> comparison.output("output", np.float32([1, np.nan]), np.float32([1.5, np.nan]))

@@ -20,7 +20,7 @@ class Coverage:
         quantized_sums: Those whose operands all lie on grids.
         float_operations: Names of operations that read a float tensor or compute in float inside.
 
-    Example:
+    Examples:
         >>> print(Coverage(200, 100, 3, 3, ("head",)))
         50.0 % of the multiply-accumulates and 3 of 3 sums are quantized; in float: head.
     """

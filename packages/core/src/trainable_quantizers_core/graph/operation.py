@@ -87,7 +87,7 @@ class ModelGraph:
         operations: All of one run.
         outputs: Positions of those whose results the model gives.
 
-    Example:
+    Examples:
         >>> graph = ModelGraph((Operation("x", "input", "input"), Operation("conv", "conv", "Conv2d", (0,)),
         ...                     Operation("relu", "activation", "ReLU", (1,), clips=True)), outputs=(2,))
         >>> graph.users(1), graph.follower(1).name
@@ -118,7 +118,7 @@ class ModelGraph:
     def fixed(self) -> frozenset[int]:
         """Positions of operations whose results follow from the sizes of inputs alone, as positions in a sequence do.
 
-        Example:
+        Examples:
             >>> shape = Operation("shape", "other", "shape", (0,), sizes_only=True)
             >>> ModelGraph((Operation("x", "input", "input"), shape, Operation("range", "function", "range", (1,)),
             ...             Operation("y", "add", "add", (0, 2)))).fixed
@@ -150,7 +150,7 @@ class ModelGraph:
     def folded(self) -> dict[int, int]:
         """Batch norms that can be folded, and the layers whose results alone they read.
 
-        Example:
+        Examples:
             >>> conv = Operation("c", "conv", "Conv2d", layer="c", folds=True)
             >>> ModelGraph((conv, Operation("n", "norm", "BatchNorm2d", (0,), layer="n", folds=True))).folded()
             {1: 0}

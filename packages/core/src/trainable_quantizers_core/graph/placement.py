@@ -34,7 +34,7 @@ def place(graph: ModelGraph) -> tuple[Place, ...]:
     - What follows from sizes alone is quantized where an operation on data reads it.
     - All other functions of one value read a quantized one, for hardware looks them up in a table.
 
-    Example:
+    Examples:
         >>> graph = ModelGraph((Operation("x", "input", "input"), Operation("c", "conv", "Conv2d", (0,)),
         ...                     Operation("relu", "activation", "ReLU", (1,), clips=True)), outputs=(2,))
         >>> [place.left_to or place.quantized for place in place(graph)]

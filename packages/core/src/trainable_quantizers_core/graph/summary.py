@@ -39,7 +39,7 @@ class Summary:
         work: How much of the model computes on quantized numbers.
         runtime: The package that the converted model needs besides mct-quantizers; empty if it needs none.
 
-    Example:
+    Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
         layer  type    weights                  activations  reason
         -----  ------  -----------------------  -----------  -------
@@ -62,7 +62,7 @@ class Summary:
         Args:
             folded: The layer that each folded norm is a part of now, by the name of the norm.
 
-        Example:
+        Examples:
             >>> [row.layer for row in Summary((SummaryRow("conv", "Conv2d"),)).with_norms({"norm": "conv"}).rows]
             ['conv', 'norm']
         """
@@ -78,7 +78,7 @@ class Summary:
     def with_accumulators(self, bits: Mapping[str, int]) -> Summary:
         """The summary with the bits that the sums of layers need at worst, by layer.
 
-        Example:
+        Examples:
             >>> row = SummaryRow("conv", "Conv2d", reason="default")
             >>> Summary((row,)).with_accumulators({"conv": 19}).rows[0].reason
             'default; sums of up to 19 bits'
@@ -115,7 +115,7 @@ def _joined(cells: tuple[str, ...], widths: list[int]) -> str:
 def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
     """Such as ``4-bit power of two, LSQ, per channel``.
 
-    Example:
+    Examples:
         >>> scheme_in_words(WeightsScheme(num_bits=4))
         '4-bit power of two, LSQ, per channel'
     """

@@ -18,7 +18,7 @@ EXACT_BITS = 53
 def along(values: Any, axis: int | None, rank: int) -> np.ndarray:
     """One value, or one per channel, in the shape in which it meets a tensor.
 
-    Example:
+    Examples:
         >>> along([1, 2], -3, 4).shape
         (1, 2, 1, 1)
     """
@@ -33,7 +33,7 @@ def along(values: Any, axis: int | None, rank: int) -> np.ndarray:
 def divide_rounded(numerator: np.ndarray, denominator: Any, rule: RoundingRule) -> np.ndarray:
     """The integers nearest to numerator/denominator; ties as the rule says.
 
-    Example:
+    Examples:
         >>> halves = np.array([-3, -1, 1, 3])
         >>> [divide_rounded(halves, 2, rule).tolist() for rule in RoundingRule]
         [[-2, 0, 0, 2], [-1, 0, 1, 2], [-2, -1, 1, 2]]
@@ -76,7 +76,7 @@ def to_integers(
         from_lowest: Whether levels are counted from the lowest, as in TensorFlow: next to a tie the difference to it
             may round to one, which goes up.
 
-    Example:
+    Examples:
         >>> x = np.nextafter(np.float32([0.5]), np.float32(0))
         >>> [to_integers(x, 1.0, 0, -128, 127, RoundingRule.HALF_UP, each).item() for each in (False, True)]
         [0, 1]
@@ -94,7 +94,7 @@ def to_integers(
 def round_floats(x: np.ndarray, rule: RoundingRule) -> np.ndarray:
     """The nearest whole numbers; NaN becomes 0 as in the frameworks' quantizers.
 
-    Example:
+    Examples:
         >>> [round_floats(np.float32([-1.5, -0.5, 0.5]), rule).tolist() for rule in RoundingRule]
         [[-2.0, -0.0, 0.0], [-1.0, 0.0, 1.0], [-2.0, -1.0, 1.0]]
     """
@@ -129,7 +129,7 @@ def convolution(
         groups: Of channels.
         channels_last: Whether channels are the last axis of ``x`` and of the result.
 
-    Example:
+    Examples:
         >>> ones = np.ones((1, 1, 3, 3), np.int64)
         >>> window = {"strides": [1, 1], "padding": [(1, 1), (1, 1)], "dilation": [1, 1]}
         >>> convolution(ones, ones, groups=1, channels_last=False, **window)[0, 0].tolist()
@@ -234,7 +234,7 @@ def _pooled(
 def spread(x: np.ndarray, *, axes: Sequence[int], factors: Sequence[int], after: Sequence[int]) -> np.ndarray:
     """Zeros between the values along axes, and some after the last: what a transposed convolution reads.
 
-    Example:
+    Examples:
         >>> spread(np.array([[1, 2]]), axes=[1], factors=[2], after=[1]).tolist()
         [[1, 0, 2, 0]]
     """

@@ -33,7 +33,7 @@ def c_source(program: Program, name: str = "model") -> str:
     Raises:
         QuantizerError: the program computes something in float, or the name is none of C.
 
-    Example:
+    Examples:
         >>> program = Program([Value((1, 2), "float32"), Value((1, 2), low=-8, high=7)],
         ...     [Step("quantize", "x", (0,), 1, {"step": 1.0, "zero": 0, "low": -8, "high": 7, "rule": "half_up"})],
         ...     {}, [0], {"output": 1})

@@ -16,7 +16,7 @@ EXACT_FLOAT_BITS = 24
 def on_lattice(values: Any, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(q, e) with values = q·2^e, q integers and e the largest possible, one or one per channel.
 
-    Example:
+    Examples:
         >>> on_lattice(np.float32([0.5, -1.5]))
         (array([ 1, -3]), array(-1))
         >>> on_lattice(np.float32([[0.5, -1.5], [4, 8]]), axis=0)[1]
@@ -38,7 +38,7 @@ def on_lattice(values: Any, axis: int | None = None) -> tuple[np.ndarray, np.nda
 def is_power_of_two(step: float) -> bool:
     """Whether a number is a power of two.
 
-    Example:
+    Examples:
         >>> is_power_of_two(0.25), is_power_of_two(0.3)
         (True, False)
     """

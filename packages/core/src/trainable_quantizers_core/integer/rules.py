@@ -322,7 +322,7 @@ def window_counts(
 ) -> np.ndarray:
     """How many values each window of an average counts: all of it, or those that are no padding (``own``).
 
-    Example:
+    Examples:
         >>> window_counts([3], [2], [2], [(0, 1)], own=True)
         array([2, 1])
     """

@@ -39,7 +39,7 @@ class AccumulatorGrid:
         QuantizerError: no input, a number that is no power of two, or a quantizer of another method; a limit
             without the quantizers of the inputs, or one that a single product exceeds.
 
-    Example:
+    Examples:
         >>> AccumulatorGrid(2**-7).input_step(max)
         0.0078125
     """
@@ -112,7 +112,7 @@ def is_power_of_two(quantizer: Any) -> bool:
 def largest_bias(bits: int) -> int:
     """In steps: half of what the accumulator holds, so that the weights have the other half.
 
-    Example:
+    Examples:
         >>> largest_bias(24)
         4194304
     """
@@ -122,7 +122,7 @@ def largest_bias(bits: int) -> int:
 def largest_sum(bits: int) -> int:
     """What ``bits`` of two's complement hold; beyond 24 less the rounding of float32, in which the limit is kept.
 
-    Example:
+    Examples:
         >>> largest_sum(16), largest_sum(32)
         (32767, 2147482624)
     """
@@ -132,7 +132,7 @@ def largest_sum(bits: int) -> int:
 def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
     """round(b/Δ)·Δ, halves to even, clipped to 32 bits; exact, because Δ is a power of two.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> rounded_bias(NUMPY_OPS, np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])).tolist()
         [0.25, -0.5, 2147483520.0]
@@ -145,7 +145,7 @@ def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
 def bias_gradient(ops: ArrayOps, g: Any, bias: Any, step: Any) -> Any:
     """Straight through the rounding; zero where 32 bits clip the bias.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> bias_gradient(NUMPY_OPS, np.float32([2, 3]), np.float32([0.3, 1e12]), np.float32([1, 1])).tolist()
         [2.0, 0.0]
@@ -172,7 +172,7 @@ def limited(ops: ArrayOps, levels: Any, room: Any, widest: int, signed: bool) ->
     Returns:
         The levels, and whether they are others than round(v), of shape (channels,).
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> levels, shrunk = limited(NUMPY_OPS, np.float32([[4.2, -3, 1], [1, 1, 0]]), np.float32([60, 60]), 15, False)
         >>> levels.tolist(), shrunk.tolist()
@@ -208,7 +208,7 @@ def worst_bits(levels: np.ndarray, bias: np.ndarray, lowest: int, highest: int) 
         lowest: The lowest level of an input.
         highest: The highest.
 
-    Example:
+    Examples:
         >>> worst_bits(np.array([[7, -8]]), np.array([100]), 0, 255)
         13
     """
@@ -219,7 +219,7 @@ def worst_bits(levels: np.ndarray, bias: np.ndarray, lowest: int, highest: int) 
 def bits_of(low: Any, high: Any) -> int:
     """Bits of the two's complement of the integers from low to high.
 
-    Example:
+    Examples:
         >>> bits_of(-128, 127), bits_of(0, 255), bits_of(0, 0)
         (8, 9, 1)
     """

@@ -223,7 +223,7 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
     Raises:
         QuantizerError: a value of the wrong type or out of range.
 
-    Example:
+    Examples:
         >>> config = TrainableQuantizerWeightsConfig(
         ...     QuantizationMethod.SYMMETRIC, 8, {"threshold": 2.0}, True, 3, True, MIN_THRESHOLD)
         >>> TrainableQuantizerWeightsConfig.from_json(config.to_json()) == config
@@ -274,7 +274,7 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
     Raises:
         QuantizerError: a value of the wrong type or out of range.
 
-    Example:
+    Examples:
         >>> TrainableQuantizerActivationConfig(
         ...     QuantizationMethod.UNIFORM, 8, {"threshold": 2.0}, True, MIN_THRESHOLD).enabled
         True

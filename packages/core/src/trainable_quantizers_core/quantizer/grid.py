@@ -25,7 +25,7 @@ class Grid:
         num_bits: 2..16.
         signed: Whether there are levels below zero.
 
-    Example:
+    Examples:
         >>> Grid(4, signed=True).lowest, Grid(4, signed=True).highest, Grid(4, signed=False).highest
         (-8, 7, 15)
     """
@@ -104,7 +104,7 @@ def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, pow
     The power of two comes from the bits of the float (a logarithm is off by one next to powers of two):
     adding all mantissa bits carries into the exponent unless the mantissa is zero.
 
-    Example:
+    Examples:
         >>> effective_threshold(NUMPY_OPS, np.float32([-1, 3, 4, np.nan]), 0.25, power_of_two=True).tolist()
         [0.25, 4.0, 4.0, 0.25]
     """
@@ -120,7 +120,7 @@ def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, pow
 def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
     """(lowest, highest) times the step t / 2^(b-s); plain arithmetic, so autograd passes through it.
 
-    Example:
+    Examples:
         >>> [float(end) for end in symmetric_range(np.float32(2.0), Grid(2, signed=True))]
         [-2.0, 1.0]
     """
@@ -153,7 +153,7 @@ def threshold_gradient(
 def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_threshold: float) -> tuple[Any, Any]:
     """(step, zero_point) of the range, ordered, at least ``min_threshold`` wide, and with zero on a level.
 
-    Example:
+    Examples:
         >>> step, zero_point = uniform_grid(NUMPY_OPS, np.float32(-1.1), np.float32(2.0), Grid(2, False), 2**-16)
         >>> round(float(step), 6), float(zero_point)
         (1.033333, 1.0)
@@ -174,7 +174,7 @@ def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_
 def uniform_range(step: Any, zero_point: Any, grid: Grid) -> tuple[Any, Any]:
     """(min', max') of a step and the level of zero.
 
-    Example:
+    Examples:
         >>> [float(end) for end in uniform_range(np.float32(0.5), np.float32(1.0), Grid(2, signed=False))]
         [-0.5, 1.0]
     """

@@ -33,7 +33,7 @@ class QuantizationSchedule:
     Raises:
         QuantizerError: no integers of 0..2^24, or nothing between ``learn_from`` and ``learn_until``.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> schedule = QuantizationSchedule(start=10, ramp=3)
         >>> [float(schedule.share(NUMPY_OPS, step)) for step in (9, 10, 11, 12, 13, 99)]

@@ -39,7 +39,7 @@ def register_enum(enum: type[Enum]) -> type[Enum]:
     Raises:
         QuantizerError: another enumeration of that name is registered.
 
-    Example:
+    Examples:
         >>> class Direction(Enum):
         ...     UP = 1
         >>> decode(encode(register_enum(Direction).UP)) is Direction.UP
@@ -56,7 +56,7 @@ def encode(value: Any) -> Any:
     Raises:
         QuantizerError: a value of a type that could not be restored.
 
-    Example:
+    Examples:
         >>> encode({"threshold": np.float32([1.0, 2.0])})
         {'threshold': {'$array': [1.0, 2.0], 'dtype': 'float32'}}
     """

@@ -136,7 +136,7 @@ class RangeSpecification:
     def lsq_factor(self, shared_by: int) -> float:
         """R = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
 
-        Example:
+        Examples:
             >>> RangeSpecification("q", QuantizationMethod.SYMMETRIC, Grid(3, True), 2**-16, None, {}).lsq_factor(12)
             0.16666666666666666
         """
@@ -182,7 +182,7 @@ def _float_list(array: np.ndarray) -> list[float]:
 def elements_per_sample(tensor_shape: Sequence[int]) -> int:
     """Elements of an activation that share a threshold: all axes but the batch.
 
-    Example:
+    Examples:
         >>> elements_per_sample((32, 3, 8)), elements_per_sample((32,)), elements_per_sample(())
         (24, 1, 1)
     """

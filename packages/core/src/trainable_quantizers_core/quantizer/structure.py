@@ -13,7 +13,7 @@ SIGN = "signed"
 def structure_of(quantizers: Mapping[Any, Any]) -> str:
     """JSON of method, bits, sign and channel axis of the shipped quantizers among these, by key.
 
-    Example:
+    Examples:
         >>> structure_of({"kernel": object()})
         '{}'
     """
@@ -32,7 +32,7 @@ def structural_differences(
         saved: What ``structure_of`` gave when the state was saved.
         but: Names that may differ.
 
-    Example:
+    Examples:
         >>> class Signed:
         ...     structure = {"num_bits": 8, "signed": True}
         >>> (message,) = structural_differences("relu", {"out": Signed()}, '{"out": {"num_bits": 4, "signed": true}}')

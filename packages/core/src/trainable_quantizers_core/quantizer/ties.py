@@ -23,7 +23,7 @@ def beside_ties(ops: ArrayOps, x: Any, step: Any, num_bits: int, rule: RoundingR
         num_bits: b.
         rule: How ties are rounded.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
         >>> x = np.float32([-1.5, -0.5, 0.25, 0.5, 1.5])

@@ -70,7 +70,7 @@ class LayerRule:
     Raises:
         QuantizerError: no condition, nothing that differs, or unknown fields and values.
 
-    Example:
+    Examples:
         >>> LayerRule(type="depthwise_*", weights={"num_bits": 8}).conditions
         "type 'depthwise_*'"
     """

@@ -62,7 +62,7 @@ class Recipe:
     Raises:
         QuantizerError: an unknown key or value.
 
-    Example:
+    Examples:
         >>> recipe = Recipe(WeightsScheme(num_bits=4), rules=[LayerRule(position="first", weights={"num_bits": 8})])
         >>> layers = [Layer("stem", ("conv", "Conv2d"), ("weight",)), Layer("head", ("linear", "Linear"), ("weight",))]
         >>> [(plan.layer.name, plan.weights.num_bits, plan.reason) for plan in recipe.plan(layers)]
@@ -173,7 +173,7 @@ class Recipe:
     def presets(cls) -> tuple[str, ...]:
         """Names of the shipped recipes.
 
-        Example:
+        Examples:
             >>> Recipe.presets()
             ('int8_per_channel', 'mixed_w4a8', 'power_of_two_4bit', 'power_of_two_8bit')
         """
@@ -186,7 +186,7 @@ class Recipe:
         Raises:
             QuantizerError: none of that name.
 
-        Example:
+        Examples:
             >>> Recipe.preset("power_of_two_4bit").weights.num_bits
             4
         """

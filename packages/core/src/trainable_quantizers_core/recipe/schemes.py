@@ -100,7 +100,7 @@ class WeightsScheme(_Scheme):
     Raises:
         QuantizerError: a value that is none of these.
 
-    Example:
+    Examples:
         >>> WeightsScheme(method="power_of_two", num_bits=4).granularity is Granularity.PER_CHANNEL
         True
     """
@@ -123,7 +123,7 @@ class WeightsScheme(_Scheme):
         Raises:
             QuantizerError: a per-channel scheme without ``channel_axis``.
 
-        Example:
+        Examples:
             >>> WeightsScheme().config({"threshold": 2.0}, channel_axis=-1).weights_n_bits
             8
         """
@@ -142,7 +142,7 @@ class ActivationsScheme(_Scheme):
         rounding: How values half way between two levels are rounded, as the target device does: ``HALF_EVEN``,
             ``HALF_UP`` or ``HALF_AWAY``. None for the rule of the framework. Of ``POWER_OF_TWO`` alone.
 
-    Example:
+    Examples:
         >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits
         8
     """
@@ -153,7 +153,7 @@ class ActivationsScheme(_Scheme):
     def config(self, params: Mapping[str, Any]) -> TrainableQuantizerActivationConfig:
         """The configuration of a quantizer that starts from ``params``.
 
-        Example:
+        Examples:
             >>> ActivationsScheme(num_bits=4).config({"threshold": 2.0, "is_signed": False}).activation_n_bits
             4
         """
@@ -171,7 +171,7 @@ def read_fields(scheme: type[_Scheme], given: Any, where: str = "") -> dict[str,
     Raises:
         QuantizerError: unknown keys or values, found ``where``.
 
-    Example:
+    Examples:
         >>> read_fields(WeightsScheme, {"training_method": "lsq"})
         {'training_method': <TrainingMethod.LSQ: 'LSQ'>}
     """
@@ -196,7 +196,7 @@ def read_keys(owner: type, given: Any, known: list[str], where: str) -> list[tup
 def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """What ``read_fields`` was given, in terms of what TOML and JSON hold.
 
-    Example:
+    Examples:
         >>> plain_fields({"method": QuantizationMethod.SYMMETRIC, "num_bits": 4})
         {'method': 'symmetric', 'num_bits': 4}
     """

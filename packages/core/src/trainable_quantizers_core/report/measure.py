@@ -32,7 +32,7 @@ def measure(tensor: TensorReport, x: np.ndarray, y: np.ndarray) -> TensorReport:
     Raises:
         QuantizerError: shapes that differ, or an axis that does not fit.
 
-    Example:
+    Examples:
         >>> from mct_quantizers import QuantizationMethod
         >>> conv = TensorReport("conv", "weight", "weights", QuantizationMethod.SYMMETRIC, 2, True, {"threshold": 1.0})
         >>> x, y = np.float32([-1.5, -0.2, 0.2, 0.6]), np.float32([-1.0, 0.0, 0.0, 0.5])

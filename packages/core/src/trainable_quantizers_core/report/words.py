@@ -31,7 +31,7 @@ def scheme(tensor: TensorReport) -> str:
 def parameters(tensor: TensorReport) -> str:
     """The threshold or the range; per channel from the smallest to the largest.
 
-    Example:
+    Examples:
         >>> parameters(TensorReport("relu", "output", "activation", QuantizationMethod.UNIFORM, 8, False,
         ...                         {"min_range": -0.5, "max_range": 2.0}))
         '[-0.5, 2]'
@@ -49,7 +49,7 @@ def span(values: np.ndarray) -> str:
 def number(value: float) -> str:
     """Three significant digits.
 
-    Example:
+    Examples:
         >>> number(0.123456), number(2.0)
         ('0.123', '2')
     """
@@ -59,7 +59,7 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share of 1; what is not zero never reads as zero.
 
-    Example:
+    Examples:
         >>> percent(0.0), percent(0.12345), percent(1e-7)
         ('0 %', '12.3 %', '< 0.01 %')
     """
@@ -71,7 +71,7 @@ def percent(share: float) -> str:
 def decibels(sqnr: float) -> str:
     """A ratio in dB; nothing lost reads as ``exact``.
 
-    Example:
+    Examples:
         >>> decibels(31.26), decibels(inf), decibels(-inf)
         ('31.3 dB', 'exact', '-inf dB')
     """
@@ -88,7 +88,7 @@ def figures(tensor: TensorReport) -> tuple[str, str, str, str]:
 def size(count: float) -> str:
     """Bytes, in the largest unit that leaves at least 1.
 
-    Example:
+    Examples:
         >>> size(0), size(1536), size(3 * 2**20)
         ('0 B', '1.5 KiB', '3 MiB')
     """

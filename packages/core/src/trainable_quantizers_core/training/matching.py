@@ -32,7 +32,7 @@ def match(
         QuantizerError: a name in ``names`` that neither side knows; quantizers without a counterpart; a pair that
             differs in target, method, num_bits, signed, channels or names of variables.
 
-    Example:
+    Examples:
         >>> from dataclasses import replace
         >>> import numpy as np
         >>> from mct_quantizers import QuantizationMethod

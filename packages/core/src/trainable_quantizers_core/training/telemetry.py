@@ -19,7 +19,7 @@ def scalars(report: ModelReport) -> dict[str, float]:
     (in dB) are those of ``TensorReport``; a tensor that was not measured has none of them. So is ``accumulator_bits``,
     which weights have whose layers' sums lie on power-of-two grids.
 
-    Example:
+    Examples:
         >>> from mct_quantizers import QuantizationMethod
         >>> from trainable_quantizers_core.report import TensorReport, measure
         >>> conv = TensorReport("conv", "weight", "weights", QuantizationMethod.SYMMETRIC, 2, True, {"threshold": 1.0})
@@ -56,7 +56,7 @@ def gradient_ratio(
     R = (‖∇p‖/‖p‖) / (‖∇x‖/‖x‖), with p all parameters; about 1 is what LSQ aims at (Esser et al. 2020, section 2.2,
     arXiv 1902.08153). 0 where p has no gradient, infinite where x alone has none.
 
-    Example:
+    Examples:
         >>> gradient_ratio([np.float32(2.0)], [np.float32(1.0)], np.float32([3.0, 4.0]), np.float32([0.0, 2.5]))
         1.0
     """
@@ -73,7 +73,7 @@ def repeatable(batches: Iterable[Any]) -> Iterable[Any]:
 def means(of_batches: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Of each figure, the mean over the batches that have it.
 
-    Example:
+    Examples:
         >>> means([{"a": 1.0}, {"a": 3.0, "b": 5.0}])
         {'a': 2.0, 'b': 5.0}
     """

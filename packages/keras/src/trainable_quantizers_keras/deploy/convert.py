@@ -29,7 +29,7 @@ def convert(model: Any) -> Any:
         QuantizerError: the model is not built, nothing in it can be converted, or a layer cannot be rebuilt from its
             configuration, or is one of Keras and holds quantized layers without being a model.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import *
         >>> config = TrainableQuantizerActivationConfig(

@@ -55,7 +55,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
         QuantizerError: the model holds trainable quantizers, another ending, a folder of other things at the path,
             quantizers that the file would not compute, or a model that cannot be written.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare
         >>> x = np.random.randn(8, 4).astype("float32")
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])

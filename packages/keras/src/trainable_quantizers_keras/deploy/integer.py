@@ -40,7 +40,7 @@ def to_integer(model: Any, example_inputs: Any, rounding: RoundingRule | str = R
         QuantizerError: no such rule; the model holds trainable quantizers, ranges that are no powers of two, or
             operations that a program does not know; or TensorFlow does not trace it.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare, verify
         >>> import numpy as np
         >>> x = np.random.randn(8, 4).astype("float32")

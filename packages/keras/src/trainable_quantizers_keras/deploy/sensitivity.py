@@ -29,7 +29,7 @@ def sensitivity(model: Any, data: Any) -> Sensitivity:
     Raises:
         QuantizerError: no trainable quantizers, no data, or a batch that the model does not take.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> from trainable_quantizers_keras.keras_version import keras
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])

@@ -35,7 +35,7 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
     Raises:
         QuantizerError: no data, a batch that a model does not take, or outputs of other shapes.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare
         >>> x = np.random.randn(8, 4).astype("float32")
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])

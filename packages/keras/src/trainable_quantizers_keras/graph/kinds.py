@@ -61,7 +61,7 @@ _KEEPING = frozenset(_KEEPS.split())
 def word_of(layer: Any) -> str:
     """The name of its class, or of the function that a layer of Keras 2 stands for.
 
-    Example:
+    Examples:
         >>> word_of(keras.layers.ReLU())
         'ReLU'
     """
@@ -74,7 +74,7 @@ def word_of(layer: Any) -> str:
 def kind_of(layer: Any) -> str:
     """Such as ``conv``; ``other`` for what recipes have no word for.
 
-    Example:
+    Examples:
         >>> kind_of(keras.layers.Dense(2)), kind_of(keras.layers.ReLU()), kind_of(keras.layers.Flatten())
         ('linear', 'activation', 'other')
     """
@@ -89,7 +89,7 @@ def kind_of(layer: Any) -> str:
 def weights_of(layer: Any) -> dict[str, int]:
     """Names of the weights that can be quantized, of a layer of Keras that is built, and the axes of their channels.
 
-    Example:
+    Examples:
         >>> layer = keras.layers.SeparableConv2D(4, 3)
         >>> layer.build((None, 8, 8, 3))
         >>> weights_of(layer)
@@ -114,7 +114,7 @@ def has_weight(layer: Any, name: str) -> bool:
 def has_bias(layer: Any) -> bool:
     """Whether a layer adds a bias, one number per channel, to its sums of products, and then calls its activation.
 
-    Example:
+    Examples:
         >>> layer = keras.layers.Dense(2)
         >>> layer.build((None, 3))
         >>> has_bias(layer), has_bias(keras.layers.ReLU())
@@ -138,7 +138,7 @@ def _plain(word: str) -> str:
 def clips(layer: Any) -> bool:
     """Whether a layer is a piecewise linear activation function, like ReLU.
 
-    Example:
+    Examples:
         >>> clips(keras.layers.Activation("relu")), clips(keras.layers.Activation("tanh"))
         (True, False)
     """
@@ -148,7 +148,7 @@ def clips(layer: Any) -> bool:
 def clips_by(activation: Any) -> bool:
     """Whether a function or layer is piecewise linear, like ReLU.
 
-    Example:
+    Examples:
         >>> clips_by(keras.activations.relu)
         True
     """
@@ -159,7 +159,7 @@ def clips_by(activation: Any) -> bool:
 def follows_keras(layer: Any) -> bool:
     """Whether a layer computes as the class of Keras does that it is of, or derives from.
 
-    Example:
+    Examples:
         >>> own = type("Own", (keras.layers.Layer,), {"__module__": "mine"})
         >>> follows_keras(keras.layers.Dense(2)), follows_keras(own())
         (True, False)

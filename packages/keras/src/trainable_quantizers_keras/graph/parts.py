@@ -18,7 +18,7 @@ _ACTIVATED = ("conv", "depthwise_conv", "conv_transpose", "linear")
 def first_part(layer: Any) -> Any:
     """The convolution or dense layer without what ``second_part`` does; None of a layer that is no two.
 
-    Example:
+    Examples:
         >>> layer = keras.layers.Dense(2, activation="tanh", name="head")
         >>> symbol = layer(keras.Input((3,)))
         >>> first_part(layer).activation.__name__, second_part(layer).name

@@ -44,7 +44,7 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
         see: Called with the layer and its result.
         before: Hand over the first argument, before the call, in the place of the result.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> layer, seen = keras.layers.ReLU(), []
         >>> with watching([layer], lambda layer, result: seen.append(float(result[0]))):
@@ -104,7 +104,7 @@ def _watched(layer: Any, call: Callable[..., Any], see: Callable[[Any, Any], Non
 def first_calls(layers: Iterable[Any]) -> Iterator[dict[int, tuple[Any, Any, Any]]]:
     """Arguments, arguments by name and result of the first call of each layer, by its identity.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> layer = keras.layers.ReLU()
         >>> with first_calls([layer]) as calls:

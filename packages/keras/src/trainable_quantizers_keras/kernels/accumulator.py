@@ -14,7 +14,7 @@ from trainable_quantizers_keras.kernels.effective import TF_OPS
 def round_bias(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """round(b/Δ)·Δ with Δ = Δ_x·Δ_w, clipped to 32 bits; dL/db = g where nothing was clipped, and none for Δ.
 
-    Example:
+    Examples:
         >>> round_bias(tf.constant([0.3, -0.375]), tf.constant(0.25)).numpy().tolist()
         [0.25, -0.5]
     """
@@ -41,7 +41,7 @@ def limit_weight(
         grid: Of the weight.
         inputs: The lowest and the highest level of an input.
 
-    Example:
+    Examples:
         >>> weight = tf.constant([[4.2, 1.0], [-3.0, 1.25], [1.0, 0.0]])
         >>> room = tf.constant([60.0, 60.0])
         >>> limit_weight(weight, tf.constant(1.0), room, 1, Grid(4, True), (0, 15)).numpy().tolist()

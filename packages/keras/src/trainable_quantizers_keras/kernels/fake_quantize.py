@@ -41,7 +41,7 @@ def fake_quantize(
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
 
-    Example:
+    Examples:
         >>> x = tf.constant([-3.0, 0.3, 0.8])
         >>> fake_quantize(x, tf.constant(-2.0), tf.constant(1.0), Grid(2, signed=True)).numpy().tolist()
         [-2.0, 0.0, 1.0]

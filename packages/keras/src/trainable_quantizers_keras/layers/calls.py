@@ -64,7 +64,7 @@ def masked(nodes: Any) -> bool:
 def is_graph(model: Any) -> bool:
     """Whether it is a Sequential or functional model: one whose layers can be called one by one.
 
-    Example:
+    Examples:
         >>> is_graph(keras.Sequential([keras.Input((2,)), keras.layers.ReLU()])), is_graph(keras.layers.ReLU())
         (True, False)
     """

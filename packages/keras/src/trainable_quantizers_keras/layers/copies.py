@@ -20,7 +20,7 @@ OF_KERAS = ("keras.", "tf_keras.", "tensorflow.", "mct_quantizers.", "trainable_
 def is_of_keras(layer: Any) -> bool:
     """Whether its configuration is sure to rebuild a layer: its class is none of the user's.
 
-    Example:
+    Examples:
         >>> is_of_keras(keras.layers.Dense(2))
         True
     """
@@ -79,7 +79,7 @@ def copied(
 def parts_of(layer: Any) -> dict[str, Any]:
     """The layers that a layer holds as attributes, in lists and in dictionaries, by path such as ``blocks.0``.
 
-    Example:
+    Examples:
         >>> list(parts_of(keras.layers.TimeDistributed(keras.layers.Dense(2))))
         ['layer']
     """
@@ -97,7 +97,7 @@ def parts_of(layer: Any) -> dict[str, Any]:
 def part_at(layer: Any, path: str) -> Any:
     """What ``parts_of`` found at a path, and the parts of parts.
 
-    Example:
+    Examples:
         >>> part_at(keras.layers.LSTM(2), "cell").units
         2
     """
@@ -185,7 +185,7 @@ def build_by_call(layer: Any, input_shape: Any) -> None:
 def shapes_of(shape: Any) -> Any:
     """A shape as a tuple, several as a list of tuples: files keep lists, which Keras 2 takes for several.
 
-    Example:
+    Examples:
         >>> shapes_of([None, 4]), shapes_of([[None, 4], (None, 2)])
         ((None, 4), [(None, 4), (None, 2)])
     """

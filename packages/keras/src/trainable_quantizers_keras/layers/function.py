@@ -23,7 +23,7 @@ _recording: ContextVar[bool] = ContextVar("recording", default=False)
 def functions_on_symbols() -> Iterator[None]:
     """Let functions of TensorFlow take symbols: each call becomes an operation of the graph. Keras 2 does by itself.
 
-    Example:
+    Examples:
         >>> with functions_on_symbols():
         ...     tf.nn.relu(keras.Input((3,))).shape[1]
         3
@@ -87,7 +87,7 @@ if KERAS_3:
         Raises:
             QuantizerError: TensorFlow has no such function.
 
-        Example:
+        Examples:
             >>> KerasTensorFlowFunction("nn.relu")(tf.constant([-1.0, 2.0])).numpy().tolist()
             [0.0, 2.0]
         """
@@ -139,7 +139,7 @@ else:
         Args:
             equation: Such as ``ij,jk->ik``.
 
-        Example:
+        Examples:
             >>> KerasEinsum("ij,jk->ik")([tf.ones((2, 3)), tf.ones((3, 4))]).shape
             TensorShape([2, 4])
         """

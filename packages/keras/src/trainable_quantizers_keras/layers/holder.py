@@ -26,7 +26,7 @@ if KERAS_3:
         Raises:
             QuantizerError: not a quantizer.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from trainable_quantizers_keras import *
             >>> config = TrainableQuantizerActivationConfig(

@@ -226,7 +226,7 @@ def slot_of(layer: Any, key: str) -> str:
     Raises:
         QuantizerError: the layer has no such weight, or computes it from others.
 
-    Example:
+    Examples:
         >>> layer = keras.layers.Dense(2)
         >>> layer.build((None, 3))
         >>> slot_of(layer, "kernel") in ("kernel", "_kernel")

@@ -16,7 +16,7 @@ class KerasQuantizedOutput(keras.layers.Wrapper):
         layer: The layer, or a wrapper of it.
         holder: The ``KerasActivationQuantizationHolder``.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import *
         >>> config = TrainableQuantizerActivationConfig(

@@ -21,7 +21,7 @@ class KerasWeight(keras.layers.Layer):
         regularizer: As of ``add_weight``.
         constraint: As of ``add_weight``.
 
-    Example:
+    Examples:
         >>> KerasWeight((2, 3))(tf.zeros((5, 2))).shape
         TensorShape([2, 3])
     """

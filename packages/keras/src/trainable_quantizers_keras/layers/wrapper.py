@@ -148,7 +148,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type; or
             weights have no power-of-two quantizer, for ``accumulator``.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import *
         >>> config = TrainableQuantizerWeightsConfig(
         ...     QuantizationMethod.POWER_OF_TWO, 4, {THRESHOLD: 1.0}, True, -1, True, MIN_THRESHOLD)

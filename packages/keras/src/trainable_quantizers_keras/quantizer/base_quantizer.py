@@ -14,7 +14,7 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
     Subclass it as ``BaseTrainableQuantizer`` describes. To have it restored by a plain ``load_model``, register
     it with ``keras.utils.register_keras_serializable``; ``keras_load_quantized_model`` finds it without.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer
         >>> from trainable_quantizers_core import TrainableQuantizerActivationConfig

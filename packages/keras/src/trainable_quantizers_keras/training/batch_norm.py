@@ -27,7 +27,7 @@ def reestimate_batch_norm(model: Any, data: Any) -> Any:
     Raises:
         QuantizerError: no batch norm, no data, or a batch that the model does not take.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(name="norm"), keras.layers.Dense(2)]

@@ -19,7 +19,7 @@ def exclude_quantizers_from_weight_decay(optimizer: Any, model: Any) -> Any:
     Raises:
         QuantizerError: no parameter of a quantizer in the model can train, or the optimizer is built already.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> from trainable_quantizers_keras.keras_version import keras

@@ -22,7 +22,7 @@ def advance_schedules(model: Any, steps: Any = 1) -> None:
     Raises:
         QuantizerError: no quantizer of the model has a schedule.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> recipe = Recipe(weights={"num_bits": 4, "schedule": {"start": 2}})
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -45,7 +45,7 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
     Raises:
         QuantizerError: when training starts and no quantizer of the model has a schedule.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> recipe = Recipe(weights={"num_bits": 4, "schedule": {"start": 2, "ramp": 5}})

@@ -44,7 +44,7 @@ def telemetry(
         QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
         ImportError: a writer, and TensorBoard is not installed.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> x = np.random.randn(8, 4).astype("float32")
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
@@ -84,7 +84,7 @@ class QuantizationTelemetryCallback(keras.callbacks.Callback):
         QuantizerError: as ``telemetry``, when training starts or an epoch ends.
         ImportError: a ``log_dir``, and TensorBoard is not installed.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> x, y = np.random.randn(8, 4).astype("float32"), np.zeros((8, 2), "float32")
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])

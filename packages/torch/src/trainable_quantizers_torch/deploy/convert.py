@@ -22,7 +22,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     Raises:
         QuantizerError: nothing in the model can be converted.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import *
         >>> config = TrainableQuantizerActivationConfig(
         ...     QuantizationMethod.UNIFORM, 8, {RANGE_MIN: -1.0, RANGE_MAX: 1.0}, True, MIN_THRESHOLD)

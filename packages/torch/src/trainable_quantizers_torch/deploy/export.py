@@ -71,7 +71,7 @@ def export(
             express, or a model that the exporter does not take.
         ImportError: what writes and runs ONNX is not installed; the message says how to.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from trainable_quantizers_torch import Recipe, convert, prepare
         >>> x = torch.randn(8, 4)

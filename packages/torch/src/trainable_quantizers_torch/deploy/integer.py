@@ -41,7 +41,7 @@ def to_integer(model: nn.Module, example_inputs: Any, rounding: RoundingRule | s
         QuantizerError: no such rule; the model is in half precision, or holds trainable quantizers, ranges that are no
             powers of two, or operations that a program does not know; or ``torch.export`` does not take it.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, convert, prepare, verify
         >>> x = torch.randn(8, 4)
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -32,7 +32,7 @@ def sensitivity(model: nn.Module, data: Any) -> Sensitivity:
     Raises:
         QuantizerError: no trainable quantizers, no data, or a batch that the model does not take.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(16, 4)

@@ -38,7 +38,7 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
     Raises:
         QuantizerError: no data, a batch that a model does not take, or outputs of other shapes.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, convert, prepare
         >>> x = torch.randn(8, 4)
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe.preset("mixed_w4a8"), [x], verbose=False)

@@ -26,7 +26,7 @@ def scaled_dot_product(
 ) -> torch.Tensor:
     """softmax(q·kᵀ·scale + mask)·v, as ``torch.nn.functional.scaled_dot_product_attention``.
 
-    Example:
+    Examples:
         >>> q = torch.randn(2, 4, 5, 8)
         >>> found = scaled_dot_product(lambda name, function, *args: function(*args), q, q, q, is_causal=True)
         >>> torch.allclose(found, functional.scaled_dot_product_attention(q, q, q, is_causal=True), atol=1e-6)

@@ -72,7 +72,7 @@ _WEIGHTS: tuple[tuple[Any, str, str, int], ...] = (  # classes, kind, weights, a
 def name_of(function: Callable[..., Any]) -> str:
     """The plain name of a function, operator or method: without ``_`` of in-place and ``r`` or ``i`` of operators.
 
-    Example:
+    Examples:
         >>> name_of(torch.Tensor.add_), name_of(torch.Tensor.__rsub__), name_of(nn.functional.relu)
         ('add', 'sub', 'relu')
     """
@@ -90,7 +90,7 @@ def name_of(function: Callable[..., Any]) -> str:
 def kind_of(function: Callable[..., Any]) -> str:
     """Such as ``conv``; ``other`` for what moves values, ``function`` for what recipes have no word for.
 
-    Example:
+    Examples:
         >>> kind_of(nn.functional.relu), kind_of(torch.flatten), kind_of(torch.exp)
         ('activation', 'other', 'function')
     """
@@ -125,7 +125,7 @@ def is_factory(function: Callable[..., Any]) -> bool:
 def is_standard(module: nn.Module) -> bool:
     """Whether a module is one of PyTorch's own that holds no others: it is one layer.
 
-    Example:
+    Examples:
         >>> is_standard(nn.ReLU()), is_standard(nn.Sequential())
         (True, False)
     """
@@ -144,7 +144,7 @@ def is_container(module: nn.Module) -> bool:
 def kind_of_module(module: nn.Module) -> str:
     """The kind of a layer with weights; ``other`` for the rest.
 
-    Example:
+    Examples:
         >>> kind_of_module(nn.Conv2d(4, 4, 3, groups=4)), kind_of_module(nn.GRU(2, 3)), kind_of_module(nn.ReLU())
         ('depthwise_conv', 'recurrent', 'other')
     """
@@ -160,7 +160,7 @@ def kind_of_module(module: nn.Module) -> str:
 def weights_of(module: nn.Module) -> tuple[tuple[str, ...], int]:
     """Names of the weights that can be quantized, and the axis of their channels.
 
-    Example:
+    Examples:
         >>> weights_of(nn.GRU(2, 3)), weights_of(nn.Embedding(5, 2)), weights_of(nn.ReLU())
         ((('weight_ih_l0', 'weight_hh_l0'), 0), (('weight',), 1), ((), 0))
     """

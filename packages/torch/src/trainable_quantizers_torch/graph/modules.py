@@ -14,7 +14,7 @@ _UNSEEN = "seen as a layer alone: data would show what the forward computes"
 def layers_alone(model: nn.Module) -> ModelGraph:
     """The layers whose weights can be quantized, in order of definition.
 
-    Example:
+    Examples:
         >>> [operation.name for operation in layers_alone(nn.Sequential(nn.Linear(4, 2), nn.ReLU()))]
         ['0']
     """

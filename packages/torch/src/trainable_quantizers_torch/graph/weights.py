@@ -31,7 +31,7 @@ class Operands:
 def operands(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands:
     """The roles of the arguments of a convolution, linear layer, embedding or product.
 
-    Example:
+    Examples:
         >>> import torch
         >>> operands(torch.nn.functional.linear, (torch.ones(5, 4), torch.ones(3, 4)), {}).macs
         60

@@ -15,7 +15,7 @@ from trainable_quantizers_torch.kernels.operator import operator
 def round_bias(bias: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """round(b/Δ)·Δ with Δ = Δ_x·Δ_w, clipped to 32 bits; dL/db = g where nothing was clipped, and none for Δ.
 
-    Example:
+    Examples:
         >>> round_bias(torch.tensor([0.3, -0.375]), torch.tensor(0.25)).tolist()
         [0.25, -0.5]
     """
@@ -37,7 +37,7 @@ def limit_weight(
         grid: Of the weight.
         inputs: The lowest and the highest level of an input.
 
-    Example:
+    Examples:
         >>> weight = torch.tensor([[4.2, -3.0, 1.0], [1.0, 1.25, 0.0]])
         >>> limit_weight(weight, torch.tensor(1.0), torch.tensor([60.0, 60.0]), 0, Grid(4, True), (0, 15)).tolist()
         [[3.0, -3.0, 1.0], [1.0, 1.25, 0.0]]

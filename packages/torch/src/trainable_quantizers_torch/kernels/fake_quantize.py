@@ -57,7 +57,7 @@ def fake_quantize(
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-3.0, 0.3, 0.8])
         >>> fake_quantize(x, torch.tensor(-2.0), torch.tensor(1.0), Grid(2, signed=True)).tolist()
         [-2.0, 0.0, 1.0]

@@ -17,7 +17,7 @@ def copied(model: nn.Module, owner: str) -> nn.Module:
     Raises:
         QuantizerError: something in the model cannot be copied.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(2, 2)
         >>> layer.kept = layer(torch.ones(1, 2))
         >>> copied(layer, "example").kept.requires_grad

@@ -23,7 +23,7 @@ class PytorchTrainableActivationQuantizationHolder(StructuredState, PytorchActiv
     Raises:
         QuantizerError: not a quantizer.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import *
         >>> config = TrainableQuantizerActivationConfig(
         ...     QuantizationMethod.POWER_OF_TWO, 2, {THRESHOLD: 1.0, SIGNED: False}, True, MIN_THRESHOLD)
@@ -81,7 +81,7 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
         quantizer: A quantizer of weights.
         shape: That of the weight.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import *
         >>> config = TrainableQuantizerWeightsConfig(
         ...     QuantizationMethod.POWER_OF_TWO, 2, {THRESHOLD: 1.0}, True, 0, True, MIN_THRESHOLD)

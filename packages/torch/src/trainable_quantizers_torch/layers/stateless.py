@@ -35,7 +35,7 @@ class _Substituted(TorchFunctionMode):
 def call_with(module: nn.Module, weights: Mapping[str, torch.Tensor], args: tuple[Any, ...], kwargs: Any) -> Any:
     """The result of ``module(*args, **kwargs)`` with other tensors in the place of some of its parameters.
 
-    Example:
+    Examples:
         >>> x = torch.randn(2, 3)
         >>> layer = nn.Linear(3, 1, bias=False)
         >>> torch.equal(call_with(layer, {"weight": torch.ones(1, 3)}, (x,), {}), x @ torch.ones(3, 1))

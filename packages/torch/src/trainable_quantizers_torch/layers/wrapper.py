@@ -47,7 +47,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type; or weights
             have no power-of-two quantizer, for ``accumulator``.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import *
         >>> config = TrainableQuantizerWeightsConfig(
         ...     QuantizationMethod.POWER_OF_TWO, 4, {THRESHOLD: 1.0}, True, 0, True, MIN_THRESHOLD)

@@ -9,7 +9,7 @@ from trainable_quantizers_core import BaseLinearAnnealingScheduler
 class PytorchLinearAnnealingScheduler(BaseLinearAnnealingScheduler):
     """Linear annealing of a 0-d tensor.
 
-    Example:
+    Examples:
         >>> PytorchLinearAnnealingScheduler(t_start=10, t_end=20, initial_val=0.0, target_val=1.0)(15)
         tensor(0.5000)
     """

@@ -16,7 +16,7 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
     name each time, so that whatever replaces them (``load_state_dict(assign=True)``, ``functional_call``,
     a move to another device) takes effect in the next forward.
 
-    Example:
+    Examples:
         >>> from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer
         >>> from trainable_quantizers_core import TrainableQuantizerActivationConfig
         >>> @mark_quantizer(quantization_target=QuantizationTarget.Activation,

@@ -28,7 +28,7 @@ def reestimate_batch_norm(model: nn.Module, data: Any) -> nn.Module:
     Raises:
         QuantizerError: no batch norm with running statistics, no data, or a batch that the model does not take.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         >>> x = torch.randn(16, 4)

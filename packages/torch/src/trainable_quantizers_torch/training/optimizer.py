@@ -26,7 +26,7 @@ def parameter_groups(
     Raises:
         QuantizerError: no parameter of a quantizer in the model can train.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> x = torch.randn(8, 4)

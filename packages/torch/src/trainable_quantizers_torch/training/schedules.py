@@ -21,7 +21,7 @@ def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
     Raises:
         QuantizerError: no quantizer of the model has a schedule.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> recipe = Recipe(weights={"num_bits": 4, "schedule": {"start": 2}})
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False)
@@ -43,7 +43,7 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remo
     Raises:
         QuantizerError: no quantizer of the model has a schedule, or no optimizer of PyTorch.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> recipe = Recipe(weights={"num_bits": 4, "schedule": {"start": 2}})
         >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False)

@@ -42,7 +42,7 @@ def telemetry(
     Raises:
         QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> x = torch.randn(8, 4)
         >>> recipe = Recipe(activations={"method": "symmetric"})
