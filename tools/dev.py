@@ -128,6 +128,11 @@ def exact(arguments: list[str]) -> None:
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:exact", *networks)
 
 
+def accumulators(arguments: list[str]) -> None:
+    """What a limit of the accumulators costs in accuracy, on digits; see docs/exact.md."""
+    hatch("run", "test:python", "tools/accumulators.py")
+
+
 @contextmanager
 def part(title: str) -> Iterator[None]:
     """One part of a long run: a line before it, and one with its seconds after it."""
@@ -141,7 +146,7 @@ def part(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Hand over to the task."""
-    all_of_them = (demo, test, oldest, lint, docs, build, release, versions, bench, zoo, agreement, exact)
+    all_of_them = (demo, test, oldest, lint, docs, build, release, versions, bench, zoo, agreement, exact, accumulators)
     tasks = {task.__name__: task for task in all_of_them}
     lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
