@@ -63,6 +63,12 @@ def test_the_api_pages_show_every_listed_name_once(framework):
     assert sorted(members + functions) == sorted(listed - core)
 
 
+def test_examples_of_docstrings_are_sections_that_the_site_knows():
+    named_otherwise = r"^ *(Example|Doctest|Usage):$"
+    sources = (ROOT / "packages").glob("*/src/**/*.py")
+    assert [path for path in sources if re.search(named_otherwise, path.read_text(), re.MULTILINE)] == []
+
+
 def test_the_site_shows_every_page():
     pages = re.findall(r"- ([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text())
     assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))

@@ -148,7 +148,7 @@ def main() -> None:
     """Hand over to the task."""
     all_of_them = (demo, test, oldest, lint, docs, build, release, versions, bench, zoo, agreement, exact, accumulators)
     tasks = {task.__name__: task for task in all_of_them}
-    lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
+    lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

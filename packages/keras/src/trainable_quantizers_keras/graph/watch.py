@@ -16,7 +16,7 @@ from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOut
 def named_layers(model: Any, prefix: str = "") -> dict[str, Any]:
     """The layers of graphs and subclassed models at any depth, by path; those inside other layers are not separate.
 
-    Example:
+    Examples:
         >>> inner = keras.Sequential([keras.Input((2,)), keras.layers.ReLU(name="relu")], name="inner")
         >>> list(named_layers(keras.Sequential([keras.Input((2,)), inner])))
         ['inner/relu']
