@@ -133,6 +133,11 @@ def accumulators(arguments: list[str]) -> None:
     hatch("run", "test:python", "tools/accumulators.py")
 
 
+def endurance(arguments: list[str]) -> None:
+    """Deep models, many conversions, long training: time and memory; see docs/reliability.md."""
+    hatch("run", "test:python", "tools/endurance.py", *arguments)
+
+
 @contextmanager
 def part(title: str) -> Iterator[None]:
     """One part of a long run: a line before it, and one with its seconds after it."""
@@ -146,8 +151,9 @@ def part(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Hand over to the task."""
-    all_of_them = (demo, test, oldest, lint, docs, build, release, versions, bench, zoo, agreement, exact, accumulators)
-    tasks = {task.__name__: task for task in all_of_them}
+    regular = (demo, test, oldest, lint, docs, build, release, versions)
+    measuring = (bench, zoo, agreement, exact, accumulators, endurance)
+    tasks = {task.__name__: task for task in (*regular, *measuring)}
     lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -121,6 +121,16 @@ def test_steps_are_those_of_the_optimizer(options):
     assert counts(model) == {12.0}
 
 
+def test_a_step_that_a_loss_scale_leaves_out_does_not_count():
+    model = prepared({"start": 2})
+    scaled = getattr(keras.mixed_precision, "LossScaleOptimizer", None) or keras.optimizers.LossScaleOptimizer
+    model.compile(scaled(keras.optimizers.SGD(0.01)), "mse")
+    targets = np.zeros((6, 5), "float32")
+    targets[2] = np.inf
+    model.fit(IMAGES, targets, 1, epochs=2, shuffle=False, verbose=0, callbacks=[tq.QuantizationScheduleCallback()])
+    assert counts(model) == {10.0}
+
+
 def test_parameters_move_between_learn_from_and_learn_until_alone_whatever_the_optimizer_does():
     model = compiled(prepared({"learn_from": 2, "learn_until": 4}), keras.optimizers.AdamW(0.05, weight_decay=0.1))
     moved, before = [], weights(model, "_held")

@@ -86,6 +86,38 @@ def test_a_prepared_model_compiles_whole(name):
     assert torch.allclose(call(compiled, inputs), call(model, inputs), atol=1e-6)
 
 
+LAYERS = [nn.Hardswish(), nn.Hardsigmoid(), nn.RMSNorm(4), nn.Threshold(0.1, 0.0)]
+"""Their functions reach the compiler in other ways than most."""
+
+
+def between_linear_layers(layer):
+    torch.manual_seed(0)
+    x = torch.randn(6, 4)
+    network = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 2))
+    return tq.prepare(network, tq.Recipe({"num_bits": 4}, {"num_bits": 4}), [x], verbose=False), x
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_the_compiler_hides_no_function_from_its_quantizer(layer):
+    model, x = between_linear_layers(layer)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), model(x))
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return nn.functional.hardswish(x)
+
+
+def test_a_function_that_the_compiler_hides_stays_out_of_the_compiled_graph():
+    model, x = between_linear_layers(Gate())
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(model, backend="eager")(x), model(x))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Observed exception"):
+        torch.compile(model, fullgraph=True, backend="eager")(x)
+
+
 @pytest.mark.parametrize("name", ["asking", "detecting"])
 def test_a_prepared_model_is_exported_with_its_quantizers(name):
     _, model, inputs = prepared(name)
@@ -102,6 +134,61 @@ def test_parameters_may_be_given_from_outside():
     found = torch.func.functional_call(model, other, inputs)
     model.load_state_dict(other, strict=False)
     assert torch.equal(found, call(model, inputs))
+
+
+def rows(bits=4):
+    torch.manual_seed(0)
+    x = torch.randn(6, 8)
+    network = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 4))
+    method = {"num_bits": bits, "method": "uniform", "schedule": {"ramp": 3}}
+    return tq.prepare(network, tq.Recipe({"num_bits": bits}, method), [x], verbose=False), x
+
+
+def loss_of(model):
+    return lambda parameters, x: torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+
+def test_gradients_by_transforms_are_those_of_autograd():
+    model, x = rows()
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    found = torch.func.grad(loss_of(model))(parameters, x)
+    of_samples = torch.func.vmap(torch.func.grad(loss_of(model)), (None, 0))(parameters, x[:, None])
+    model(x).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+        if "holder" not in name:  # the scale of a step's gradient grows with the batch of none
+            torch.testing.assert_close(of_samples[name].sum(0), parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_and_members_of_an_ensemble_are_mapped_over():
+    model, x = rows()
+    assert torch.equal(torch.func.vmap(lambda row: model(row[None])[0])(x), model(x))
+    members = [copy.deepcopy(model) for _ in range(3)]
+    for factor, member in enumerate(members, 1):
+        with torch.no_grad():
+            for parameter in member.parameters():
+                parameter.mul_(1 + factor / 10)
+    state = torch.func.stack_module_state(members)
+    found = torch.func.vmap(lambda *state: torch.func.functional_call(members[0], state, (x,)))(*state)
+    for one, member in zip(found, members, strict=True):
+        torch.testing.assert_close(one, member(x))
+
+
+TWICE = {
+    "double backward": lambda model, x: torch.autograd.grad(
+        torch.autograd.grad(model(x).square().sum(), x, create_graph=True)[0].sum(), x
+    ),
+    "jacrev of jacrev": lambda model, x: torch.func.jacrev(torch.func.jacrev(lambda x: model(x).square().sum()))(x),
+    "forward mode": lambda model, x: torch.func.jvp(model, (x,), (x,)),
+    "hessian": lambda model, x: torch.func.hessian(lambda x: model(x).square().sum())(x),
+}
+
+
+@pytest.mark.parametrize("how", TWICE)
+def test_what_straight_through_gradients_do_not_define_is_an_error(how):
+    model, x = rows()
+    with pytest.raises(tq.QuantizerError, match="has no meaning for a quantizer, whose straight-through gradient"):
+        TWICE[how](model, x.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

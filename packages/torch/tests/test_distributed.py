@@ -85,8 +85,65 @@ state = get_model_state_dict(fresh)
 checkpoint.load(state, checkpoint_id=f"{folder}/checkpoint")
 set_model_state_dict(fresh, state)
 assert torch.equal(fresh(x), model(x))
+state = alone.state_dict()  # of one process, which takes the state of two
+checkpoint.load(state, checkpoint_id=f"{folder}/checkpoint", no_dist=True)
+alone.load_state_dict(state)
+torch.testing.assert_close(alone(x), model(x))
 from trainable_quantizers_torch.inventory import quantizers_of
 print([each.values["threshold"].tolist() for each in quantizers_of(model)])
+""",
+    "shards keep to schedules, and take parameters from files": """
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+schedule = {"start": 1, "ramp": 1, "learn_from": 1, "learn_until": 3}
+recipe = tq.Recipe({"num_bits": 4, "schedule": schedule}, {"num_bits": 4, "schedule": schedule})
+model, alone = prepared(x), prepared(x)
+for layer in model:
+    fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+for each, data in ((model, slice(rank, None, 2)), (alone, slice(None))):
+    optimizer = torch.optim.SGD(each.parameters(), lr=0.05)
+    tq.follow_optimizer(each, optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        ((each(x[data]) - y[data]) ** 2).mean().backward()
+        optimizer.step()
+for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+    torch.testing.assert_close(one.full_tensor(), other, rtol=1e-4, atol=1e-5)
+tq.save_quantizers(alone, f"{folder}/{rank}.safetensors")
+tq.load_quantizers(model, f"{folder}/{rank}.safetensors")
+""",
+    "other ways of several processes": """
+from contextlib import nullcontext
+from torch.distributed.fsdp import FullyShardedDataParallel
+replicated = nn.parallel.DistributedDataParallel
+halves = lambda values: values[rank::2]
+alone = train(prepared(x), x, y)
+sharded = lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+for wrap in (sharded, lambda model: replicated(model, static_graph=True)):
+    torch.testing.assert_close(train(wrap(prepared(x)), halves(x), halves(y))(x), alone(x), rtol=1e-4, atol=1e-5)
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x, both=True):
+        return self.first(x) + self.second(x) if both else self.first(x)
+
+float_network = Branches()
+model = replicated(prepared(x), find_unused_parameters=True)
+alone = prepared(x)
+for each, inputs, targets in ((model, halves(x), halves(y)), (alone, x, y)):
+    optimizer = torch.optim.SGD(each.parameters(), lr=0.05)
+    for step in range(4):
+        optimizer.zero_grad()
+        parts = zip(inputs.chunk(2), targets.chunk(2))
+        for number, (part, wanted) in enumerate(parts):  # gradients of the first wait for the second
+            with each.no_sync() if each is model and not number else nullcontext():
+                ((each(part, step % 2 == 0) - wanted) ** 2).mean().backward()
+        optimizer.step()
+for one, other in zip(model.module.parameters(), alone.parameters(), strict=True):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 """,
 }
 

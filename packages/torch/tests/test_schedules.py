@@ -285,6 +285,20 @@ def test_a_compiled_model_goes_through_its_schedule_without_compiling_again():
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_a_compiled_model_takes_batches_and_images_of_every_size():
+    torch._dynamo.reset()
+    model = prepared({"start": 2, "ramp": 2, "learn_from": 1, "learn_until": 5})
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    tq.follow_optimizer(model, optimizer)
+    graphs = []
+    for batch, height, width in ((2, 8, 10), (3, 12, 8), (5, 16, 14), (4, 10, 20), (6, 8, 8), (7, 9, 12)):
+        compiled(torch.randn(batch, 3, height, width)).square().mean().backward()
+        optimizer.step()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert len(set(graphs[2:])) == 1, graphs  # one for the first size, one for all others
+
+
 def test_a_frozen_quantizer_may_begin_late():
     recipe = tq.Recipe({"freeze": True, "schedule": {"start": 2, "learn_from": 1}})
     model = tq.prepare(Residual(), recipe, verbose=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.inventory import trainable_quantizers
-from trainable_quantizers_keras.keras_version import keras, stored
+from trainable_quantizers_keras.keras_version import KERAS_3, keras, stored
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 
@@ -40,10 +41,12 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
 
     What counts are the steps of the optimizer: neither batches that a loss scale leaves out nor those that gradient
     accumulation puts together count by themselves. With ``steps_per_execution`` the schedules move at the end of
-    each execution. Put it before callbacks that save the model, so that they save what belongs together.
+    each execution, within which a loss scale of Keras 2 should not grow. Put it before callbacks that save the model,
+    so that they save what belongs together. Under a strategy, call ``compile`` inside its scope.
 
     Raises:
-        QuantizerError: when training starts and no quantizer of the model has a schedule.
+        QuantizerError: when training starts and no quantizer of the model has a schedule, or model or optimizer
+            were made outside the scope of the strategy.
 
     Examples:
         >>> import numpy as np
@@ -62,16 +65,18 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
         """Find the schedules."""
         _scheduled(type(self).__name__, self.model)
         model = self.model
+        _check_scope(type(self).__name__, model)
         self._advance = tf.function(lambda steps: advance_schedules(model, steps))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notice where the optimizer is."""
         self._seen = self._begin = self._iterations()
+        self._scale = _loss_scale(self.model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Advance by what the optimizer did."""
         now = self._iterations()
-        self._advance(tf.constant(now - self._seen, tf.int64))
+        self._advance(tf.constant(now - self._seen - self._left_out(), tf.int64))
         self._seen = now
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -83,8 +88,33 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
             )
             warnings.warn(f"{type(self).__name__}: {text}; {advice}.", stacklevel=2)
 
+    def _left_out(self) -> int:
+        """Steps that a loss scale left out, which the optimizers of Keras 2 count nevertheless."""
+        before, self._scale = self._scale, _loss_scale(self.model.optimizer)
+        if self._scale is None or before is None:
+            return 0
+        if self._scale == before:  # it is 1 and goes no lower, if this was no step
+            return int(int(self.model.optimizer.dynamic_counter) == 0)
+        return max(round(math.log2(before / self._scale)), 0)
+
     def _iterations(self) -> int:
         return int(tf.convert_to_tensor(stored(self.model.optimizer.iterations)))
+
+
+def _loss_scale(optimizer: Any) -> float | None:
+    """The loss scale of an optimizer of Keras 2 that halves it where gradients are not finite; None without."""
+    dynamic = not KERAS_3 and getattr(optimizer, "dynamic_counter", None) is not None
+    return float(optimizer.loss_scale) if dynamic else None
+
+
+def _check_scope(owner: str, model: Any) -> None:
+    """Refuse what Keras 3 would count a step of for each replica, or fail on deep inside."""
+    strategy, made = model.distribute_strategy, [model.optimizer.iterations, *model.trainable_weights]
+    if not KERAS_3 or strategy.num_replicas_in_sync == 1:
+        return
+    if not all(strategy.extended.variable_created_in_scope(stored(variable)) for variable in made):
+        advice = "call prepare and compile inside `with strategy.scope():`"
+        raise invalid(owner, "model and optimizer", "made in the scope of the strategy", model.name, advice)
 
 
 def _scheduled(owner: str, model: Any) -> list[BaseKerasTrainableQuantizer]:

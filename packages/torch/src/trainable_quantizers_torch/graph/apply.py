@@ -16,6 +16,7 @@ from trainable_quantizers_torch.graph.fold import replace_everywhere
 from trainable_quantizers_torch.graph.kinds import is_container
 from trainable_quantizers_torch.graph.record import Invocation, Node, Recording
 from trainable_quantizers_torch.graph.runtime import (
+    HIDDEN,
     QUANTIZERS,
     Calls,
     Frame,
@@ -219,11 +220,14 @@ def _frames(
     frames: dict[Invocation, Frame] = {each: Frame() for each in recording.invocations if each.path in scoped}
     for function, invocation, node in recording.calls:
         scope = _scope(invocation, scoped)
-        if scope is not None:
+        if function in HIDDEN and node is not None and node in steps and node.layer:
+            frames[invocation].whole = steps[node]
+        elif scope is not None:
             frames[scope].steps.setdefault(function, []).append(None if node is None else steps.get(node))
     for invocation, frame in frames.items():
         frame.steps = {function: each for function, each in frame.steps.items() if any(each)}
-        frame.whole = None if invocation.whole is None else steps.get(invocation.whole)
+        if invocation.whole is not None:
+            frame.whole = steps.get(invocation.whole)
         parent = _scope(invocation.parent, scoped)
         if parent is not None:
             frames[parent].inside.setdefault(numbers[invocation.path], []).append(frame)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from trainable_quantizers_core import QuantizerError
 
 from trainable_quantizers_torch.graph.attention import PARTS, has_parts
 from trainable_quantizers_torch.layers.mixed import mix
@@ -17,8 +18,20 @@ from trainable_quantizers_torch.layers.wrapper import become
 QUANTIZERS = "activation_quantizers"
 """The name under which a module holds the quantizers of what its forward computes."""
 
+HIDDEN = frozenset({nn.functional.hardswish, nn.functional.hardsigmoid})
+"""Functions that ``torch.compile`` shows to no mode."""
+
+_CALLED_BY = {torch.rms_norm: nn.functional.rms_norm, torch.threshold: nn.functional.threshold}
+"""What ``torch.compile`` shows to modes in the place of a function, and that function."""
+
 Path = tuple[int | str, ...]
 """Where an argument is: its position or keyword, and within a list its index."""
+
+
+_HIDDEN_CALL = (
+    "torch.compile hides calls of hardswish and hardsigmoid from quantizers: "
+    "compute them by nn.Hardswish and nn.Hardsigmoid."
+)
 
 
 @dataclass
@@ -120,7 +133,7 @@ class Quantizing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What PyTorch calls in the place of a function."""
         kwargs = kwargs or {}
-        steps = self.steps.get(func)
+        steps = self.steps.get(func) or self.steps.get(_CALLED_BY.get(func, func))
         if steps is None:
             parts = PARTS.get(func)
             if parts is not None and self.steps and has_parts(func, args, kwargs):
@@ -143,7 +156,10 @@ class Quantizing(TorchFunctionMode):
         self.steps = frame.training if module.training and frame.training is not None else frame.steps
         try:
             if whole is None:
-                return calls.forward(module, args, kwargs)
+                result = calls.forward(module, args, kwargs)
+                if torch.compiler.is_compiling() and any(each in self.steps for each in HIDDEN - self.counts.keys()):
+                    raise QuantizerError(_HIDDEN_CALL)
+                return result
             args, kwargs = whole.given(args, kwargs)
             return whole.taken(calls.forward(module, args, kwargs))
         finally:

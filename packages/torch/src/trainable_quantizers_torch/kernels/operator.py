@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+from trainable_quantizers_core import QuantizerError
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7
 
@@ -28,25 +28,34 @@ def operator(
         schema: ``name(Tensor x, int num_bits) -> Tensor``, in the language of ``torch.library``.
         forward: Computes the outputs.
         keep: ``keep(ctx, inputs, output)`` saves what the backward needs.
-        backward: ``backward(ctx, *gradients)``: gradients of the inputs; differentiable once.
+        backward: ``backward(ctx, *gradients)``: gradients of the inputs; has no derivative itself.
         fake: The outputs by shape and type alone.
     """
-    name = schema.partition("(")[0]
+    name, backward = schema.partition("(")[0], _differentiable_once(backward)
     exported = torch.library.custom_op(
         f"trainable_quantizers::{name}", forward, mutates_args=(), schema=schema.removeprefix(name)
     )
     exported.register_fake(fake)
-    exported.register_autograd(once_differentiable(backward), setup_context=keep)
+    exported.register_autograd(backward, setup_context=keep)
+
+    def forward_and_keep(ctx: Any, *inputs: Any) -> Any:
+        output = forward(*inputs)
+        keep(ctx, inputs, output)
+        return output
 
     class Operation(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            output = forward(*inputs)
-            keep(ctx, inputs, output)
-            return output
+        pass
 
-    Operation.backward = staticmethod(once_differentiable(backward))  # type: ignore[method-assign]
-    Operation.__name__ = name
+    Operation.forward = staticmethod(forward_and_keep)  # type: ignore[method-assign]
+    Operation.backward = staticmethod(backward)  # type: ignore[method-assign]
+
+    class Transformed(Operation):  # costs more to call, and the compiler takes no jvp
+        generate_vmap_rule = True
+        jvp = staticmethod(_no_forward_mode)
+        setup_context = staticmethod(keep)
+
+    Transformed.forward = staticmethod(forward)  # type: ignore[method-assign]
+    Operation.__name__ = Transformed.__name__ = name
 
     def call(*inputs: Any) -> Any:
         if _is_exporting():
@@ -54,12 +63,55 @@ def operator(
         if torch.compiler.is_compiling() and not torch.is_grad_enabled():
             with torch._C.DisableTorchFunction():  # the compiler would show function modes what is inside apply
                 return forward(*inputs)
-        return Operation.apply(*inputs)
+        return (Transformed if in_transform() else Operation).apply(*inputs)
 
     return call
+
+
+def in_transform() -> bool:
+    """Whether ``torch.func`` transforms what is computed, such as ``vmap``: tensors have no values to read then."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """A gradient as it is, whose own derivative by those that it was made of is an error."""
+
+    @staticmethod
+    def forward(gradient: torch.Tensor, *made_of: torch.Tensor) -> torch.Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise QuantizerError(f"double backward {_STRAIGHT_THROUGH}: differentiate the float model twice instead.")
+
+    generate_vmap_rule = True
+
+
+_STRAIGHT_THROUGH = "has no meaning for a quantizer, whose straight-through gradient is a rule for one backward"
+
+
+def _differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradients of a backward; differentiating them is an error."""
+
+    def once(ctx: Any, *gradients: Any) -> Any:
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return found
+        return tuple(None if each is None else _NoSecondDerivative.apply(each, *gradients) for each in found)
+
+    return once
+
+
+def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
+    raise QuantizerError(f"forward mode (jvp) {_STRAIGHT_THROUGH}: use torch.func.grad, vjp or jacrev.")
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:
     """Whether the values lie open to read, now, by whatever means is fastest: a tensor in memory, nothing traced."""
     real = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return real and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return real and tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not in_transform()

@@ -75,3 +75,12 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of which every process of a group holds a part, together; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Give a tensor a value; of one that a group of processes holds in parts, each process takes its own."""
+    if hasattr(tensor, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor  # not in every build of PyTorch
+
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+    tensor.copy_(value)

@@ -20,7 +20,7 @@ from trainable_quantizers_core.quantizer.ties import beside_ties
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
-from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer, whole
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer, put, whole
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
@@ -90,7 +90,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         for name in self.specification.initial if self._holds else ():
             value = self._current(name)
             self.get_quantizer_variable(f"{name}_{HELD}").copy_(value)
-            self.get_quantizer_variable(name).copy_(value)
+            put(self.get_quantizer_variable(name), value)
         self.get_quantizer_variable(STEP).add_(steps).clamp_(max=LAST_STEP)
 
     def blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return torch.where(share < 1, inputs + share.to(inputs.dtype) * (quantized - inputs), quantized)
 
     def _where(self, condition: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return torch.where(condition, one, other)
+        return torch.where(condition, whole(one), other)
 
     def _shared_by(self, inputs: torch.Tensor) -> int:
         if type(self).quantization_target is QuantizationTarget.Activation:
@@ -127,7 +127,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     @torch.no_grad()
     def _write_variable(self, variable: torch.Tensor, value: np.ndarray) -> None:
-        variable.copy_(torch.from_numpy(np.array(value)).reshape(variable.shape))
+        put(variable, torch.from_numpy(np.array(value)).reshape(variable.shape))
 
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:
         spec = self.specification
