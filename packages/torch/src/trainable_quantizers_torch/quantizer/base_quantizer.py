@@ -8,6 +8,8 @@ import torch
 from trainable_quantizers_core import BaseTrainableQuantizer, VariableGroup
 from trainable_quantizers_core.constants import GROUP, VAR
 
+from trainable_quantizers_torch.layers.plain import adopt
+
 
 class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
     """A trainable quantizer whose variables are parameters of a ``torch.nn.Module``.
@@ -38,6 +40,7 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
 
     def bind(self, layer: torch.nn.Module) -> None:
         """Look variables up on ``layer`` from now on, under the names that they have there."""
+        adopt(layer)
         named = {id(tensor): name for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
         self._owner = layer
         self._owned = {
@@ -75,3 +78,7 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of which every process of a group holds a part, together; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+class BasePytorchActivationTrainableQuantizer(BasePytorchTrainableQuantizer):
+    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""
