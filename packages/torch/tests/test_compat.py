@@ -178,6 +178,14 @@ def test_activation_quantizers_are_found_below_their_base(training, method):
     assert find() is getattr(tq, f"{training.value}{kind}ActivationTrainableQuantizer")
 
 
+class Bound(with_changed_imports()["HalvedThreshold"]):
+    """One that tells the wrapper that it has variables there."""
+
+    def initialize_quantization(self, tensor_shape, name, layer):
+        super().initialize_quantization(tensor_shape, name, layer)
+        self.bind(layer)
+
+
 def plain_modules():
     weights = tq.LSQSymmetricWeightsTrainableQuantizer(weights_config())
     constant = tq.STESymmetricWeightsTrainableQuantizer(weights_config(weights_per_channel_threshold=False))
@@ -185,6 +193,7 @@ def plain_modules():
     return {
         "layer": mct_quantizers.PytorchQuantizationWrapper(nn.Linear(3, 4), {"weight": weights}),
         "function": mct_quantizers.PytorchQuantizationWrapper(torch.mul, {1: constant}, {1: torch.rand(3)}),
+        "own class": mct_quantizers.PytorchQuantizationWrapper(nn.Linear(3, 4), {"weight": Bound(weights_config())}),
         "holder": mct_quantizers.PytorchActivationQuantizationHolder(activation[0]),
         "preserving holder": mct_quantizers.PytorchPreservingActivationQuantizationHolder(activation[1]),
     }

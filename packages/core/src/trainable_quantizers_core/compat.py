@@ -1,7 +1,7 @@
 """The Model Compression Toolkit's ``trainable_infrastructure.common`` by name, on the classes of this package.
 
-All are in one module, whatever module of the toolkit held them; those of its ``keras`` and ``pytorch`` are in
-``trainable_quantizers_keras.compat`` and ``trainable_quantizers_torch.compat``, which have these too.
+One module has them all. ``trainable_quantizers_keras.compat`` and ``trainable_quantizers_torch.compat`` add the names
+of the toolkit's ``keras`` and ``pytorch``. See docs/migration-mct.md.
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
         self._owned: dict[str, str] = {}
 
     def bind(self, layer: torch.nn.Module) -> None:
-        """Look variables up on ``layer`` from now on, under the names that they have there."""
+        """Look variables up on ``layer`` from now on, under the names that they have there.
+
+        A wrapper or holder of mct-quantizers takes on what it lacks: copies after a forward, conversion without a rest.
+        """
         adopt(layer)
         named = {id(tensor): name for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
         self._owner = layer
