@@ -104,6 +104,13 @@ def exact(arguments: list[str]) -> None:
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:exact", *networks)
 
 
+def toolkit(arguments: list[str]) -> None:
+    """The Model Compression Toolkit on our infrastructure: toolkit [torch|keras]; see docs/migration-mct.md."""
+    if sys.version_info >= (3, 12):
+        sys.exit("The toolkit needs TensorFlow 2.15, and that Python 3.11 or older.")
+    hatch("run", "toolkit:run", *arguments)
+
+
 def heading(text: str) -> None:
     """A line that separates the parts of a long run."""
     print(f"\n=== {text} ===", flush=True)
@@ -111,7 +118,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement, exact)}
+    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement, exact, toolkit)}
     lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter
