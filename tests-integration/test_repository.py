@@ -119,6 +119,7 @@ PAGES_THAT_RUN = {  # and what they write
     "integer": {"network.safetensors", "network.c"},
     "training": set(),
     "export": {"model.onnx"},
+    "migration-mct": set(),
     "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2", "digits.c"},
     "tutorial-keras": {"npu.toml", "report.html", "digits.keras", "digits", "digits.tflite", "digits.c"},
 }

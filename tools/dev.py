@@ -138,6 +138,13 @@ def endurance(arguments: list[str]) -> None:
     hatch("run", "test:python", "tools/endurance.py", *arguments)
 
 
+def toolkit(arguments: list[str]) -> None:
+    """The Model Compression Toolkit on our infrastructure: toolkit [torch|keras]; see docs/migration-mct.md."""
+    if sys.version_info >= (3, 12):
+        sys.exit("The toolkit needs TensorFlow 2.15, and that Python 3.11 or older.")
+    hatch("run", "toolkit:run", *arguments)
+
+
 @contextmanager
 def part(title: str) -> Iterator[None]:
     """One part of a long run: a line before it, and one with its seconds after it."""
@@ -152,7 +159,7 @@ def part(title: str) -> Iterator[None]:
 def main() -> None:
     """Hand over to the task."""
     regular = (demo, test, oldest, lint, docs, build, release, versions)
-    measuring = (bench, zoo, agreement, exact, accumulators, endurance)
+    measuring = (bench, zoo, agreement, exact, accumulators, endurance, toolkit)
     tasks = {task.__name__: task for task in (*regular, *measuring)}
     lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(

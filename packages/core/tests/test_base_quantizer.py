@@ -176,3 +176,8 @@ def test_an_unfinished_class_cannot_be_built():
 
     with pytest.raises(TypeError, match="abstract"):
         Unfinished(weights_config())
+
+
+def test_a_quantizer_says_what_it_quantizes():
+    quantizer = Plain(weights_config())
+    assert quantizer.weights_quantization() and not quantizer.activation_quantization()

@@ -1,3 +1,5 @@
+from enum import Enum
+
 import pytest
 from trainable_quantizers_core import (
     BaseTrainableQuantizer,
@@ -49,6 +51,15 @@ def find(identifier, method=SYMMETRIC, target=WEIGHTS):
 def test_subclasses_leave_the_look_up_of_the_shipped_class_alone():
     assert find(TrainingMethod.LSQ) is Shipped
     assert find("LSQ") is Shipped
+
+
+def test_an_enumeration_of_the_same_name_and_members_finds_the_same_class():
+    theirs = Enum("TrainingMethod", {"LSQ": ("LSQ",), "STE": ("STE",)})
+    assert find(theirs.LSQ) is Shipped
+    with pytest.raises(QuantizerError, match="0 classes match"):
+        find(theirs.STE)
+    with pytest.raises(QuantizerError, match="0 classes match"):
+        find(Enum("Method", {"LSQ": ("LSQ",)}).LSQ)
 
 
 def test_an_identifier_of_ones_own_needs_no_enumeration():

@@ -63,6 +63,12 @@ def test_missing_sign_means_signed():
     assert not activation({THRESHOLD: 1.0, SIGNED: False}).grid.signed
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_range_takes_no_notice_of_a_sign_beside_it(signed):
+    params = {RANGE_MIN: -1.0, RANGE_MAX: 2.0}
+    assert activation({**params, SIGNED: signed}, METHOD.UNIFORM, 8) == activation(params, METHOD.UNIFORM, 8)
+
+
 SYMMETRIC, UNIFORM = METHOD.SYMMETRIC, METHOD.UNIFORM
 BAD_PARAMETERS = [
     (SYMMETRIC, {}, "activation_quantization_params must be a dictionary with 'threshold', got {}; add THRESHOLD"),
@@ -93,7 +99,7 @@ BAD_PARAMETERS = [
     (
         UNIFORM,
         {RANGE_MIN: 0.0, RANGE_MAX: 1.0, THRESHOLD: 1.0},
-        "key must be one of range_min, range_max, got 'threshold'",
+        "key must be one of range_min, range_max, is_signed, got 'threshold'",
     ),
 ]
 

@@ -90,6 +90,14 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
     def get_trainable_variables(self, group: VariableGroup) -> list[Any]:
         """The variables of ``group`` that an optimizer should move."""
 
+    def weights_quantization(self) -> bool:
+        """Whether it quantizes weights."""
+        return isinstance(self.quantization_config, TrainableQuantizerWeightsConfig)
+
+    def activation_quantization(self) -> bool:
+        """Whether it quantizes an activation."""
+        return isinstance(self.quantization_config, TrainableQuantizerActivationConfig)
+
     def advance(self, steps: int = 1) -> None:
         """Take notice that the optimizer made ``steps`` more steps; a quantizer with a schedule moves on."""
 

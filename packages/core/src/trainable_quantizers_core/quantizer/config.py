@@ -168,12 +168,16 @@ class _TargetConfig(TrainableQuantizerConfig):
         self._check_bits(f"{prefix}_n_bits")
         self._check_params(f"{prefix}_quantization_params")
         self._check_flag(f"enable_{prefix}_quantization")
-        minimum = self.min_threshold  # type: ignore[attr-defined]
+        name = f"{prefix}_quantization_candidates"
+        minimum: Any = self.min_threshold  # type: ignore[attr-defined]
+        if isinstance(minimum, (list, tuple)) and getattr(self, name) is None:  # the order without min_threshold
+            object.__setattr__(self, name, minimum)
+            minimum = None
+        minimum = MIN_THRESHOLD if minimum is None else minimum
         accepted = isinstance(minimum, Real) and not isinstance(minimum, bool)
         accepted = accepted and math.isfinite(minimum) and minimum >= SMALLEST_MIN_THRESHOLD
         self._check("min_threshold", accepted, "a positive number of at least 2^-100", "MIN_THRESHOLD suits most uses")
         object.__setattr__(self, "min_threshold", float(minimum))
-        name = f"{prefix}_quantization_candidates"
         candidates = getattr(self, name)
         accepted = candidates is None or (
             isinstance(candidates, (list, tuple))
@@ -217,7 +221,8 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
         enable_weights_quantization: False leaves the weight as it is.
         weights_channels_axis: Axis of the weight that counts channels; negative counts from the end.
         weights_per_channel_threshold: One set of parameters per channel, or one for the whole tensor.
-        min_threshold: Smallest threshold the quantizer may use.
+        min_threshold: Smallest threshold the quantizer may use; None for the usual one. Candidates may stand in its
+            place, for callers that know no such argument.
         weights_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
 
     Raises:
@@ -255,6 +260,11 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
         )
         object.__setattr__(self, "weights_channels_axis", None if axis is None else int(axis))
 
+    @property
+    def weights_bits_candidates(self) -> list[TrainableQuantizerCandidateConfig] | None:
+        """``weights_quantization_candidates`` by the name that the toolkit reads them."""
+        return self.weights_quantization_candidates
+
 
 @dataclass(frozen=True, eq=False)
 class TrainableQuantizerActivationConfig(_TargetConfig):
@@ -266,7 +276,8 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
         activation_quantization_params: ``{THRESHOLD: t, SIGNED: s}`` or ``{RANGE_MIN: a, RANGE_MAX: b}``, scalars.
             Without ``SIGNED`` a threshold is signed.
         enable_activation_quantization: False leaves the activation as it is.
-        min_threshold: Smallest threshold the quantizer may use.
+        min_threshold: Smallest threshold the quantizer may use; None for the usual one. Candidates may stand in its
+            place, for callers that know no such argument.
         activation_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
         activation_rounding: How values half way between two levels are rounded, as the target device does; None for
             the rule of the framework. Of POWER_OF_TWO alone.
@@ -300,3 +311,8 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
         powers = self.activation_quantization_method is QuantizationMethod.POWER_OF_TWO
         self._check("activation_rounding", powers, "None where ranges are no powers of two", "leave it out")
         object.__setattr__(self, "activation_rounding", RoundingRule(rule))
+
+    @property
+    def activation_bits_candidates(self) -> list[TrainableQuantizerCandidateConfig] | None:
+        """``activation_quantization_candidates`` by the name that the toolkit reads them."""
+        return self.activation_quantization_candidates

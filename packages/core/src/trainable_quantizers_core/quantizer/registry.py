@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from inspect import isabstract
 from typing import Any
 
@@ -22,7 +23,8 @@ def get_trainable_quantizer_class(
 
     Args:
         quant_target: ``QuantizationTarget.Weights`` or ``.Activation``.
-        quantizer_id: The identifier it is marked with: a ``TrainingMethod``, or any value of the author's.
+        quantizer_id: The identifier it is marked with: a ``TrainingMethod``, or any value of the author's. Members of
+            two enumerations of one name are alike if their names are.
         quant_method: One of the methods it is marked with.
         quantizer_base_class: Base class of the framework, such as ``BasePytorchTrainableQuantizer``.
 
@@ -36,7 +38,7 @@ def get_trainable_quantizer_class(
         for cls in candidates
         if cls.quantization_target is quant_target
         and quant_method in (cls.quantization_method or ())
-        and cls.identifier == quantizer_id
+        and _alike(cls.identifier, quantizer_id)
     ]
     matches = [cls for cls in matches if not any(cls is not other and issubclass(cls, other) for other in matches)]
     if len(matches) == 1:
@@ -54,6 +56,11 @@ def get_trainable_quantizer_class(
         f"{len(matches)} classes match; below {quantizer_base_class.__name__} there are "
         f"{'; '.join(existing) or 'none'}",
     )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    enums = isinstance(one, Enum) and isinstance(other, Enum)
+    return one == other or (enums and (type(one).__name__, one.name) == (type(other).__name__, other.name))
 
 
 def _text(mark: Any) -> str:

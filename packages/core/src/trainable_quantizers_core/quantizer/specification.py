@@ -194,7 +194,7 @@ def _parameters(owner: str, config: RangeConfig, uniform: bool) -> tuple[dict[st
     given = config.quantization_params
     ranged = uniform and (RANGE_MIN in given or RANGE_MAX in given)
     required = (RANGE_MIN, RANGE_MAX) if ranged else (THRESHOLD,)
-    known = required if ranged else (*required, SIGNED)
+    known = (*required, SIGNED)  # a range says by itself whether it has values below zero
     for key in given:
         if key not in known:
             where = f" in {config.target}_quantization_params of a {config.quantization_method.name} quantizer"

@@ -35,3 +35,7 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
         return [
             entry[VAR] for entry in self.quantizer_parameters.values() if entry[GROUP] is group and entry[VAR].trainable
         ]
+
+
+class BaseKerasActivationTrainableQuantizer(BaseKerasTrainableQuantizer):
+    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from trainable_quantizers_core.quantizer import declarations
 
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchActivationTrainableQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
-class STESymmetricActivationTrainableQuantizer(declarations.STESymmetricActivation, PytorchRangeQuantizer):
+class STESymmetricActivationTrainableQuantizer(
+    declarations.STESymmetricActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+):
     __doc__ = declarations.STESymmetricActivation.__doc__
 
 
-class STEUniformActivationTrainableQuantizer(declarations.STEUniformActivation, PytorchRangeQuantizer):
+class STEUniformActivationTrainableQuantizer(
+    declarations.STEUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+):
     __doc__ = declarations.STEUniformActivation.__doc__
 
 
-class LSQSymmetricActivationTrainableQuantizer(declarations.LSQSymmetricActivation, PytorchRangeQuantizer):
+class LSQSymmetricActivationTrainableQuantizer(
+    declarations.LSQSymmetricActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+):
     __doc__ = declarations.LSQSymmetricActivation.__doc__
 
 
-class LSQUniformActivationTrainableQuantizer(declarations.LSQUniformActivation, PytorchRangeQuantizer):
+class LSQUniformActivationTrainableQuantizer(
+    declarations.LSQUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+):
     __doc__ = declarations.LSQUniformActivation.__doc__

@@ -8,6 +8,8 @@ import torch
 from trainable_quantizers_core import BaseTrainableQuantizer, VariableGroup
 from trainable_quantizers_core.constants import GROUP, VAR
 
+from trainable_quantizers_torch.layers.plain import adopt
+
 
 class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
     """A trainable quantizer whose variables are parameters of a ``torch.nn.Module``.
@@ -37,7 +39,11 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
         self._owned: dict[str, str] = {}
 
     def bind(self, layer: torch.nn.Module) -> None:
-        """Look variables up on ``layer`` from now on, under the names that they have there."""
+        """Look variables up on ``layer`` from now on, under the names that they have there.
+
+        A wrapper or holder of mct-quantizers takes on what it lacks: copies after a forward, conversion without a rest.
+        """
+        adopt(layer)
         named = {id(tensor): name for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
         self._owner = layer
         self._owned = {
@@ -84,3 +90,7 @@ def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
     tensor.copy_(value)
+
+
+class BasePytorchActivationTrainableQuantizer(BasePytorchTrainableQuantizer):
+    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""
