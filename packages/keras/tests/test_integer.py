@@ -238,9 +238,10 @@ def test_verify_names_the_first_quantizer_where_a_program_differs(deploy):
     program = tq.to_integer(tq.convert(model), IMAGES[:1])
     same = tq.verify(deploy(model), program, [IMAGES])
     assert same.identical and len(same.layers) == 10
-    assert [layer.name for layer in same.layers[1:4]] == ["re_lu_quantized", "depthwise_quantized", "wide_quantized"]
+    first, *others = [layer.name for layer in same.layers[1:4]]
+    assert re.fullmatch(r"re_lu(_\d+)?_quantized", first) and others == ["depthwise_quantized", "wide_quantized"]
     found = tq.verify(deploy(model), program.with_rounding("half_even"), [IMAGES])
-    assert found.first_difference.name == "re_lu_quantized" and found.causes == ("Ties are rounded half_even.",)
+    assert found.first_difference.name == first and found.causes == ("Ties are rounded half_even.",)
     assert "Possible causes: Ties are rounded half_even." in str(found)
 
 
