@@ -26,7 +26,7 @@ class Torch(torch.nn.Module):
         return self.head(self.depth(self.act(self.conv(x))).mean((2, 3)))
 
 
-def twins(method, bias="float"):
+def twins(method, bias="float", accumulator_bits=None):
     """The same network with the same weights in both; of sums with float biases, hardly one is a tie."""
     torch.manual_seed(0)
     network = Torch()
@@ -45,7 +45,8 @@ def twins(method, bias="float"):
             weights["head.bias"],
         ]
     )
-    recipe = tt.Recipe({"num_bits": 4, "method": method, "bias": bias}, {"num_bits": 4, "method": method})
+    weights_scheme = {"num_bits": 4, "method": method, "bias": bias, "accumulator_bits": accumulator_bits}
+    recipe = tt.Recipe(weights_scheme, {"num_bits": 4, "method": method})
     in_torch = tt.prepare(network, recipe, [torch.from_numpy(IMAGES)], verbose=False).eval()
     in_keras = tk.prepare(twin, recipe, [IMAGES.transpose(0, 2, 3, 1)], verbose=False)
     return in_torch, in_keras
@@ -90,6 +91,17 @@ def test_learned_parameters_move_to_the_twin(method, source, tmp_path):
 
 
 @pytest.mark.parametrize("layer", ["conv", "depth", "head"])
+def test_narrow_accumulators_change_the_same_weights_in_both(layer):
+    (in_torch, in_keras), (wide, _) = twins("power_of_two", "accumulator", 9), twins("power_of_two", "accumulator")
+    ours, theirs = in_torch.get_submodule(layer), in_keras.get_layer(layer)
+    found = ours.weight.detach().numpy()
+    order = {"conv": (2, 3, 1, 0), "depth": (2, 3, 0, 1), "head": (1, 0)}[layer]
+    kernel = next(value for key, value in theirs.get_quantized_weights().items() if key != "bias")
+    assert np.array_equal(found.transpose(order), kernel.numpy())
+    assert ours.accumulator_bits() == theirs.accumulator_bits() <= 9 < wide.get_submodule(layer).accumulator_bits()
+
+
+@pytest.mark.parametrize("layer", ["conv", "depth", "head"])
 def test_biases_lie_on_the_same_grid_in_both(layer):
     in_torch, in_keras = twins("power_of_two", bias="accumulator")
     ours = in_torch.get_submodule(layer)
@@ -98,8 +110,9 @@ def test_biases_lie_on_the_same_grid_in_both(layer):
     assert not np.array_equal(ours.bias.detach().numpy(), ours.layer.bias.detach().numpy())
 
 
-def test_twins_have_programs_that_differ_in_the_rule_for_ties_alone():
-    in_torch, in_keras = twins("power_of_two", bias="accumulator")
+@pytest.mark.parametrize("accumulator_bits", [None, 9])
+def test_twins_have_programs_that_differ_in_the_rule_for_ties_alone(accumulator_bits):
+    in_torch, in_keras = twins("power_of_two", "accumulator", accumulator_bits)
     images = np.random.default_rng(1).standard_normal((64, 3, 8, 8)).astype(np.float32)
     last = images.transpose(0, 2, 3, 1)
     ours = tt.to_integer(tt.convert(in_torch), torch.from_numpy(images))
