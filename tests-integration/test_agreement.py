@@ -44,13 +44,13 @@ def test_outputs_and_gradients_agree(case):
             )
 
 
-def test_both_packages_offer_the_same_eight_quantizers():
+def test_both_packages_offer_the_same_ten_quantizers():
     names = [
-        {n for n in dir(package) if n.endswith("TrainableQuantizer") and n[:3] in ("STE", "LSQ")}
+        {n for n in dir(package) if n.endswith("TrainableQuantizer") and n[:3] in ("STE", "LSQ", "Ada")}
         for package in PACKAGES.values()
     ]
     assert names[0] == names[1]
-    assert len(names[0]) == 8
+    assert len(names[0]) == 10
 
 
 @pytest.mark.parametrize("case", [case for case in all_cases() if case.num_bits == 4], ids=str)

@@ -104,6 +104,11 @@ def exact(arguments: list[str]) -> None:
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:exact", *networks)
 
 
+def accuracy(arguments: list[str]) -> None:
+    """What few bits cost on digits, and what reconstruction and dampening are worth; see docs/training.md."""
+    hatch("run", "test:accuracy", *arguments)
+
+
 def heading(text: str) -> None:
     """A line that separates the parts of a long run."""
     print(f"\n=== {text} ===", flush=True)
@@ -111,7 +116,7 @@ def heading(text: str) -> None:
 
 def main() -> None:
     """Hand over to the task."""
-    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement, exact)}
+    tasks = {task.__name__: task for task in (demo, test, oldest, lint, build, bench, zoo, agreement, exact, accuracy)}
     lines = "\n".join(f"  {name:10}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"tasks:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter

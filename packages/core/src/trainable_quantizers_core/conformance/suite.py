@@ -10,6 +10,7 @@ from typing import Any
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check, applies
+from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -61,9 +62,11 @@ class Trial:
 def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
     """Compilers see the grid as constants: the cases of 4 bits, per tensor or channel, reach every code path.
 
-    Cheap compilers get every case.
+    Soft rounding is compiled several times, and has one path. Cheap compilers get every case.
     """
-    return adapter.compiles_fast or (case.num_bits == 4 and case.axis in (None, 0))
+    soft = case.identifier is TrainingMethod.ADAROUND
+    enough = case.axis == 0 and case.power_of_two if soft else case.num_bits == 4 and case.axis in (None, 0)
+    return adapter.compiles_fast or enough
 
 
 def load_adapters(package: str) -> list[FrameworkAdapter]:

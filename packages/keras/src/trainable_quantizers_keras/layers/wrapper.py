@@ -9,14 +9,15 @@ from typing import Any
 import mct_quantizers
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer
+from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
 
-from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
+from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, full_precision, keras
 from trainable_quantizers_keras.layers.calls import behind, masked
 from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
-from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
+from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer, located
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
 
@@ -221,13 +222,24 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         if self.bias_grid is not None:
             layer.bias.assign(self._rounded_bias(self.bias_grid))
         if not self.weight_values:
+            for key, weight, quantizer in self.get_weights_vars():
+                slots, slot = located(layer, self._slots[key])
+                slots[slot].assign(_deployed(weight, quantizer))
             masks = not KERAS_3 and (getattr(layer, "mask_zero", False) or masked(self._inbound_nodes))
             beyond = not in_graph or masks or any("." in key for key in inferable) or layer.compute_dtype != "float32"
             kind = KerasInferableQuantizationWrapper if beyond else KerasQuantizationWrapper
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
-        constants = {key: self._weight(key).numpy() for key in inferable}
+        constants = {
+            key: _deployed(weight, each).numpy() for key, weight, each in self.get_weights_vars() if key in inferable
+        }
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)
+
+
+def _deployed(weight: Any, quantizer: Any) -> Any:
+    """What an inferable quantizer is given in the place of a weight."""
+    weight = full_precision(weight)
+    return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 
 def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:

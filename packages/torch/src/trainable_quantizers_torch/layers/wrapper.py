@@ -165,7 +165,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
     def inferable(self) -> PytorchQuantizationWrapper:
         """A plain wrapper of inferable quantizers around the same layer."""
-        weights = {key: weight.detach() for key, weight, _ in self.get_weights_vars()}
+        weights = {key: deployed(weight, quantizer).detach() for key, weight, quantizer in self.get_weights_vars()}
         inferable = {}
         for key, quantizer in self.weights_quantizers.items():
             if getattr(quantizer, "enabled", True):
@@ -203,6 +203,11 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 held = layer if name == "bias" else self.layer
                 vars(plain)[name] = getattr(held, name)  # forwards read model.fc.in_features or model.fc.bias
         return plain.requires_grad_(False).train(self.training)
+
+
+def deployed(weight: torch.Tensor, quantizer: Any) -> torch.Tensor:
+    """What an inferable quantizer is given in the place of a weight."""
+    return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 
 def _quantizes(quantizer: Any, weight: torch.Tensor) -> bool:
