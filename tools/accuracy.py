@@ -1,10 +1,9 @@
-"""What few bits cost on the digits of scikit-learn, and what the ways of training are worth: accuracy.py [part]."""
+"""What few bits cost on the digits of scikit-learn without training, and what reconstruction is worth."""
 
 from __future__ import annotations
 
 import statistics
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import trainable_quantizers_torch as tq
@@ -42,22 +41,17 @@ def depthwise() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
 
 
-def train(
-    model: nn.Module, epochs: int, rate: float, further: Callable[[float], torch.Tensor | float] = lambda share: 0.0
-) -> None:
-    """Adam with a rate that falls to zero; ``further`` gives a term of the loss from the share of training done."""
+def train(model: nn.Module, epochs: int, rate: float) -> None:
+    """Adam with a rate that falls to zero."""
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    steps = epochs * -(-len(X) // 64)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(X) // 64))
     model.train()
-    done = 0
     for _ in range(epochs):
         for rows in torch.randperm(len(X)).split(64):
             optimizer.zero_grad()
-            (cross_entropy(model(X[rows]), Y[rows]) + further(done / steps)).backward()
+            cross_entropy(model(X[rows]), Y[rows]).backward()
             optimizer.step()
             decay.step()
-            done += 1
 
 
 @torch.no_grad()
@@ -73,19 +67,14 @@ def error(model: nn.Module, network: nn.Module) -> float:
     return 100 * ((model.eval()(TEST_X) - expected).square().sum() / expected.square().sum()).item()
 
 
-def prepared(network: nn.Module, weights: int, activations: int) -> nn.Module:
-    """Power of two, per channel, calibrated on 256 images."""
-    return tq.prepare(network, tq.Recipe({"num_bits": weights}, {"num_bits": activations}), [X[:256]], verbose=False)
-
-
 def row(*cells: str) -> None:
     """A line of a table."""
     print("|", " | ".join(cells), "|", flush=True)
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
+def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation of the seeds."""
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def reconstruction() -> None:
@@ -106,7 +95,7 @@ def reconstruction() -> None:
             network = make()
             train(network, 15, 3e-3)
             for bits, rows in found.items():
-                model = prepared(network, bits, 8)
+                model = tq.prepare(network, tq.Recipe({"num_bits": bits}, {"num_bits": 8}), [X[:256]], verbose=False)
                 figures = [accuracy(network), accuracy(model), error(model, network)]
                 tq.reconstruct(model, X[:512].split(64), steps=200, learning_rate=0.03)
                 rows.append([*figures, accuracy(tq.convert(model)), error(model, network)])
@@ -115,29 +104,5 @@ def reconstruction() -> None:
             row(make.__name__, f"{bits}/8", given, nearest, reconstructed, before, after)
 
 
-def dampening() -> None:
-    """Training with and without dampening."""
-    row("network", "bits W/A", "float, %", "LSQ, %", "with dampening, %")
-    for make in (plain, depthwise):
-        found: dict[int, list[list[float]]] = {3: []}
-        for seed in SEEDS:
-            torch.manual_seed(seed)
-            network = make()
-            train(network, 15, 3e-3)
-            for bits, rows in found.items():
-                figures = [accuracy(network)]
-                for strength in (0.0, 1e-2):
-                    torch.manual_seed(seed)
-                    model = prepared(network, bits, bits)
-                    train(model, 8, 1e-3, lambda share, s=strength, m=model: s * share * tq.dampening(m) if s else 0.0)
-                    figures.append(accuracy(tq.convert(model)))
-                rows.append(figures)
-        for bits, rows in found.items():
-            row(make.__name__, f"{bits}/{bits}", *(spread(values) for values in zip(*rows, strict=True)))
-
-
 if __name__ == "__main__":
-    parts = {part.__name__: part for part in (reconstruction, dampening)}
-    for name in sys.argv[1:] or parts:
-        print(f"\n{name}:", flush=True)
-        parts[name]()
+    reconstruction()

@@ -105,7 +105,7 @@ def exact(arguments: list[str]) -> None:
 
 
 def accuracy(arguments: list[str]) -> None:
-    """What few bits cost on digits, and what reconstruction and dampening are worth; see docs/training.md."""
+    """Digits at few bits without training, as calibrated and reconstructed; see docs/training.md."""
     hatch("run", "test:accuracy", *arguments)
 
 

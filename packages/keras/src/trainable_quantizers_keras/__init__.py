@@ -67,7 +67,7 @@ from trainable_quantizers_keras.report import report
 from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.training.reconstruct import reconstruct
-from trainable_quantizers_keras.training.regularizers import dampening, rounding_regularizer
+from trainable_quantizers_keras.training.regularizers import rounding_regularizer
 from trainable_quantizers_keras.training.schedules import QuantizationScheduleCallback, advance_schedules
 from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
 
@@ -122,7 +122,6 @@ __all__ = [
     "advance_schedules",
     "c_source",
     "convert",
-    "dampening",
     "exclude_quantizers_from_weight_decay",
     "export",
     "get_trainable_quantizer_class",

@@ -66,7 +66,7 @@ from trainable_quantizers_torch.report import report
 from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_torch.training.optimizer import parameter_groups
 from trainable_quantizers_torch.training.reconstruct import reconstruct
-from trainable_quantizers_torch.training.regularizers import dampening, rounding_regularizer
+from trainable_quantizers_torch.training.regularizers import rounding_regularizer
 from trainable_quantizers_torch.training.schedules import advance_schedules, follow_optimizer
 from trainable_quantizers_torch.training.telemetry import telemetry
 
@@ -117,7 +117,6 @@ __all__ = [
     "advance_schedules",
     "c_source",
     "convert",
-    "dampening",
     "export",
     "follow_optimizer",
     "get_trainable_quantizer_class",

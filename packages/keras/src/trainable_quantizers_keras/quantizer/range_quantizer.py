@@ -118,11 +118,6 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
 
-    def inside(self, x: tf.Tensor) -> tf.Tensor:
-        """Where a tensor lies in the closed range."""
-        low, high = (self._broadcast(end, x) for end in self.effective_range())
-        return tf.logical_and(x >= low, x <= high)
-
     def step(self) -> tf.Tensor:
         """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
         low, high = self.effective_range()

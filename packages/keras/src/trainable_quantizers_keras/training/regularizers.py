@@ -1,4 +1,4 @@
-"""Terms of a loss that look at weights and their levels."""
+"""What a loss asks of soft rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.keras_version import full_precision, keras
+from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 
@@ -43,40 +43,6 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
         given = getattr(model, "name", model)
         raise invalid("rounding_regularizer", "model", "one that learns to round", given, advice)
     return tf.add_n(soft)
-
-
-def dampening(model: Any) -> tf.Tensor:
-    """Σ (w - q(w))² over all quantized weights inside their ranges: it holds weights at the middle of their levels.
-
-    At few bits a weight that the loss wants between two levels jumps from one to the other. Add the term with a factor
-    that grows over training, from 0 to about 1e-3 and more at the end. Its gradient goes to weights alone:
-    2·(w - q(w)), and 0 outside the range.
-
-    Raises:
-        QuantizerError: no quantized weights.
-
-    Source: Nagel et al. 2022, arXiv 2203.11086.
-
-    Example:
-        >>> from trainable_quantizers_keras import Recipe, prepare
-        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-        >>> model = prepare(network, Recipe({"num_bits": 2}), verbose=False)
-        >>> mse = keras.losses.MeanSquaredError()
-        >>> model.compile("adam", lambda y, given: mse(y, given) + 1e-3 * dampening(model))
-        >>> _ = model.fit(tf.ones((8, 4)), tf.ones((8, 2)), verbose=0)
-    """
-    terms = [_distance(weight, quantizer) for weight, quantizer in _quantized_weights(model)]
-    if not terms:
-        advice = "pass what prepare returned, with weights among what it quantized"
-        given = getattr(model, "name", model)
-        raise invalid("dampening", "model", "one with quantized weights", given, advice)
-    return tf.add_n(terms)
-
-
-def _distance(weight: Any, quantizer: KerasRangeQuantizer) -> tf.Tensor:
-    weight = tf.cast(full_precision(weight), tf.float32)
-    level = tf.stop_gradient(quantizer(weight, False))
-    return tf.reduce_sum(tf.where(quantizer.inside(weight), weight - level, 0.0) ** 2)
 
 
 def _quantized_weights(model: Any) -> Iterator[tuple[Any, KerasRangeQuantizer]]:

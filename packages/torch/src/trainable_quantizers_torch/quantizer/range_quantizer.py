@@ -102,12 +102,6 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
         return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
 
-    @torch.no_grad()
-    def inside(self, x: torch.Tensor) -> torch.Tensor:
-        """Where a tensor lies in the closed range."""
-        low, high = (self._broadcast(end, x) for end in self.effective_range())
-        return (x >= low) & (x <= high)
-
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
         """A variable per tensor is stored with one axis, because FSDP shards no other."""
         return variable.reshape(()) if self.channel_axis is None and variable.numel() == 1 else variable

@@ -1,4 +1,4 @@
-"""Terms of a loss that look at weights and their levels."""
+"""What a loss asks of soft rounding."""
 
 from __future__ import annotations
 
@@ -41,37 +41,6 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
         advice = "give weights training_method = 'AdaRound' and a schedule with a ramp"
         raise invalid("rounding_regularizer", "model", "one that learns to round", type(model).__name__, advice)
     return torch.stack(soft).sum()
-
-
-def dampening(model: nn.Module) -> torch.Tensor:
-    """Σ (w - q(w))² over all quantized weights inside their ranges: it holds weights at the middle of their levels.
-
-    At few bits a weight that the loss wants between two levels jumps from one to the other. Add the term with a factor
-    that grows over training, from 0 to about 1e-3 and more at the end. Its gradient goes to weights alone:
-    2·(w - q(w)), and 0 outside the range.
-
-    Raises:
-        QuantizerError: no quantized weights.
-
-    Source: Nagel et al. 2022, arXiv 2203.11086.
-
-    Example:
-        >>> from trainable_quantizers_torch import Recipe, prepare
-        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe({"num_bits": 2}), verbose=False)
-        >>> loss = model(torch.ones(1, 4)).sum() + 1e-3 * dampening(model)
-    """
-    terms = [_distance(weight, quantizer) for weight, quantizer in _quantized_weights(model)]
-    if not terms:
-        advice = "pass what prepare returned, with weights among what it quantized"
-        raise invalid("dampening", "model", "one with quantized weights", type(model).__name__, advice)
-    return torch.stack(terms).sum()
-
-
-def _distance(weight: torch.Tensor, quantizer: PytorchRangeQuantizer) -> torch.Tensor:
-    with torch.no_grad():
-        level = quantizer(weight, False)
-        inside = quantizer.inside(weight)
-    return torch.where(inside, weight - level, 0.0).float().square().sum()
 
 
 def _quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchRangeQuantizer]]:
