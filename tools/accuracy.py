@@ -95,7 +95,12 @@ def reconstruction() -> None:
             network = make()
             train(network, 15, 3e-3)
             for bits, rows in found.items():
-                model = tq.prepare(network, tq.Recipe({"num_bits": bits}, {"num_bits": 8}), [X[:256]], verbose=False)
+                model = tq.prepare(
+                    network,
+                    tq.Recipe(tq.WeightsScheme(num_bits=bits), tq.ActivationsScheme(num_bits=8)),
+                    [X[:256]],
+                    verbose=False,
+                )
                 figures = [accuracy(network), accuracy(model), error(model, network)]
                 tq.reconstruct(model, X[:512].split(64), steps=200, learning_rate=0.03)
                 rows.append([*figures, accuracy(tq.convert(model)), error(model, network)])
