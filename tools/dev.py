@@ -145,6 +145,11 @@ def toolkit(arguments: list[str]) -> None:
     hatch("run", "toolkit:run", *arguments)
 
 
+def accuracy(arguments: list[str]) -> None:
+    """Digits at few bits without training, as calibrated and reconstructed; see docs/training.md."""
+    hatch("run", "test:python", "tools/accuracy.py", *arguments)
+
+
 @contextmanager
 def part(title: str) -> Iterator[None]:
     """One part of a long run: a line before it, and one with its seconds after it."""
@@ -159,7 +164,7 @@ def part(title: str) -> Iterator[None]:
 def main() -> None:
     """Hand over to the task."""
     regular = (demo, test, oldest, lint, docs, build, release, versions)
-    measuring = (bench, zoo, agreement, exact, accumulators, endurance, toolkit)
+    measuring = (bench, zoo, agreement, exact, accumulators, accuracy, endurance, toolkit)
     tasks = {task.__name__: task for task in (*regular, *measuring)}
     lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(

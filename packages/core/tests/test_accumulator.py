@@ -81,6 +81,7 @@ def test_the_limit_costs_no_more_than_it_must():
         (lambda: AccumulatorGrid(0.5, bits=16), "inputs must be quantizers where bits are limited"),
         (lambda: WeightsScheme(accumulator_bits=7), "accumulator_bits must be an integer in 8..32, got 7"),
         (lambda: WeightsScheme(accumulator_bits=True), "accumulator_bits must be an integer in 8..32, got True"),
+        (lambda: WeightsScheme(accumulator_bits=16, training_method="AdaRound"), "must be None with AdaRound, got 16"),
         (lambda: WeightsScheme(accumulator_bits=16, bias="float"), "bias must be accumulator where accumulator_bits"),
     ],
 )

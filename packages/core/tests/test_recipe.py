@@ -188,7 +188,7 @@ def test_presets_are_what_their_names_say(name, method, ends, between, activatio
 FIELDS = {
     "method": st.sampled_from(["power_of_two", "SYMMETRIC", QuantizationMethod.UNIFORM]),
     "num_bits": st.integers(2, 16),
-    "training_method": st.sampled_from(["ste", "LSQ", TrainingMethod.STE, "mine"]),
+    "training_method": st.sampled_from(["ste", "LSQ", TrainingMethod.STE, "adaround", "mine"]),
     "calibration": st.sampled_from([*CalibrationMethod, "mse"]),
     "percentile": st.floats(51, 100),
     "freeze": st.booleans(),
@@ -246,7 +246,7 @@ FILES = [  # what is written in npu.toml, what the message says
     ("[weights]\npercentile = 0.99", "percentile must be above 50 and at most 100, got 0.99"),
     ("[weights]\npercentile = nan", "percentile must be above 50 and at most 100, got nan"),
     ("[weights]\nfreeze = 1", "freeze must be true or false, got 1 in npu.toml, [weights]; write it without quotes."),
-    ("[weights]\ntraining_method = 3", "training_method must be one of ste, lsq, got 3"),
+    ("[weights]\ntraining_method = 3", "training_method must be one of ste, lsq, adaround, got 3"),
     ("[weights]\ngranularity = 'per_chanel'", "got 'per_chanel' in npu.toml, [weights]; did you mean 'per_channel'?."),
     ("[weights]\ncalibration = 'max'", "calibration must be one of min_max, percentile, mse, lsq, got 'max'"),
     ("weights = 8", "WeightsScheme: section must be a table of keys, got 8 in npu.toml, [weights]; known: method"),

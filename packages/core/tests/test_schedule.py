@@ -109,3 +109,18 @@ def test_a_file_with_a_misspelt_key_names_the_nearest(tmp_path):
 def test_a_rule_can_take_a_schedule_back():
     recipe = Recipe(weights={"schedule": {"start": 5}}, rules=[{"name": "a", "weights": {"schedule": {}}}])
     assert recipe.rules[0].weights == {"schedule": QuantizationSchedule()}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "power"),
+    [
+        (QuantizationSchedule(start=10, ramp=90), 0, 20),
+        (QuantizationSchedule(start=10, ramp=90), 10, 20),
+        (QuantizationSchedule(start=10, ramp=90), 55, 11),
+        (QuantizationSchedule(start=10, ramp=90), 100, 2),
+        (QuantizationSchedule(start=10, ramp=90), 1000, 2),
+        (QuantizationSchedule(start=10), 10, 20),
+    ],
+)
+def test_the_power_of_the_rounding_regularizer_falls_while_the_schedule_ramps(schedule, step, power):
+    assert schedule.rounding_power(NUMPY_OPS, np.float32(step)) == power

@@ -214,6 +214,7 @@ class OtherwiseInEvaluation(SymmetricActivation):
 POT_ACTIVATION = Case("LSQ", Target.Activation, Method.POWER_OF_TWO, 4)
 UNSIGNED = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4, signed=False)
 UNIFORM_ACTIVATION = Case("LSQ", Target.Activation, Method.UNIFORM, 4)
+SOFT_WEIGHT = Case("AdaRound", Target.Weights, Method.POWER_OF_TWO, 4, axis=1)
 WEIGHT = Case("LSQ", Target.Weights, Method.SYMMETRIC, 4, axis=1)
 UNIFORM_WEIGHT = Case("LSQ", Target.Weights, Method.UNIFORM, 8, axis=0)
 
@@ -224,7 +225,23 @@ class IgnoresTheRule(SymmetricActivation):
     rounding = None
 
 
+class SoftWeights(tq.AdaRoundSymmetricWeightsTrainableQuantizer):
+    pass
+
+
+class RoundedBackAtConversion(SoftWeights):
+    def deployed_weight(self, weight):
+        return weight
+
+
+class HardFromTheStart(SoftWeights):
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs, False)
+
+
 BROKEN = [
+    (RoundedBackAtConversion, SOFT_WEIGHT, checks.check_soft_rounding),
+    (HardFromTheStart, SOFT_WEIGHT, checks.check_soft_rounding),
     (IgnoresTheRule, POT_ACTIVATION, checks.check_ties),
     (LeakingGradient, POT_ACTIVATION, checks.check_gradient_to_input),
     (MaskOnTheRoundedLevel, POT_ACTIVATION, checks.check_gradient_to_input),

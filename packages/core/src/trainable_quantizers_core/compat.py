@@ -62,7 +62,7 @@ def get_threshold_reshape_shape(tensor_shape: Sequence[int], quant_axis: int, qu
     Raises:
         QuantizerError: the tensor has no such axis.
 
-    Example:
+    Examples:
         >>> get_threshold_reshape_shape((8, 3, 5, 5), -4, 8)
         [8, 1, 1, 1]
     """
@@ -78,7 +78,7 @@ def get_threshold_reshape_shape(tensor_shape: Sequence[int], quant_axis: int, qu
 def get_total_grad_steps(representative_data_gen: Callable[[], Iterable[Any]]) -> int:
     """Number of batches of representative data, counted by going through them.
 
-    Example:
+    Examples:
         >>> get_total_grad_steps(lambda: iter("abc"))
         3
     """
@@ -96,7 +96,7 @@ def channel_axis_of(owner: str, parameters: Sequence[int], tensor: Sequence[int 
     Raises:
         QuantizerError: they differ along more than one axis, or do not broadcast.
 
-    Example:
+    Examples:
         >>> channel_axis_of("f", (4, 1, 1), (2, 4, 3, 3)), channel_axis_of("f", (1,), (4, 3))
         (1, None)
     """
@@ -117,7 +117,7 @@ def full_grid(owner: str, num_bits: int, signed: bool, min_int: int, max_int: in
     Raises:
         QuantizerError: they are others.
 
-    Example:
+    Examples:
         >>> full_grid("f", 4, True, -8, 7)
         Grid(num_bits=4, signed=True)
     """

@@ -15,6 +15,9 @@ STEP = "step"
 HELD = "held"
 """Ending of the name of the variable that another one is read from while it does not learn."""
 
+ALPHA = "alpha"
+"""Name of the variable that says of each weight how far its rounding was moved."""
+
 MIN_THRESHOLD = 2.0**-16
 """Smallest threshold, and smallest width of a uniform range, unless a configuration names another."""
 

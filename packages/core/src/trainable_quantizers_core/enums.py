@@ -16,6 +16,8 @@ class TrainingMethod(str, Enum):
     """Straight-through estimator: parameters learn from saturated values alone."""
     LSQ = "LSQ"
     """Learned step size (Esser et al. 2020, arXiv 1902.08153): parameters learn from rounding errors too."""
+    ADAROUND = "AdaRound"
+    """Soft rounding (Nagel et al. 2020, arXiv 2004.10568): each weight learns whether it is rounded down or up."""
 
 
 class VariableGroup(Enum):

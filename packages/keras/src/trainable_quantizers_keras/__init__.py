@@ -56,6 +56,8 @@ from trainable_quantizers_keras.quantizer.annealing import KerasLinearAnnealingS
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.quantizer.weights_quantizers import (
+    AdaRoundSymmetricWeightsTrainableQuantizer,
+    AdaRoundUniformWeightsTrainableQuantizer,
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
     STESymmetricWeightsTrainableQuantizer,
@@ -64,6 +66,8 @@ from trainable_quantizers_keras.quantizer.weights_quantizers import (
 from trainable_quantizers_keras.report import report
 from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
+from trainable_quantizers_keras.training.reconstruct import reconstruct
+from trainable_quantizers_keras.training.regularizers import rounding_regularizer
 from trainable_quantizers_keras.training.schedules import QuantizationScheduleCallback, advance_schedules
 from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
 
@@ -75,6 +79,8 @@ __all__ = [
     "THRESHOLD",
     "AccumulatorGrid",
     "ActivationsScheme",
+    "AdaRoundSymmetricWeightsTrainableQuantizer",
+    "AdaRoundUniformWeightsTrainableQuantizer",
     "BaseKerasTrainableQuantizer",
     "CalibrationMethod",
     "GradientRule",
@@ -123,9 +129,11 @@ __all__ = [
     "load_quantizers",
     "mark_quantizer",
     "prepare",
+    "reconstruct",
     "reestimate_batch_norm",
     "register_enum",
     "report",
+    "rounding_regularizer",
     "save_quantizers",
     "sensitivity",
     "summary",

@@ -93,7 +93,7 @@ __all__ = [
 def config_serialization(quantization_config: TrainableQuantizerConfig) -> dict[str, Any]:
     """A configuration in terms of what JSON holds, with nothing lost.
 
-    Example:
+    Examples:
         >>> from trainable_quantizers_keras import QuantizationMethod
         >>> config = TrainableQuantizerActivationConfig(QuantizationMethod.UNIFORM, 8, {"threshold": 2.0}, True)
         >>> config_deserialization(config_serialization(config)) == config
@@ -115,7 +115,7 @@ def config_deserialization(in_config: Mapping[str, Any]) -> TrainableQuantizerCo
 def ste_round(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """round(x), halves to even; dL/dx = g.
 
-    Example:
+    Examples:
         >>> ste_round(tf.constant([0.5, 1.5, float("inf")])).numpy().tolist()
         [0.0, 2.0, inf]
     """
@@ -125,7 +125,7 @@ def ste_round(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]
 def ste_clip(x: tf.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> tf.Tensor:
     """clip(x, min_val, max_val); dL/dx = g where x lies in the closed range, else 0.
 
-    Example:
+    Examples:
         >>> ste_clip(tf.constant([-1e9, -1.0, 0.25, 5.0])).numpy().tolist()
         [-1.0, -1.0, 0.25, 1.0]
     """
@@ -135,7 +135,7 @@ def ste_clip(x: tf.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> tf.Tensor
 def grad_scale(x: tf.Tensor, scale: Any = 1.0) -> tf.Tensor:
     """X, bit for bit; dL/dx = g·scale.
 
-    Example:
+    Examples:
         >>> x = tf.Variable(0.1)
         >>> with tf.GradientTape() as tape:
         ...     y = grad_scale(x, 0.25)
@@ -155,7 +155,7 @@ def adjust_range_to_include_zero(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """(min', max'): zero on a level, in order; the gradient passes straight through both ends (contract section 2).
 
-    Example:
+    Examples:
         >>> low, high = adjust_range_to_include_zero(tf.constant([0.5, -1.1]), tf.constant([2.0, 2.0]), 2)
         >>> [round(end, 4) for end in (*low.numpy().tolist(), *high.numpy().tolist())]
         [0.0, -1.0333, 2.0, 2.0667]
@@ -175,7 +175,7 @@ def symmetric_quantizer(tensor_data: tf.Tensor, threshold: Any, n_bits: int, sig
     Raises:
         QuantizerError: the threshold differs along more than one axis, or does not broadcast.
 
-    Example:
+    Examples:
         >>> symmetric_quantizer(tf.constant([0.3, -9.0]), tf.constant([1.0]), 2, sign=True).numpy().tolist()
         [0.5, -1.0]
     """
@@ -194,7 +194,7 @@ def uniform_quantizer(tensor_data: tf.Tensor, range_min: Any, range_max: Any, n_
     Raises:
         QuantizerError: the range differs along more than one axis, or does not broadcast.
 
-    Example:
+    Examples:
         >>> uniform_quantizer(tf.constant([0.3, -9.0]), tf.constant([-1.0]), tf.constant([2.0]), 2).numpy().tolist()
         [0.0, -1.0]
     """
@@ -218,7 +218,7 @@ def symmetric_lsq_quantizer(
     Raises:
         QuantizerError: the levels are not those of b bits, or thresholds as for ``symmetric_quantizer``.
 
-    Example:
+    Examples:
         >>> symmetric_lsq_quantizer(tf.constant([0.3, -9.0]), tf.constant([1.0]), 2, True, -2, 1, 0.1).numpy().tolist()
         [0.5, -1.0]
     """
@@ -243,7 +243,7 @@ def uniform_lsq_quantizer(
     Raises:
         QuantizerError: the levels are not those of b bits, or the range as for ``uniform_quantizer``.
 
-    Example:
+    Examples:
         >>> ends = tf.constant([-1.0]), tf.constant([2.0])
         >>> uniform_lsq_quantizer(tf.constant([0.3, -9.0]), *ends, 2, 0, 3, 0.1).numpy().tolist()
         [0.0, -1.0]

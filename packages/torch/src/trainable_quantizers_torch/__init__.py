@@ -55,6 +55,8 @@ from trainable_quantizers_torch.quantizer.annealing import PytorchLinearAnnealin
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.quantizer.weights_quantizers import (
+    AdaRoundSymmetricWeightsTrainableQuantizer,
+    AdaRoundUniformWeightsTrainableQuantizer,
     LSQSymmetricWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
     STESymmetricWeightsTrainableQuantizer,
@@ -63,6 +65,8 @@ from trainable_quantizers_torch.quantizer.weights_quantizers import (
 from trainable_quantizers_torch.report import report
 from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_torch.training.optimizer import parameter_groups
+from trainable_quantizers_torch.training.reconstruct import reconstruct
+from trainable_quantizers_torch.training.regularizers import rounding_regularizer
 from trainable_quantizers_torch.training.schedules import advance_schedules, follow_optimizer
 from trainable_quantizers_torch.training.telemetry import telemetry
 
@@ -74,6 +78,8 @@ __all__ = [
     "THRESHOLD",
     "AccumulatorGrid",
     "ActivationsScheme",
+    "AdaRoundSymmetricWeightsTrainableQuantizer",
+    "AdaRoundUniformWeightsTrainableQuantizer",
     "BasePytorchTrainableQuantizer",
     "CalibrationMethod",
     "GradientRule",
@@ -118,9 +124,11 @@ __all__ = [
     "mark_quantizer",
     "parameter_groups",
     "prepare",
+    "reconstruct",
     "reestimate_batch_norm",
     "register_enum",
     "report",
+    "rounding_regularizer",
     "save_quantizers",
     "sensitivity",
     "summary",

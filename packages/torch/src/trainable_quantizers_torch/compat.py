@@ -105,7 +105,7 @@ class _GradScale(torch.autograd.Function):
 def ste_round(x: torch.Tensor) -> torch.Tensor:
     """round(x), halves to even; dL/dx = g.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([0.5, 1.5, torch.inf], requires_grad=True)
         >>> ste_round(x).tolist(), torch.autograd.grad(ste_round(x).sum(), x)[0].tolist()
         ([0.0, 2.0, inf], [1.0, 1.0, 1.0])
@@ -116,7 +116,7 @@ def ste_round(x: torch.Tensor) -> torch.Tensor:
 def ste_clip(x: torch.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> torch.Tensor:
     """clip(x, min_val, max_val); dL/dx = g where x lies in the closed range, else 0.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-1e9, -1.0, 0.3, 5.0], requires_grad=True)
         >>> ste_clip(x).tolist()
         [-1.0, -1.0, 0.30000001192092896, 1.0]
@@ -129,7 +129,7 @@ def ste_clip(x: torch.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> torch.
 def grad_scale(x: torch.Tensor, scale: Any = 1.0) -> torch.Tensor:
     """X, bit for bit; dL/dx = g·scale.
 
-    Example:
+    Examples:
         >>> x = torch.tensor(0.1, requires_grad=True)
         >>> bool(grad_scale(x, 1 / 3) == x), torch.autograd.grad(grad_scale(x, 0.25), x)[0].item()
         (True, 0.25)
@@ -142,7 +142,7 @@ def adjust_range_to_include_zero(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(min', max'): zero on a level, in order; the gradient passes straight through both ends (contract section 2).
 
-    Example:
+    Examples:
         >>> low, high = adjust_range_to_include_zero(torch.tensor([0.5, -1.1]), torch.tensor([2.0, 2.0]), 2)
         >>> [round(end, 4) for end in (*low.tolist(), *high.tolist())]
         [0.0, -1.0333, 2.0, 2.0667]
@@ -162,7 +162,7 @@ def symmetric_quantizer(tensor_data: torch.Tensor, threshold: Any, n_bits: int, 
     Raises:
         QuantizerError: the threshold differs along more than one axis, or does not broadcast.
 
-    Example:
+    Examples:
         >>> symmetric_quantizer(torch.tensor([0.3, -9.0]), torch.tensor([1.0]), 2, sign=True).tolist()
         [0.5, -1.0]
     """
@@ -181,7 +181,7 @@ def uniform_quantizer(tensor_data: torch.Tensor, range_min: Any, range_max: Any,
     Raises:
         QuantizerError: the range differs along more than one axis, or does not broadcast.
 
-    Example:
+    Examples:
         >>> uniform_quantizer(torch.tensor([0.3, -9.0]), torch.tensor([-1.0]), torch.tensor([2.0]), 2).tolist()
         [0.0, -1.0]
     """
@@ -205,7 +205,7 @@ def symmetric_lsq_quantizer(
     Raises:
         QuantizerError: the levels are not those of b bits, or thresholds as for ``symmetric_quantizer``.
 
-    Example:
+    Examples:
         >>> symmetric_lsq_quantizer(torch.tensor([0.3, -9.0]), torch.tensor([1.0]), 2, True, -2, 1, 0.1).tolist()
         [0.5, -1.0]
     """
@@ -230,7 +230,7 @@ def uniform_lsq_quantizer(
     Raises:
         QuantizerError: the levels are not those of b bits, or the range as for ``uniform_quantizer``.
 
-    Example:
+    Examples:
         >>> ends = torch.tensor([-1.0]), torch.tensor([2.0])
         >>> uniform_lsq_quantizer(torch.tensor([0.3, -9.0]), *ends, 2, 0, 3, 0.1).tolist()
         [0.0, -1.0]

@@ -18,6 +18,8 @@ from trainable_quantizers_core.quantizer.config import (
 )
 
 NUM_BITS = (2, 3, 4, 8, 16)
+SOFT_ROUNDING_BITS = (4,)
+"""Soft rounding adds an offset to what STE quantizes at all widths."""
 SHAPE = (4, 5, 3)
 """Shape of the tensors whose channels are counted by an axis."""
 THRESHOLDS = (0.7, 2.0, 0.013, 150.0, 1.0)
@@ -113,15 +115,18 @@ class Case:
 def can_be(case: Case) -> bool:
     """Excludes what no quantizer of the contract can be.
 
-    Activations have one set of parameters; weights and uniform grids have no choice of sign.
+    Activations have one set of parameters, and no rounding that is learned; weights and uniform grids have no choice of
+    sign.
     """
-    if case.is_activation and case.axis is not None:
+    if case.is_activation and (case.axis is not None or case.identifier is TrainingMethod.ADAROUND):
+        return False
+    if case.identifier is TrainingMethod.ADAROUND and case.num_bits not in SOFT_ROUNDING_BITS:
         return False
     return case.signed or (case.is_activation and not case.uniform)
 
 
 def all_cases(identifiers: tuple[Any, ...] = tuple(TrainingMethod)) -> Iterator[Case]:
-    """Every case of the shipped quantizers: about 170."""
+    """Every case of the shipped quantizers: about 180."""
     targets = (QuantizationTarget.Weights, QuantizationTarget.Activation)
     methods = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
     axes = (None, 0, 1, -1)

@@ -12,12 +12,21 @@ import numpy as np
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import SHAPE, Case
-from trainable_quantizers_core.conformance.oracle import EPS, Expectation, effective_range, expect, tie_level
+from trainable_quantizers_core.conformance.oracle import (
+    EPS,
+    Expectation,
+    channels_of,
+    effective_range,
+    expect,
+    expect_soft_rounding,
+    tie_level,
+)
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
 
 compared: Counter[str] = Counter()
 """How many numbers the checks of this process have compared, for reports."""
@@ -39,9 +48,10 @@ class Subject:
 
     @property
     def x(self) -> np.ndarray:
-        """The inputs: those that probe the current parameters, unless others were set."""
+        """The inputs: those that probe the current parameters, unless others were set or rounding knows the shape."""
         if self._x is None:
-            self._x = probe_inputs(self.case, self.values)
+            soft = rounds_softly(self.quantizer_class)
+            self._x = _weight(self.case) if soft else probe_inputs(self.case, self.values)
         return self._x
 
     @x.setter
@@ -73,6 +83,15 @@ class Subject:
         """The output of the inferable quantizer."""
         inputs = self.adapter.tensor(self.x if x is None else x)
         return self.adapter.read(self.quantizer.convert2inferable()(inputs))
+
+
+def rounds_softly(quantizer_class: type[BaseTrainableQuantizer]) -> bool:
+    """Whether quantizers of a class learn how each element of one weight is rounded."""
+    return issubclass(quantizer_class, RangeQuantizer) and quantizer_class.gradient.soft_rounding
+
+
+def _weight(case: Case) -> np.ndarray:
+    return np.random.default_rng(3).normal(0, 1, case.shape).astype(np.float32)
 
 
 def updated(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -384,7 +403,56 @@ def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type[BaseTra
     _refused("integers", lambda: subject.quantizer(adapter.tensor(np.ones((2, 2), np.int32), "int32"), True))
 
 
-COMPILED_CHECKS: tuple[Check, ...] = (check_compiled,)
+def check_soft_rounding(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
+    """It starts at the float weight, learns by the gradients of the contract, and is deployed as it rounds then."""
+    schedule = QuantizationSchedule(ramp=9)
+    subject = Subject(adapter, quantizer_class, case, schedule=schedule)
+    subject.assign(updated(subject.values))
+    x = subject.x
+    span = effective_range(case, subject.values).reshaped(channels_of(case, x))
+    ulps = 4 * EPS * np.maximum(np.abs(span.low), np.abs(span.high))
+    start = np.abs(adapter.run(subject.quantizer, x, x).output - np.clip(x, span.low, span.high))
+    _all(start <= 1e-6 * span.step + ulps, True, "it does not start at the weight", x)
+
+    alpha = np.random.default_rng(4).normal(0, 2, case.shape).astype(np.float32)
+    adapter.assign(subject.quantizer, {"alpha": alpha})
+    expected = expect_soft_rounding(case, subject.values, x, alpha)
+    g = np.where(expected.near_end, 0, np.random.default_rng(5).normal(size=x.shape)).astype(np.float32)
+    run = adapter.run(subject.quantizer, x, g)
+    of_range = expect(case, subject.values, expected.moved, g)
+    _all(np.abs(run.output - expected.soft) <= 1e-5 * span.step + ulps, True, "soft rounding differs", x)
+    _all(run.grad_x == of_range.grad_x, True, "dL/dx is wrong", x)
+    _same_gradients(run, of_range)
+    _same_alpha(run, g * expected.grad_alpha, 1e-4 * np.abs(g) * span.step, x)
+
+    frozen = Subject(adapter, quantizer_class, case, schedule=schedule, freeze_quant_params=True)
+    frozen.assign(subject.values)
+    adapter.assign(frozen.quantizer, {"alpha": alpha})
+    of_frozen = adapter.run(frozen.quantizer, x, g)
+    assert not any(np.any(of_frozen.gradients[name]) for name in frozen.values), "frozen variables get a gradient"
+    _same_alpha(of_frozen, g * expected.grad_alpha, 1e-4 * np.abs(g) * span.step, x)
+
+    hard = adapter.run(subject.quantizer, x, g, training=False).output
+    decided = np.abs(expected.rounding - 0.5) > 1e-4
+    _all(np.abs(hard - expected.hard) <= ulps, decided, "it is not rounded as it learned", x)
+    subject.quantizer.advance(9)
+    fresh = quantizer_class.from_config(subject.quantizer.get_config())
+    adapter.save_and_load(subject.quantizer, subject.layer, fresh, case.tensor_shape)
+    same_bits(adapter.run(fresh, x, g).output, hard, "at the end of its schedule, reloaded, it rounds otherwise", x)
+    weight = adapter.read(subject.quantizer.deployed_weight(adapter.tensor(x)))
+    if adapter.exact:
+        same_bits(subject.deployed(weight), hard, "the deployed weight differs", x)
+    else:
+        _all(np.abs(subject.deployed(weight) - hard) <= ulps, decided, "the deployed weight differs", x)
+
+
+def _same_alpha(run: Run, wanted: np.ndarray, allowed: np.ndarray, x: np.ndarray) -> None:
+    gradient = run.gradients["alpha"]
+    assert gradient is not None, "alpha gets no gradient"
+    _all(np.abs(gradient - wanted) <= allowed, True, "dL/dalpha is wrong", x)
+
+
+COMPILED_CHECKS: tuple[Check, ...] = (check_compiled, check_soft_rounding)
 EAGER_CHECKS: tuple[Check, ...] = (
     check_output,
     check_grid,
@@ -403,6 +471,7 @@ EAGER_CHECKS: tuple[Check, ...] = (
     check_disabled,
     check_invalid_input,
     check_ties,
+    check_soft_rounding,
 )
 
 
@@ -417,7 +486,15 @@ APPLIES: dict[Check, Callable[[type[BaseTrainableQuantizer], Case], bool]] = {
 
 
 def applies(check: Check, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool:
-    """Whether a promise is made to a quantizer and case, so that its check has something to look at."""
+    """Whether a promise is made to a quantizer and case, so that its check has something to look at.
+
+    Soft rounding knows the shape of its weight, so that other inputs cannot probe it; what it adds to the forward of
+    STE has a check of its own.
+    """
+    soft = rounds_softly(quantizer_class)
+    if soft or check is check_soft_rounding:
+        without_inputs = (check_config_round_trip, check_disabled, check_invalid_input)
+        return soft and check in (check_soft_rounding, *without_inputs)
     return check not in APPLIES or APPLIES[check](quantizer_class, case)
 
 

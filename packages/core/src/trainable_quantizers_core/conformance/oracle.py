@@ -160,10 +160,7 @@ def expect_range(
     """
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
     axes = tuple(axis for axis in range(x.ndim) if case.axis is None or axis != case.axis % x.ndim)
-    shape = [1] * x.ndim
-    if case.axis is not None:
-        shape[case.axis] = -1
-    span = effective_range(case, values).reshaped(tuple(shape))
+    span = effective_range(case, values).reshaped(channels_of(case, x))
 
     overflow = np.abs(x / span.step) >= 2.0**62 if case.axis is not None else np.zeros(x.shape, bool)
     v = np.clip(x / span.step, -1e9, 1e9)
@@ -213,6 +210,55 @@ def expect_range(
     )
 
 
+def channels_of(case: Case, x: np.ndarray) -> tuple[int, ...]:
+    """The shape in which one number for each channel is broadcast against x."""
+    shape = [1] * x.ndim
+    if case.axis is not None:
+        shape[case.axis] = -1
+    return tuple(shape)
+
+
+@dataclass(frozen=True)
+class SoftRounding:
+    """What section 4 says of soft rounding.
+
+    Args:
+        rounding: h.
+        moved: u.
+        soft: The output in training.
+        hard: The output in evaluation.
+        grad_alpha: dL/dα for dL/dy = 1.
+        near_end: Where float32 may decide otherwise whether u lies inside, or h at 0 or 1.
+    """
+
+    rounding: np.ndarray
+    moved: np.ndarray
+    soft: np.ndarray
+    hard: np.ndarray
+    grad_alpha: np.ndarray
+    near_end: np.ndarray
+
+
+def expect_soft_rounding(
+    case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, alpha: np.ndarray
+) -> SoftRounding:
+    """Section 4, AdaRound, for weights x."""
+    x, alpha = np.asarray(x, np.float64), np.asarray(alpha, np.float64)
+    span = effective_range(case, values).reshaped(channels_of(case, x))
+    lower = np.floor(x / span.step)
+    at_start = np.log((x / span.step - lower + 0.1) / (1.1 - (x / span.step - lower)))
+    sigmoid = 1 / (1 + np.exp(-(at_start + alpha)))
+    rounding = np.clip(1.2 * sigmoid - 0.1, 0, 1)
+    moved = (lower + rounding) * span.step
+    inside = (moved >= span.low) & (moved <= span.high) & (rounding > 0) & (rounding < 1)
+    levels = np.clip(lower + (rounding >= 0.5), span.lowest - span.zero_point, span.highest - span.zero_point)
+    grad_alpha = span.step * 1.2 * sigmoid * (1 - sigmoid) * inside
+    to_end = np.minimum(np.abs(moved - span.low), np.abs(moved - span.high))
+    near_end = (to_end <= 1e-4 * span.step) | (np.abs(np.abs(1.2 * sigmoid - 0.6) - 0.5) <= 1e-5)
+    soft, hard = np.clip(moved, span.low, span.high), levels * span.step
+    return SoftRounding(rounding, moved, soft, hard, grad_alpha, near_end)
+
+
 def _gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
     """R = 1/sqrt(N·highest); N counts one sample of an activation."""
     shared_by = prod(shape[1:]) if case.is_activation else prod(shape)
@@ -224,4 +270,5 @@ def _gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
 _ORACLES: dict[Any, Oracle] = {
     TrainingMethod.STE: partial(expect_range, from_rounding=False, scaled=False),
     TrainingMethod.LSQ: partial(expect_range, from_rounding=True, scaled=True),
+    TrainingMethod.ADAROUND: partial(expect_range, from_rounding=False, scaled=False),  # its start; see soft_rounding
 }

@@ -11,6 +11,7 @@ from typing import Any
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check, applies, compared
+from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -97,8 +98,11 @@ class CaseTrials:
 def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
     """Compilers see the grid as constants: the cases of 4 bits, per tensor or channel, reach every code path.
 
-    Cheap compilers get every axis at 4 bits, and every number of bits per tensor.
+    Cheap compilers get every axis at 4 bits, and every number of bits per tensor. Soft rounding is compiled several
+    times, and has one path.
     """
+    if case.identifier is TrainingMethod.ADAROUND:
+        return case.axis == 0 and (case.power_of_two or adapter.compiles_fast)
     if adapter.compiles_fast:
         return case.num_bits == 4 or case.axis is None
     return case.num_bits == 4 and case.axis in (None, 0)

@@ -105,6 +105,10 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         """The inferable quantizer of mct-quantizers that computes what this one computes now."""
         raise NotImplementedError(f"{type(self).__name__} does not define convert2inferable.")
 
+    def deployed_weight(self, weight: Any) -> Any:
+        """What the inferable quantizer is given in the place of a weight: itself, unless its rounding is learned."""
+        return weight
+
     def add_quantizer_variable(self, name: str, variable: Any, group: VariableGroup = VariableGroup.WEIGHTS) -> None:
         """Make ``variable`` known as ``name``."""
         if not isinstance(group, VariableGroup):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import HELD, SIGNED, STEP
+from trainable_quantizers_core.constants import ALPHA, HELD, SIGNED, STEP
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
@@ -110,6 +110,9 @@ class RangeQuantizer(BaseTrainableQuantizer):
             trainable = variable in values and not self.freeze_quant_params
             created = self._create_variable(layer, f"{name}_{variable}", value, trainable)
             self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)
+        if self.gradient.soft_rounding:
+            alpha = self._create_variable(layer, f"{name}_{ALPHA}", np.zeros(shape or (), np.float32), True)
+            self.add_quantizer_variable(ALPHA, alpha, VariableGroup.WEIGHTS)
 
     def convert2inferable(self) -> BaseInferableQuantizer:
         """The inferable quantizer of mct-quantizers with the same outputs, bit for bit.
@@ -160,6 +163,10 @@ class RangeQuantizer(BaseTrainableQuantizer):
             return variable
         learns = self.schedule.learns(self.get_quantizer_variable(STEP))
         return self._where(learns, variable, self.get_quantizer_variable(f"{name}_{HELD}"))
+
+    def deployed_weight(self, weight: Any) -> Any:
+        """The weight, or where its rounding is learned, the value of its level."""
+        return self(weight, False) if self.gradient.soft_rounding and self.enabled else weight
 
     @abstractmethod
     def step(self) -> Any:

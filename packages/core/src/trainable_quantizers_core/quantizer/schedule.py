@@ -76,6 +76,11 @@ class QuantizationSchedule:
         """First step that quantizes in full."""
         return self.start + self.ramp
 
+    def rounding_power(self, ops: ArrayOps, step: Any) -> Any:
+        """β of the regularizer of soft rounding: from 20 at ``start`` to 2 at ``full_from``."""
+        passed = ops.divide(step - self.start, float(max(self.ramp, 1)))
+        return 20.0 - 18.0 * ops.where(passed > 1, 1.0, ops.where(passed < 0, 0.0, passed))
+
     @property
     def holds(self) -> bool:
         """Whether there are steps at which the parameters do not learn."""

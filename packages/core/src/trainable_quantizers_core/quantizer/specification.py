@@ -38,14 +38,17 @@ class GradientRule:
     Args:
         from_rounding: Whether rounding errors inside the range contribute, or saturated values alone.
         scaled: Whether the gradient is multiplied by r = 1/sqrt(N·highest).
+        soft_rounding: Whether each weight learns by a variable of its own which of its two levels it takes.
     """
 
     from_rounding: bool
     scaled: bool
+    soft_rounding: bool = False
 
 
 STE = GradientRule(from_rounding=False, scaled=False)
 LSQ = GradientRule(from_rounding=True, scaled=True)
+ADAROUND = GradientRule(from_rounding=False, scaled=False, soft_rounding=True)
 
 
 @dataclass(frozen=True)

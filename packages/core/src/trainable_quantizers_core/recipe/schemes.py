@@ -116,6 +116,9 @@ class WeightsScheme(_Scheme):
         if self.accumulator_bits is not None and self.bias is BiasGrid.FLOAT:
             advice = "write bias = 'accumulator', or leave accumulator_bits out: a bias in float is in no accumulator"
             raise invalid(type(self).__name__, "bias", "accumulator where accumulator_bits are set", "float", advice)
+        if self.accumulator_bits is not None and self.training_method is TrainingMethod.ADAROUND:
+            advice = "reconstruct first, and train with another method: learned rounding knows no limit"
+            raise invalid(type(self).__name__, "accumulator_bits", "None with AdaRound", self.accumulator_bits, advice)
 
     def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
         """The configuration of a quantizer that starts from ``params``.

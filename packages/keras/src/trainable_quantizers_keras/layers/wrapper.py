@@ -9,6 +9,7 @@ from typing import Any
 import mct_quantizers
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer
+from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
 
@@ -16,7 +17,7 @@ from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, full_prec
 from trainable_quantizers_keras.layers.calls import behind, masked
 from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
-from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer, located, slot_of
+from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer, located
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
 
@@ -235,16 +236,26 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         grid = self.accumulator
         if grid is not None and grid.bias:
             layer.bias.assign(self._rounded_bias(grid))
-        if grid is not None and grid.bits is not None:
-            for key, weight, quantizer in self.get_weights_vars():
-                slots, slot = located(layer, slot_of(layer, key))
-                slots[slot].assign(self._limited(full_precision(weight), quantizer, grid))
         if not self.weight_values:
+            for key, weight, quantizer in self.get_weights_vars():
+                weight = full_precision(weight)
+                if grid is not None and grid.bits is not None:
+                    weight = self._limited(weight, quantizer, grid)
+                slots, slot = located(layer, self._slots[key])
+                slots[slot].assign(_deployed(weight, quantizer))
             kind = self.inferable_class(in_graph)
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
-        constants = {key: self._weight(key).numpy() for key in inferable}
+        constants = {
+            key: _deployed(weight, each).numpy() for key, weight, each in self.get_weights_vars() if key in inferable
+        }
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)
+
+
+def _deployed(weight: Any, quantizer: Any) -> Any:
+    """What an inferable quantizer is given in the place of a weight."""
+    weight = full_precision(weight)
+    return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 
 def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:

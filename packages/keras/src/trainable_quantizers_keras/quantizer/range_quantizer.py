@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
 from trainable_quantizers_core import THRESHOLD
-from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.constants import ALPHA, HELD, STEP
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import range_step
@@ -20,6 +20,7 @@ from trainable_quantizers_core.quantizer.ties import beside_ties
 from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
 from trainable_quantizers_keras.kernels.effective import TF_OPS, symmetric_range, uniform_range
 from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
+from trainable_quantizers_keras.kernels.soft_rounding import moved, soft_rounding
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 
@@ -55,6 +56,10 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         if not self.enabled:
             return inputs
         min_range, max_range = self.effective_range()
+        given = inputs
+        if self.gradient.soft_rounding:
+            inputs = tf.cast(inputs, tf.float32)
+            inputs = moved(inputs, self._broadcast(self.step(), inputs), self._alpha())
         quantized = fake_quantize(
             inputs if self.rounding is None else self._beside_ties(inputs, self.rounding),
             min_range,
@@ -64,10 +69,36 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             self.gradient.from_rounding,
             self._lsq_factor(inputs) if self.gradient.scaled else 1.0,
         )
-        quantized = tf.cast(quantized, inputs.dtype)
-        if self.schedule is None or training is None or training is False:
+        scheduled = self.schedule is not None and training is not None and training is not False
+        if scheduled and self.gradient.soft_rounding:
+            ends = (self._broadcast(end, inputs) for end in (min_range, max_range))
+            soft = full_precision(self.get_quantizer_variable(STEP)) < self.schedule.full_from
+            soft = tf.logical_and(soft, tf.cast(training, tf.bool))
+            quantized = tf.where(soft, tf.clip_by_value(inputs, *ends), quantized)
+        quantized = tf.cast(quantized, given.dtype)
+        if not scheduled or self.gradient.soft_rounding:
             return quantized
         return self.blended(inputs, quantized, training)
+
+    def rounding_of(self, weight: tf.Tensor) -> tf.Tensor:
+        """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
+        weight = full_precision(weight)
+        return soft_rounding(weight, self._broadcast(self.step(), weight), self._alpha())
+
+    def rounding_regularizer(self, weight: tf.Tensor) -> tf.Tensor:
+        """Σ (1 - |2h - 1|^β) while the schedule ramps, else 0."""
+        step = full_precision(self.get_quantizer_variable(STEP))
+        power = self.schedule.rounding_power(TF_OPS, step)
+        pulls = tf.logical_and(step >= self.schedule.start, step < self.schedule.full_from)
+        return tf.where(pulls, tf.reduce_sum(1 - tf.abs(2 * self.rounding_of(weight) - 1) ** power), 0.0)
+
+    def _alpha(self) -> tf.Tensor:
+        return full_precision(self.get_quantizer_variable(ALPHA))
+
+    def _broadcast(self, parameter: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        if self.channel_axis is None:
+            return parameter
+        return tf.reshape(parameter, [-1 if axis == self.channel_axis else 1 for axis in range(x.shape.rank)])
 
     def _beside_ties(self, inputs: tf.Tensor, rule: RoundingRule) -> tf.Tensor:
         wide = tf.cast(inputs, tf.float32) if inputs.dtype.size < tf.float32.size else inputs

@@ -26,3 +26,13 @@ class LSQSymmetricWeightsTrainableQuantizer(declarations.LSQSymmetricWeights, Ke
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class LSQUniformWeightsTrainableQuantizer(declarations.LSQUniformWeights, KerasRangeQuantizer):
     __doc__ = declarations.LSQUniformWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricWeights, KerasRangeQuantizer):
+    __doc__ = declarations.AdaRoundSymmetricWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, KerasRangeQuantizer):
+    __doc__ = declarations.AdaRoundUniformWeights.__doc__

@@ -32,7 +32,8 @@ def exclude_quantizers_from_weight_decay(optimizer: Any, model: Any) -> Any:
     variables = [
         variable
         for quantizer in trainable_quantizers(model)
-        for variable in quantizer.get_trainable_variables(VariableGroup.QPARAMS)
+        for group in VariableGroup
+        for variable in quantizer.get_trainable_variables(group)
     ]
     if not variables:
         advice = "prepare it first; frozen quantizers have none"

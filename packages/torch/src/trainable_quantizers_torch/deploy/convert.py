@@ -9,6 +9,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_torch.graph.runtime import take_over
 from trainable_quantizers_torch.layers.copies import copied
 from trainable_quantizers_torch.layers.mixed import classes_of, mix
+from trainable_quantizers_torch.layers.wrapper import deployed
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
@@ -47,6 +48,9 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     for module in found:
         if module not in ours:  # the conversion of mct-quantizers leaves the parameters of our quantizers behind
             quantizers = quantizers_in(module)
+            if isinstance(module, PytorchQuantizationWrapper):
+                for _, weight, quantizer in module.get_weights_vars():
+                    weight.data.copy_(deployed(weight, quantizer))
             module.convert_to_inferable_quantizers()
             for quantizer in quantizers:
                 quantizer.release()

@@ -81,6 +81,9 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
         quantizer: A quantizer of weights.
         shape: That of the weight.
 
+    Raises:
+        QuantizerError: a quantizer that learns rounding, which conversion would have to write into the weight.
+
     Examples:
         >>> from trainable_quantizers_torch import *
         >>> config = TrainableQuantizerWeightsConfig(
@@ -91,6 +94,10 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
     """
 
     def __init__(self, quantizer: BaseInferableQuantizer, shape: Any) -> None:
+        if getattr(getattr(quantizer, "gradient", None), "soft_rounding", False):
+            advice = "exclude it by a rule with training_method = 'LSQ', or read it in a layer of its own"
+            rule = "of another training method for a weight that no layer owns alone"
+            raise invalid(type(self).__name__, "quantizer", rule, quantizer, advice)
         torch.nn.Module.__init__(self)
         self.activation_holder_quantizer = quantizer
         quantizer.initialize_quantization(torch.Size(shape), "weight", self)

@@ -218,6 +218,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         grid = self.accumulator
         if grid is not None and grid.bits is not None:
             weights = {key: self._limited(weights[key], self.weights_quantizers[key], grid, False) for key in weights}
+        weights = {key: deployed(weight, self.weights_quantizers[key]).detach() for key, weight in weights.items()}
         inferable = {}
         for key, quantizer in self.weights_quantizers.items():
             if getattr(quantizer, "enabled", True):
@@ -255,6 +256,11 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 held = layer if name == "bias" else self.layer
                 vars(plain)[name] = getattr(held, name)  # forwards read model.fc.in_features or model.fc.bias
         return plain.requires_grad_(False).train(self.training)
+
+
+def deployed(weight: torch.Tensor, quantizer: Any) -> torch.Tensor:
+    """What an inferable quantizer is given in the place of a weight."""
+    return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 
 def _quantizes(quantizer: Any, weight: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from trainable_quantizers_core import THRESHOLD
-from trainable_quantizers_core.constants import HELD, STEP
+from trainable_quantizers_core.constants import ALPHA, HELD, STEP
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
@@ -20,6 +20,7 @@ from trainable_quantizers_core.quantizer.ties import beside_ties
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
+from trainable_quantizers_torch.kernels.soft_rounding import moved, soft_rounding
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer, put, whole
 
 
@@ -46,6 +47,9 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             return inputs
         spec = self.specification
         min_range, max_range = self.effective_range()
+        given = inputs
+        if self.gradient.soft_rounding:
+            inputs = moved(inputs.float(), self._broadcast(self.step(), inputs), self._alpha())
         quantized = fake_quantize(
             inputs if self.rounding is None else self._beside_ties(inputs, self.rounding),
             min_range,
@@ -55,8 +59,33 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             self.gradient.from_rounding,
             spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0,
         )
-        quantized = quantized.to(inputs.dtype)
-        return quantized if self.schedule is None or not training else self.blended(inputs, quantized)
+        if self.schedule is not None and training and self.gradient.soft_rounding:
+            ends = (self._broadcast(end, inputs) for end in (min_range, max_range))
+            soft = self.get_quantizer_variable(STEP) < self.schedule.full_from
+            quantized = torch.where(soft, torch.clamp(inputs, *ends), quantized)
+        quantized = quantized.to(given.dtype)
+        if self.schedule is None or not training or self.gradient.soft_rounding:
+            return quantized
+        return self.blended(inputs, quantized)
+
+    def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
+        """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
+        return soft_rounding(weight.float(), self._broadcast(self.step(), weight), self._alpha())
+
+    def rounding_regularizer(self, weight: torch.Tensor) -> torch.Tensor:
+        """Σ (1 - |2h - 1|^β) while the schedule ramps, else 0."""
+        step = self.get_quantizer_variable(STEP)
+        power = self.schedule.rounding_power(TORCH_OPS, step)
+        pulls = (step >= self.schedule.start) & (step < self.schedule.full_from)
+        return torch.where(pulls, (1 - (2 * self.rounding_of(weight) - 1).abs() ** power).sum(), 0.0)
+
+    def _alpha(self) -> torch.Tensor:
+        return whole(self.get_quantizer_variable(ALPHA)).float()
+
+    def _broadcast(self, parameter: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        if self.channel_axis is None:
+            return parameter
+        return parameter.reshape([-1 if axis == self.channel_axis else 1 for axis in range(x.ndim)])
 
     def _beside_ties(self, inputs: torch.Tensor, rule: RoundingRule) -> torch.Tensor:
         wide = inputs.float() if inputs.dtype.itemsize < torch.float32.itemsize else inputs
@@ -75,7 +104,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
         """A variable per tensor is stored with one axis, because FSDP shards no other."""
-        return variable if self.channel_axis is not None or not variable.ndim else variable.reshape(())
+        return variable.reshape(()) if self.channel_axis is None and variable.numel() == 1 else variable
 
     def step(self) -> torch.Tensor:
         """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
@@ -114,8 +143,8 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     def _create_variable(self, layer: torch.nn.Module, name: str, value: np.ndarray, trainable: bool) -> torch.Tensor:
         device = next((parameter.device for parameter in layer.parameters()), None)
         tensor = torch.tensor(value, device=device)
-        if tensor.is_floating_point():
-            tensor = tensor.reshape(-1)
+        if tensor.is_floating_point() and not tensor.ndim:
+            tensor = tensor.reshape(1)
         if trainable:
             layer.register_parameter(name, torch.nn.Parameter(tensor))
         else:  # a buffer: no requires_grad_(True) on the model can set it free

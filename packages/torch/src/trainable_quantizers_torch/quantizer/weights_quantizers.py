@@ -21,3 +21,11 @@ class LSQSymmetricWeightsTrainableQuantizer(declarations.LSQSymmetricWeights, Py
 
 class LSQUniformWeightsTrainableQuantizer(declarations.LSQUniformWeights, PytorchRangeQuantizer):
     __doc__ = declarations.LSQUniformWeights.__doc__
+
+
+class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricWeights, PytorchRangeQuantizer):
+    __doc__ = declarations.AdaRoundSymmetricWeights.__doc__
+
+
+class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, PytorchRangeQuantizer):
+    __doc__ = declarations.AdaRoundUniformWeights.__doc__

@@ -40,7 +40,8 @@ def parameter_groups(
         id(parameter)
         for module in model.modules()
         for quantizer in quantizers_in(module)
-        for parameter in quantizer.get_trainable_variables(VariableGroup.QPARAMS)
+        for group in VariableGroup
+        for parameter in quantizer.get_trainable_variables(group)
     }
     if not of_quantizers:
         advice = "prepare it first; frozen quantizers have none"

@@ -1,0 +1,58 @@
+"""Layers that were reconstructed give more of what they gave in float, and are deployed as they are."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trainable_quantizers_keras as tq
+from trainable_quantizers_keras.keras_version import full_precision
+
+keras = tf.keras
+L = keras.layers
+X = np.random.default_rng(0).standard_normal((64, 6, 6, 2)).astype("float32")
+
+
+def prepared(weights=None, activations=None):
+    keras.utils.set_random_seed(0)
+    given = keras.Input((6, 6, 2))
+    x = L.Conv2D(4, 3, activation="relu")(given)
+    x = L.DepthwiseConv2D(3, name="depthwise")(x)
+    network = keras.Model(given, L.Dense(3)(L.Flatten()(x)))
+    recipe = tq.Recipe({"num_bits": 2, **(weights or {})}, activations or {"num_bits": 8})
+    return network, tq.prepare(network, recipe, [X], verbose=False)
+
+
+def error(model, network):
+    return float(np.sum((model(X) - network(X)) ** 2) / np.sum(network(X) ** 2))
+
+
+@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+def test_the_error_falls_and_weights_lie_on_levels(method):
+    network, model = prepared({"method": method})
+    before = error(model, network)
+    kernels = [(w, q) for each in model.layers for _, w, q in getattr(each, "get_weights_vars", list)()]
+    floats = [np.array(weight) for weight, _ in kernels]
+    others = [(w, np.array(w)) for w in model.weights if all(w is not weight for weight, _ in kernels)]
+    assert tq.reconstruct(model, [X[:32], X[32:]], steps=60, learning_rate=0.1) is model
+    assert error(model, network) < 0.8 * before
+    kept = []
+    for index, (weight, quantizer) in enumerate(kernels):
+        on_levels = np.array_equal(quantizer(full_precision(weight), False), full_precision(weight))
+        kept.append(np.array_equal(full_precision(weight), floats[index]))
+        assert on_levels != kept[-1]
+    assert not all(kept)
+    assert all(np.array_equal(np.array(weight), value) for weight, value in others)
+    assert len(others) == len(model.weights) - 3
+    np.testing.assert_array_equal(tq.convert(model)(X), model(X))
+
+
+def test_what_cannot_be_reconstructed_is_refused():
+    network, model = prepared({"bias_correction": True})
+    with pytest.raises(tq.QuantizerError, match="model must be one whose biases are those of the float model"):
+        tq.reconstruct(model, [X])
+    with pytest.raises(tq.QuantizerError, match="reconstruct: model must be one with quantized weights"):
+        tq.reconstruct(network, [X])
+    model = prepared()[1]
+    with pytest.raises(tq.QuantizerError, match="reconstruct: data must be batches that the model takes"):
+        tq.reconstruct(model, [X[..., :1]], steps=5)
+    with pytest.raises(tq.QuantizerError, match="reconstruct: data must be at least one batch"):
+        tq.reconstruct(model, [], steps=5)

@@ -1,0 +1,167 @@
+"""Weights rounded so that each layer gives what it gave in float, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+from trainable_quantizers_core.deploy.self_check import quantizers_set_aside
+from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.training.reconstruct import STRENGTH, Reconstruction, check_biases
+
+from trainable_quantizers_torch.calibration.batches import batches_of, modes_kept, run_on
+from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.layers.copies import copied
+from trainable_quantizers_torch.layers.stateless import call_with
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.prepare import find_summary
+from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+
+Call = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Arguments of a layer, arguments by name, and the result in float."""
+
+
+def reconstruct(model: nn.Module, data: Any, steps: int = 1000, learning_rate: float = 1e-2) -> nn.Module:
+    """Round the weights of each layer up or down as its outputs need it, in place and without labels; the model.
+
+    Layer by layer, in the order in which they run: soft rounding (the training method AdaRound) learns from
+    Σ(y - y_float)²/Σy_float² + 0.01·mean(1 - |2h - 1|^β), where y is the layer with what the quantized layers before it
+    give, and y_float the same layer in the float model. The weights become values of levels, which every quantizer
+    keeps: the model is ready to ``convert``, or to train on from there. A layer that does no better stays as it was.
+
+    Args:
+        model: What ``prepare`` made, with the weights of the float model, and biases that were not corrected.
+        data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer at
+            a time what it reads and gives.
+        steps: Steps for each layer, each on one batch.
+        learning_rate: Of Adam.
+
+    Raises:
+        QuantizerError: no layer with quantized weights, biases that were corrected, no data, or a batch that the model
+            does not take.
+
+    Source: Nagel et al. 2020, arXiv 2004.10568.
+
+    Examples:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(16, 4)
+        >>> model = prepare(network, Recipe({"num_bits": 2}, {"num_bits": 8}), [x], verbose=False)
+        >>> before = (model(x) - network(x)).square().mean()
+        >>> bool((reconstruct(model, [x], steps=50)(x) - network(x)).square().mean() <= before)
+        True
+    """
+    how = Reconstruction(steps, learning_rate)
+    reference = copied(model, "reconstruct") if isinstance(model, nn.Module) else model
+    quantizers = [each.quantizer for each in quantizers_of(reference)]
+    wrappers = {name: each for name, each in _wrappers(model) if _rounds(each)}
+    if not wrappers:
+        advice = "pass what prepare returned, with weights of layers among what it quantized"
+        raise invalid("reconstruct", "model", "one with quantized weights", type(model).__name__, advice)
+    found = find_summary(model)
+    check_biases(found.rows if found else ())
+    batches = list(batches_of(data, "reconstruct"))
+    with quantizers_set_aside(quantizers, [each for _, each in _wrappers(reference)]), modes_kept(model):
+        for name in _in_order(reference, wrappers, batches):
+            calls = _calls(model, wrappers[name], reference, reference.get_submodule(name), batches)
+            model.eval()
+            _round(wrappers[name], calls, how)
+    return model
+
+
+def _wrappers(model: Any) -> Iterator[tuple[str, PytorchTrainableQuantizationWrapper]]:
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    return (pair for pair in modules if isinstance(pair[1], PytorchTrainableQuantizationWrapper))
+
+
+def _rounds(wrapper: PytorchTrainableQuantizationWrapper) -> bool:
+    return wrapper.is_str_attr and all(
+        isinstance(each, PytorchRangeQuantizer) and each.enabled for each in wrapper.weights_quantizers.values()
+    )
+
+
+@contextmanager
+def _watched(module: nn.Module, see: Callable[..., None]) -> Iterator[None]:
+    with module.register_forward_hook(see, with_kwargs=True):
+        yield
+
+
+def _in_order(model: nn.Module, names: Any, batches: list[Any]) -> list[str]:
+    """The names of modules, in the order in which they are called."""
+    order: dict[str, None] = {}
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(_watched(model.get_submodule(name), lambda *_, name=name: order.setdefault(name)))
+        for _ in run_on(model, batches[:1], "reconstruct"):
+            pass
+    return list(order)
+
+
+def _calls(
+    model: nn.Module, wrapper: nn.Module, reference: nn.Module, twin: nn.Module, batches: list[Any]
+) -> list[Call]:
+    """What a layer reads in the quantized model, and what it gives in float."""
+    read: list[tuple[Any, Any]] = []
+    given: list[Any] = []
+    with (
+        _watched(wrapper, lambda module, args, kwargs, result: read.append((args, kwargs))),
+        _watched(twin, lambda module, args, kwargs, result: given.append(result)),
+    ):
+        for call, _ in run_on(reference, batches, "reconstruct"):
+            model.eval()
+            call(model)
+    return [(args, kwargs, result) for (args, kwargs), result in zip(read, given, strict=True)]
+
+
+def _round(wrapper: PytorchTrainableQuantizationWrapper, calls: list[Call], how: Reconstruction) -> None:
+    soft = {}
+    for key, weight, quantizer in wrapper.get_weights_vars():
+        soft[key] = twin = how.softly_rounding(quantizer, BasePytorchTrainableQuantizer)
+        scratch = nn.Module().to(weight.device)
+        twin.initialize_quantization(weight.shape, "weight", scratch)
+        scratch.to(weight.device)
+        for name in quantizer.specification.initial:
+            twin.write_variable(name, quantizer.read_variable(name))
+    weights = {key: weight.detach() for key, weight, _ in wrapper.get_weights_vars()}
+    with torch.no_grad():
+        nearest = wrapper.get_quantized_weights()
+    size = sum(weight.numel() for weight in weights.values())
+    alphas = [twin.get_quantizer_variable("alpha") for twin in soft.values()]
+    optimizer = torch.optim.Adam(alphas, how.learning_rate)
+    with torch.enable_grad():
+        for step in range(how.steps):
+            rounded = {key: twin(weights[key], True) for key, twin in soft.items()}
+            loss = _error(wrapper, nearest | rounded, calls[step % len(calls)])
+            penalty = sum(twin.rounding_regularizer(weights[key]) for key, twin in soft.items())
+            gradients = torch.autograd.grad(loss + STRENGTH / size * penalty, alphas)
+            for alpha, gradient in zip(alphas, gradients, strict=True):
+                alpha.grad = gradient
+            optimizer.step()
+            for twin in soft.values():
+                twin.advance()
+    with torch.no_grad():
+        hard = {key: twin(weights[key], False) for key, twin in soft.items()}
+        before, after = (sum(_error(wrapper, given, call) for call in calls) for given in (nearest, nearest | hard))
+        if after < before:
+            for key, weight in weights.items():
+                weight.copy_(hard[key])
+
+
+def _error(wrapper: PytorchTrainableQuantizationWrapper, weights: dict[Any, torch.Tensor], call: Call) -> torch.Tensor:
+    """Σ(y - y_float)²/Σy_float² of one call with given weights."""
+    args, kwargs, wanted = call
+    args = (list(args),) if wrapper.is_inputs_as_list else args
+    options = {**wrapper.op_call_kwargs, **kwargs}
+    result = call_with(wrapper.layer, weights, (*args, *wrapper.op_call_args), options)
+    pairs = [
+        (one, other)
+        for one, other in zip(_pytree.tree_leaves(result), _pytree.tree_leaves(wanted), strict=True)
+        if isinstance(other, torch.Tensor) and other.is_floating_point()
+    ]
+    power = sum(other.square().sum() for _, other in pairs)
+    return sum((one - other).square().sum() for one, other in pairs) / (power + 1e-30)

@@ -1,0 +1,54 @@
+"""What a loss asks of soft rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+
+
+def rounding_regularizer(model: nn.Module) -> torch.Tensor:
+    """Σ (1 - |2h - 1|^β) over all weights that learn their rounding: it pulls h of soft rounding to 0 or 1.
+
+    β goes from 20 at ``start`` of the schedule to 2 at the end of its ``ramp``; before and after the term is 0. Its
+    gradient goes to α alone.
+
+    Raises:
+        QuantizerError: no quantizer of the training method AdaRound with a schedule.
+
+    Source: Nagel et al. 2020, arXiv 2004.10568.
+
+    Examples:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> recipe = Recipe({"num_bits": 2, "training_method": "AdaRound", "schedule": {"ramp": 100}})
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False)
+        >>> loss = model(torch.ones(1, 4)).sum() + 0.01 * rounding_regularizer(model)
+        >>> loss.backward()
+        >>> model[0].weight_alpha.grad.shape
+        torch.Size([2, 4])
+    """
+    soft = [
+        quantizer.rounding_regularizer(weight)
+        for weight, quantizer in _quantized_weights(model)
+        if quantizer.gradient.soft_rounding and quantizer.schedule is not None
+    ]
+    if not soft:
+        advice = "give weights training_method = 'AdaRound' and a schedule with a ramp"
+        raise invalid("rounding_regularizer", "model", "one that learns to round", type(model).__name__, advice)
+    return torch.stack(soft).sum()
+
+
+def _quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchRangeQuantizer]]:
+    """Each weight of a layer with its quantizer; a shared one once."""
+    seen = set()
+    for module in model.modules():
+        if isinstance(module, PytorchTrainableQuantizationWrapper):
+            for _, weight, quantizer in module.get_weights_vars():
+                if isinstance(quantizer, PytorchRangeQuantizer) and quantizer.enabled and id(quantizer) not in seen:
+                    seen.add(id(quantizer))
+                    yield weight, quantizer

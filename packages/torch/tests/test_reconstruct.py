@@ -1,0 +1,68 @@
+"""Layers that were reconstructed give more of what they gave in float, and are deployed as they are."""
+
+import pytest
+import torch
+import trainable_quantizers_torch as tq
+from torch import nn
+
+X = torch.randn(64, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def prepared(weights=None):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 3)]
+    network = nn.Sequential(*layers)
+    recipe = tq.Recipe({"num_bits": 2, **(weights or {})}, {"num_bits": 8})
+    return network, tq.prepare(network, recipe, [X], verbose=False)
+
+
+@torch.no_grad()
+def error(model, network):
+    return ((model(X) - network(X)).square().sum() / network(X).square().sum()).item()
+
+
+@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+def test_the_error_falls_and_weights_lie_on_levels(method):
+    network, model = prepared({"method": method})
+    before = error(model, network)
+    others = {name: value.clone() for name, value in model.state_dict().items() if "layer.weight" not in name}
+    assert tq.reconstruct(model, X.split(32), steps=60, learning_rate=0.1) is model
+    assert error(model, network) < 0.8 * before
+    kept = []
+    for index in (0, 2, 4):
+        weight = model[index].layer.weight
+        on_levels = torch.equal(model[index].weights_quantizers["weight"](weight, False), weight)
+        kept.append(torch.equal(weight, network[index].weight))
+        assert on_levels != kept[-1]
+    assert not all(kept)
+    assert torch.equal(tq.convert(model.eval())(X), model(X))
+    assert all(module.training is False for module in model.modules())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in others.items() if isinstance(value, torch.Tensor))
+
+
+def test_modes_stay_and_training_goes_on():
+    _, model = prepared()
+    model.train()
+    model[2].eval()
+    tq.reconstruct(model, [X], steps=5)
+    assert [model[0].training, model[2].training, model[4].training] == [True, False, True]
+    model(X).sum().backward()
+    assert model[0].layer.weight.grad is not None
+
+
+def test_what_cannot_be_reconstructed_is_refused():
+    network, model = prepared({"bias_correction": True})
+    with pytest.raises(tq.QuantizerError, match="model must be one whose biases are those of the float model"):
+        tq.reconstruct(model, [X])
+    with pytest.raises(tq.QuantizerError, match="reconstruct: model must be one with quantized weights"):
+        tq.reconstruct(network, [X])
+    model = prepared()[1]
+    with pytest.raises(tq.QuantizerError, match="reconstruct: data must be batches that the model takes"):
+        tq.reconstruct(model, [X[:, :1]], steps=5)
+    with pytest.raises(tq.QuantizerError, match="reconstruct: data must be at least one batch"):
+        tq.reconstruct(model, [], steps=5)
+    with pytest.raises(tq.QuantizerError, match="reconstruct: steps must be an integer in 5"):
+        tq.reconstruct(model, [X], steps=2)
+    with pytest.raises(tq.QuantizerError, match="reconstruct: learning_rate must be above 0"):
+        tq.reconstruct(model, [X], learning_rate=0)

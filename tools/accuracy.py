@@ -1,0 +1,113 @@
+"""What few bits cost on the digits of scikit-learn without training, and what reconstruction is worth."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import torch
+import trainable_quantizers_torch as tq
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+SEEDS = (0, 1, 2)
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """1347 images to train, 450 to test, and their labels."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(data.images[:, None] / 16, dtype=torch.float32)[order]
+    y = torch.tensor(data.target)[order]
+    return x[:1347], y[:1347], x[1347:], y[1347:]
+
+
+X, Y, TEST_X, TEST_Y = digits()
+
+
+def plain() -> nn.Module:
+    """Three convolutions and a linear layer."""
+    convolutions = [(1, 16, 1), (16, 32, 2), (32, 32, 2)]
+    layers = [nn.Sequential(nn.Conv2d(i, o, 3, s, 1), nn.ReLU()) for i, o, s in convolutions]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
+
+
+def depthwise() -> nn.Module:
+    """Depthwise convolutions between pointwise ones, without batch norms."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU()]
+    for given, wanted in ((16, 32), (32, 32)):
+        layers += [nn.Conv2d(given, given, 3, 2, 1, groups=given), nn.ReLU(), nn.Conv2d(given, wanted, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
+
+
+def train(model: nn.Module, epochs: int, rate: float) -> None:
+    """Adam with a rate that falls to zero."""
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(X) // 64))
+    model.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(X)).split(64):
+            optimizer.zero_grad()
+            cross_entropy(model(X[rows]), Y[rows]).backward()
+            optimizer.step()
+            decay.step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module) -> float:
+    """Percent of the test images."""
+    return 100 * (model.eval()(TEST_X).argmax(1) == TEST_Y).float().mean().item()
+
+
+@torch.no_grad()
+def error(model: nn.Module, network: nn.Module) -> float:
+    """Percent: squared distance to the outputs in float, relative to their square, on the test images."""
+    expected = network.eval()(TEST_X)
+    return 100 * ((model.eval()(TEST_X) - expected).square().sum() / expected.square().sum()).item()
+
+
+def row(*cells: str) -> None:
+    """A line of a table."""
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of the seeds."""
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def reconstruction() -> None:
+    """Nearest levels beside reconstructed ones, without labels."""
+    row(
+        "network",
+        "bits W/A",
+        "float, %",
+        "nearest, %",
+        "reconstructed, %",
+        "error nearest, %",
+        "error reconstructed, %",
+    )
+    for make in (plain, depthwise):
+        found: dict[int, list[list[float]]] = {3: [], 4: []}
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            network = make()
+            train(network, 15, 3e-3)
+            for bits, rows in found.items():
+                model = tq.prepare(
+                    network,
+                    tq.Recipe(tq.WeightsScheme(num_bits=bits), tq.ActivationsScheme(num_bits=8)),
+                    [X[:256]],
+                    verbose=False,
+                )
+                figures = [accuracy(network), accuracy(model), error(model, network)]
+                tq.reconstruct(model, X[:512].split(64), steps=200, learning_rate=0.03)
+                rows.append([*figures, accuracy(tq.convert(model)), error(model, network)])
+        for bits, rows in found.items():
+            given, nearest, before, reconstructed, after = (spread(values) for values in zip(*rows, strict=True))
+            row(make.__name__, f"{bits}/8", given, nearest, reconstructed, before, after)
+
+
+if __name__ == "__main__":
+    reconstruction()
