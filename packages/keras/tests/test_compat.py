@@ -31,7 +31,7 @@ class BaseOfMine(BaseKerasTrainableQuantizer):
 
 
 @mark_quantizer(quantization_target=QuantizationTarget.Weights,
-                quantization_method=[QuantizationMethod.SYMMETRIC], identifier=TrainingMethod.LSQ)
+                quantization_method=[QuantizationMethod.SYMMETRIC], identifier="halved")  # a mark of its own: others look LSQ up
 class HalvedThreshold(BaseOfMine):
     def __init__(self, quantization_config: TrainableQuantizerWeightsConfig):
         super().__init__(quantization_config)
@@ -70,7 +70,7 @@ def with_changed_imports() -> dict:
 def test_a_class_written_for_the_toolkit_works_with_changed_imports(wrapper, tmp_path):
     names = with_changed_imports()
     found = compat.get_trainable_quantizer_class(
-        tq.QuantizationTarget.Weights, compat.TrainingMethod.LSQ, Method.SYMMETRIC, names["BaseOfMine"]
+        tq.QuantizationTarget.Weights, "halved", Method.SYMMETRIC, names["BaseOfMine"]
     )
     assert found is names["HalvedThreshold"]
     keras.utils.set_random_seed(0)
@@ -176,7 +176,7 @@ def test_both_ends_of_a_range_learn_by_themselves():
     assert [gradient.numpy().tolist() for gradient in gradients] == [[1.0, 2.0], [3.0, 3.0]]
 
 
-@pytest.mark.parametrize("training", compat.TrainingMethod)
+@pytest.mark.parametrize("training", [compat.TrainingMethod.STE, compat.TrainingMethod.LSQ])
 @pytest.mark.parametrize("method", Method.__members__)
 def test_activation_quantizers_are_found_below_their_base(training, method):
     def find():

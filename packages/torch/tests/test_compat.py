@@ -32,7 +32,7 @@ class BaseOfMine(BasePytorchTrainableQuantizer):
 
 
 @mark_quantizer(quantization_target=QuantizationTarget.Weights,
-                quantization_method=[QuantizationMethod.SYMMETRIC], identifier=TrainingMethod.LSQ)
+                quantization_method=[QuantizationMethod.SYMMETRIC], identifier="halved")  # a mark of its own: others look LSQ up
 class HalvedThreshold(BaseOfMine):
     def __init__(self, quantization_config: TrainableQuantizerWeightsConfig):
         super().__init__(quantization_config)
@@ -71,7 +71,7 @@ def with_changed_imports() -> dict:
 def test_a_class_written_for_the_toolkit_works_with_changed_imports(wrapper):
     names = with_changed_imports()
     found = compat.get_trainable_quantizer_class(
-        tq.QuantizationTarget.Weights, compat.TrainingMethod.LSQ, Method.SYMMETRIC, names["BaseOfMine"]
+        tq.QuantizationTarget.Weights, "halved", Method.SYMMETRIC, names["BaseOfMine"]
     )
     assert found is names["HalvedThreshold"]
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def test_both_ends_of_a_range_learn_by_themselves():
     assert [gradient.tolist() for gradient in gradients] == [[1.0, 2.0], [3.0, 3.0]]
 
 
-@pytest.mark.parametrize("training", compat.TrainingMethod)
+@pytest.mark.parametrize("training", [compat.TrainingMethod.STE, compat.TrainingMethod.LSQ])
 @pytest.mark.parametrize("method", Method.__members__)
 def test_activation_quantizers_are_found_below_their_base(training, method):
     def find():
