@@ -32,7 +32,7 @@ class BaseOfMine(BasePytorchTrainableQuantizer):
 
 
 @mark_quantizer(quantization_target=QuantizationTarget.Weights,
-                quantization_method=[QuantizationMethod.SYMMETRIC], identifier="halved")  # a mark of its own: others look LSQ up
+                quantization_method=[QuantizationMethod.SYMMETRIC], identifier="halved")
 class HalvedThreshold(BaseOfMine):
     def __init__(self, quantization_config: TrainableQuantizerWeightsConfig):
         super().__init__(quantization_config)

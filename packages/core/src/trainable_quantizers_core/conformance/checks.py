@@ -438,12 +438,16 @@ def check_soft_rounding(adapter: FrameworkAdapter, quantizer_class: type[BaseTra
     subject.quantizer.advance(9)
     fresh = quantizer_class.from_config(subject.quantizer.get_config())
     adapter.save_and_load(subject.quantizer, subject.layer, fresh, case.tensor_shape)
-    same_bits(adapter.run(fresh, x, g).output, hard, "at the end of its schedule, reloaded, it rounds otherwise", x)
-    weight = adapter.read(subject.quantizer.deployed_weight(adapter.tensor(x)))
-    if adapter.exact:
-        same_bits(subject.deployed(weight), hard, "the deployed weight differs", x)
-    else:
-        _all(np.abs(subject.deployed(weight) - hard) <= ulps, decided, "the deployed weight differs", x)
+    reloaded = adapter.run(fresh, x, g).output
+    deployed = subject.deployed(adapter.read(subject.quantizer.deployed_weight(adapter.tensor(x))))
+    for found, text in (
+        (reloaded, "at the end of its schedule, reloaded, it rounds otherwise"),
+        (deployed, "the deployed weight differs"),
+    ):
+        if adapter.exact:
+            same_bits(found, hard, text, x)
+        else:
+            _all(np.abs(found - hard) <= ulps, decided, text, x)
 
 
 def _same_alpha(run: Run, wanted: np.ndarray, allowed: np.ndarray, x: np.ndarray) -> None:
