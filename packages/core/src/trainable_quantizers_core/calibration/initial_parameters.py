@@ -21,7 +21,9 @@ from trainable_quantizers_core.constants import (
 )
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS, AccumulatorGrid, largest_sum
 from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
 _BLOCK = 2**18  # weights that are looked at together, if they are not of one channel
@@ -39,6 +41,37 @@ class Calibrated:
 
     params: dict[str, Any]
     findings: tuple[str, ...] = ()
+
+
+def threshold_within(weight: np.ndarray, quantizer: RangeQuantizer, accumulator: AccumulatorGrid) -> Any:
+    """Power-of-two thresholds of a weight, doubled until its sums fit into three quarters of the accumulator.
+
+    Fewer levels of larger steps keep the size of a weight, where smaller levels would not; the last quarter is for the
+    bias.
+
+    Args:
+        weight: Its values.
+        quantizer: Has the calibrated threshold, and no variables yet.
+        accumulator: Its bits, the quantizers of its inputs, the axis of the channels.
+
+    Returns:
+        As the configuration has it: a number, or one for each channel.
+    """
+    config: Any = quantizer.quantization_config
+    given = config.weights_quantization_params[THRESHOLD]
+    axis, grid = accumulator.axis(quantizer), quantizer.specification.grid
+    rows = np.reshape(weight, (1, -1)) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    lowest, highest = accumulator.levels
+    room = 0.75 * largest_sum(accumulator.bits or MAX_ACCUMULATOR_BITS) / max(-lowest, highest)
+    found = np.broadcast_to(np.exp2(np.ceil(np.log2(np.asarray(given, np.float64)))), len(rows)).copy()
+    for _ in range(MAX_ACCUMULATOR_BITS):  # no more than that can be missing
+        levels = np.rint(rows / (found / grid.steps_per_threshold)[:, None]).clip(grid.lowest, grid.highest)
+        above, below = np.maximum(levels, 0).sum(axis=1), np.maximum(-levels, 0).sum(axis=1)
+        exceeds = (above + below if lowest < 0 else np.maximum(above, below)) > room
+        if not exceeds.any():
+            break
+        found[exceeds if np.ndim(given) else slice(None)] *= 2
+    return found.astype(np.float32) if np.ndim(given) else float(found.max())
 
 
 def activation_parameters(statistics: TensorStatistics, scheme: ActivationsScheme) -> Calibrated:

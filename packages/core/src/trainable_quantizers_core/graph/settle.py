@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.calibration.initial_parameters import activation_parameters, weights_parameters
+from trainable_quantizers_core.calibration.initial_parameters import (
+    activation_parameters,
+    threshold_within,
+    weights_parameters,
+)
 from trainable_quantizers_core.calibration.observation import NOT_FLOATING, UNBOUNDED, Observation
 from trainable_quantizers_core.enums import BiasGrid, Granularity
 from trainable_quantizers_core.errors import invalid
@@ -76,7 +80,7 @@ def settle(
                 findings += measured.findings
                 settled[position].output = plan.activations.quantizer(plan.activations.config(measured.params), base)
                 in_words[position] = scheme_in_words(plan.activations)
-    _settle_sums(graph, plans, settled, [notes for _, _, notes in weights])
+    _settle_sums(graph, plans, settled, [notes for _, _, notes in weights], weight_values)
     rows = [
         _row(graph[at], plans[at], places[at], quantizers, in_words[at], notes, findings)
         for at, (quantizers, findings, notes) in enumerate(weights)
@@ -94,7 +98,11 @@ def settle(
 
 
 def _settle_sums(
-    graph: ModelGraph, plans: Sequence[LayerPlan], settled: Sequence[Settled], notes: Sequence[list[str]]
+    graph: ModelGraph,
+    plans: Sequence[LayerPlan],
+    settled: Sequence[Settled],
+    notes: Sequence[list[str]],
+    values: WeightValues,
 ) -> None:
     """Which biases make up for the mean error, and which layers have accumulators with a grid or a limit."""
     calls: dict[str, list[int]] = {}
@@ -118,8 +126,11 @@ def _settle_sums(
         on_grid = bool(inputs) and all(map(is_power_of_two, inputs))
         missing = missing or ("" if on_grid else "the input is not on a power-of-two grid")
         if not missing:
-            axis = graph[first].weights[0].axis
-            settled[first].accumulator = AccumulatorGrid(inputs, scheme.accumulator_bits, axis, biased)
+            weight = next(each for each in graph[first].weights if each.name in settled[first].weights)
+            accumulator = AccumulatorGrid(inputs, scheme.accumulator_bits, weight.axis, biased)
+            settled[first].accumulator = accumulator
+            if accumulator.bits is not None:
+                quantizers[0].start_at(threshold_within(values(first, weight), quantizers[0], accumulator))
             continue
         lost = ["bias in float"] if biased and powers else []
         lost += ["sums without a limit"] if scheme.accumulator_bits is not None else []

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import ALPHA, HELD, SIGNED, STEP
+from trainable_quantizers_core.constants import ALPHA, HELD, SIGNED, STEP, THRESHOLD
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
@@ -79,6 +79,13 @@ class RangeQuantizer(BaseTrainableQuantizer):
         params = {**config.activation_quantization_params, SIGNED: signed}
         config = replace(config, activation_quantization_params=params)
         self.quantization_config = config
+        self.specification = RangeSpecification.from_config(type(self).__name__, config)
+
+    def start_at(self, threshold: np.ndarray | float) -> None:
+        """Start from another threshold of a weight; it has no variables yet."""
+        config: Any = self.quantization_config
+        params = {**config.weights_quantization_params, THRESHOLD: threshold}
+        self.quantization_config = config = replace(config, weights_quantization_params=params)
         self.specification = RangeSpecification.from_config(type(self).__name__, config)
 
     @property
