@@ -121,11 +121,13 @@ def _settle_sums(
         quantizers = [*settled[first].weights.values()]
         inputs = [each for at in positions for each in _grids_read(graph, settled, at)]
         powers = len(quantizers) == 1 and is_power_of_two(quantizers[0])
-        missing = "" if graph[first].layer else "no layer holds the weight"
-        missing = missing or ("" if powers else "the weights are not on one power-of-two grid")
-        on_grid = bool(inputs) and all(map(is_power_of_two, inputs))
-        missing = missing or ("" if on_grid else "the input is not on a power-of-two grid")
-        if not missing:
+        if not graph[first].layer:
+            missing = "no layer holds the weight"
+        elif not powers:
+            missing = "the weights are not on one power-of-two grid"
+        elif not inputs or not all(map(is_power_of_two, inputs)):
+            missing = "the input is not on a power-of-two grid"
+        else:
             weight = next(each for each in graph[first].weights if each.name in settled[first].weights)
             accumulator = AccumulatorGrid(inputs, scheme.accumulator_bits, weight.axis, biased)
             settled[first].accumulator = accumulator
