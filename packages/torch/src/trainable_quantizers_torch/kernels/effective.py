@@ -84,7 +84,13 @@ _symmetric_range = operator(
 def _uniform_forward(
     min_range: torch.Tensor, max_range: torch.Tensor, num_bits: int, signed: bool, min_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return follow(rules.effective_uniform_range, (min_range, max_range), Grid(num_bits, signed), min_threshold)
+    ends = follow(rules.effective_uniform_range, (min_range, max_range), Grid(num_bits, signed), min_threshold)
+    if torch.compiler.is_compiling():
+        # It would compute both ends anew at every use, and each ``where`` uses its arguments twice: a hundred thousand
+        # operations. It stores what ``as_strided`` reads.
+        low, high = (end.as_strided(end.shape, end.stride()) for end in ends)
+        return low, high
+    return ends
 
 
 _uniform_range = operator(

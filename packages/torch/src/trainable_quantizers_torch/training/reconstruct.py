@@ -49,6 +49,7 @@ def reconstruct(model: nn.Module, data: Any, steps: int = 1000, learning_rate: f
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> _ = torch.manual_seed(0)
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(16, 4)
         >>> model = prepare(network, Recipe({"num_bits": 2}, {"num_bits": 8}), [x], verbose=False)
