@@ -197,10 +197,6 @@ def mobile_net():
     return keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
 
 
-def res_net():
-    return keras.applications.ResNet50(input_shape=(32, 32, 3), weights=None, classes=3)
-
-
 NETWORKS = {
     "residual": (residual, IMAGES),
     "chain": (chain, IMAGES),
@@ -223,8 +219,8 @@ SPECIAL = {
     "shared across models": (shared_across_models, ROWS),
 }
 MOBILE_NET = {"MobileNetV2": (mobile_net, LARGE_IMAGES)}
-APPLICATIONS = {**MOBILE_NET, **({"ResNet50": (res_net, LARGE_IMAGES)} if KERAS_3 else {})}
-"""All the way once; with Keras 2 the one that has every kind of layer of the other."""
+SHOWN = NETWORKS if KERAS_3 else {name: NETWORKS[name] for name in ("residual", "subclassed")}
+"""For what Keras 3 shows of every network; with Keras 2 all go the whole way once, and these two do the rest."""
 
 
 def outputs(model, inputs, training=False):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
-from keras_networks import MOBILE_NET, NETWORKS, SPECIAL
+from keras_networks import MOBILE_NET, SHOWN, SPECIAL
 from keras_trained import IMAGES, trained
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.integer.arithmetic import to_integers
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
 
 L = keras.layers
 
@@ -101,10 +101,10 @@ IN_FLOAT = {
 }
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *SPECIAL, *MOBILE_NET])
+@pytest.mark.parametrize("name", [*SHOWN, *SPECIAL, *MOBILE_NET] if KERAS_3 else SHOWN)
 def test_networks_of_many_kinds_have_programs(name):
     keras.utils.set_random_seed(0)
-    build, inputs = (NETWORKS | SPECIAL | MOBILE_NET)[name]
+    build, inputs = (SHOWN | SPECIAL | MOBILE_NET)[name]
     deployed = prepared(build(), inputs)
     if name in REFUSED:
         with pytest.raises(tq.QuantizerError, match=REFUSED[name]):

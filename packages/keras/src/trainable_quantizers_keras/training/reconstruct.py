@@ -49,6 +49,7 @@ def reconstruct(model: Any, data: Any, steps: int = 1000, learning_rate: float =
     Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> keras.utils.set_random_seed(0)
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
         >>> x = np.random.randn(16, 4).astype("float32")
         >>> model = prepare(network, Recipe({"num_bits": 2}, {"num_bits": 8}), [x], verbose=False)
