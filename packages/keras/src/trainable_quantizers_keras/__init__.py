@@ -65,6 +65,7 @@ from trainable_quantizers_keras.quantizer.weights_quantizers import (
 )
 from trainable_quantizers_keras.report import report
 from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
+from trainable_quantizers_keras.training.distillation import Distillation
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.training.reconstruct import reconstruct
 from trainable_quantizers_keras.training.regularizers import rounding_regularizer
@@ -83,6 +84,7 @@ __all__ = [
     "AdaRoundUniformWeightsTrainableQuantizer",
     "BaseKerasTrainableQuantizer",
     "CalibrationMethod",
+    "Distillation",
     "GradientRule",
     "Granularity",
     "KerasActivationQuantizationHolder",

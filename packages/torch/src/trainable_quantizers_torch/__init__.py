@@ -64,6 +64,7 @@ from trainable_quantizers_torch.quantizer.weights_quantizers import (
 )
 from trainable_quantizers_torch.report import report
 from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
+from trainable_quantizers_torch.training.distillation import Distillation
 from trainable_quantizers_torch.training.optimizer import parameter_groups
 from trainable_quantizers_torch.training.reconstruct import reconstruct
 from trainable_quantizers_torch.training.regularizers import rounding_regularizer
@@ -82,6 +83,7 @@ __all__ = [
     "AdaRoundUniformWeightsTrainableQuantizer",
     "BasePytorchTrainableQuantizer",
     "CalibrationMethod",
+    "Distillation",
     "GradientRule",
     "Granularity",
     "LSQSymmetricActivationTrainableQuantizer",

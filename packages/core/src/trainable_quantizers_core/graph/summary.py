@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from trainable_quantizers_core.graph.coverage import Coverage
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
+_FOLDED = "folded into "
+
 
 @dataclass(frozen=True)
 class SummaryRow:
@@ -56,6 +58,12 @@ class Summary:
         """The share of the multiply-accumulates whose weights and inputs are quantized, from 0 to 1."""
         return self.work.share
 
+    @property
+    def folded(self) -> dict[str, str]:
+        """The layer that each folded batch norm is a part of, by the name of the norm."""
+        rows = (row for row in self.rows if row.reason.startswith(_FOLDED))
+        return {row.layer: row.reason.removeprefix(_FOLDED) for row in rows}
+
     def with_norms(self, folded: Mapping[str, str]) -> Summary:
         """The summary of a model whose batch norms were to fold first.
 
@@ -72,7 +80,7 @@ class Summary:
         ]
         for norm, layer in folded.items():
             at = max((at for at, row in enumerate(rows) if row.layer == layer), default=len(rows) - 1)
-            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"folded into {layer}"))
+            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"{_FOLDED}{layer}"))
         return replace(self, rows=tuple(rows))
 
     def with_accumulators(self, bits: Mapping[str, int]) -> Summary:
