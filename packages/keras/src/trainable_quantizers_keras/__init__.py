@@ -8,6 +8,7 @@ from trainable_quantizers_core import (
     THRESHOLD,
     AccumulatorGrid,
     ActivationsScheme,
+    Budget,
     CalibrationMethod,
     Granularity,
     LayerRule,
@@ -64,6 +65,7 @@ from trainable_quantizers_keras.quantizer.weights_quantizers import (
     STEUniformWeightsTrainableQuantizer,
 )
 from trainable_quantizers_keras.report import report
+from trainable_quantizers_keras.search_bits import search_bits
 from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_keras.training.distillation import Distillation
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
@@ -83,6 +85,7 @@ __all__ = [
     "AdaRoundSymmetricWeightsTrainableQuantizer",
     "AdaRoundUniformWeightsTrainableQuantizer",
     "BaseKerasTrainableQuantizer",
+    "Budget",
     "CalibrationMethod",
     "Distillation",
     "GradientRule",
@@ -137,6 +140,7 @@ __all__ = [
     "report",
     "rounding_regularizer",
     "save_quantizers",
+    "search_bits",
     "sensitivity",
     "summary",
     "telemetry",

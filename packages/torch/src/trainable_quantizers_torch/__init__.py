@@ -9,6 +9,7 @@ from trainable_quantizers_core import (
     THRESHOLD,
     AccumulatorGrid,
     ActivationsScheme,
+    Budget,
     CalibrationMethod,
     Granularity,
     LayerRule,
@@ -63,6 +64,7 @@ from trainable_quantizers_torch.quantizer.weights_quantizers import (
     STEUniformWeightsTrainableQuantizer,
 )
 from trainable_quantizers_torch.report import report
+from trainable_quantizers_torch.search_bits import search_bits
 from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_torch.training.distillation import Distillation
 from trainable_quantizers_torch.training.optimizer import parameter_groups
@@ -82,6 +84,7 @@ __all__ = [
     "AdaRoundSymmetricWeightsTrainableQuantizer",
     "AdaRoundUniformWeightsTrainableQuantizer",
     "BasePytorchTrainableQuantizer",
+    "Budget",
     "CalibrationMethod",
     "Distillation",
     "GradientRule",
@@ -132,6 +135,7 @@ __all__ = [
     "report",
     "rounding_regularizer",
     "save_quantizers",
+    "search_bits",
     "sensitivity",
     "summary",
     "telemetry",

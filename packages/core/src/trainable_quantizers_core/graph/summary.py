@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from trainable_quantizers_core.graph.costs import OperationCost
 from trainable_quantizers_core.graph.coverage import Coverage
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
@@ -40,6 +41,7 @@ class Summary:
         rows: What became of each.
         work: How much of the model computes on quantized numbers.
         runtime: The package that the converted model needs besides mct-quantizers; empty if it needs none.
+        costs: What its operations cost by widths.
 
     Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
@@ -52,6 +54,7 @@ class Summary:
     rows: tuple[SummaryRow, ...]
     work: Coverage = field(default_factory=Coverage)
     runtime: str = ""
+    costs: tuple[OperationCost, ...] = field(default=(), repr=False)
 
     @property
     def coverage(self) -> float:
