@@ -1,4 +1,4 @@
-"""What few bits cost on the digits of scikit-learn without training, and what reconstruction is worth."""
+"""Few bits on the digits of scikit-learn without training: what reconstruction and searched widths are worth."""
 
 from __future__ import annotations
 
@@ -109,5 +109,27 @@ def reconstruction() -> None:
             row(make.__name__, f"{bits}/8", given, nearest, reconstructed, before, after)
 
 
+def search() -> None:
+    """One width of weights for all layers beside searched ones that take as many bytes."""
+    row("network", "mean bits", "float, %", "one width, %", "searched, %", "error one width, %", "error searched, %")
+    for make in (plain, depthwise):
+        found: dict[int, list[list[float]]] = {3: [], 4: []}
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            network = make()
+            train(network, 15, 3e-3)
+            size = sum(weight.numel() for name, weight in network.named_parameters() if name.endswith("weight"))
+            for bits, rows in found.items():
+                same = tq.Recipe(tq.WeightsScheme(num_bits=bits), tq.ActivationsScheme(num_bits=8))
+                budget = tq.Budget(weight_bytes=size * bits / 8)
+                widths = (2, 3, 4, 5, 6, 8)
+                searched = tq.search_bits(network, same, [X[:256]], budget, widths, verbose=False)
+                models = [tq.prepare(network, recipe, [X[:256]], verbose=False) for recipe in (same, searched)]
+                rows.append([accuracy(network), *map(accuracy, models), *(error(model, network) for model in models)])
+        for bits, rows in found.items():
+            row(make.__name__, str(bits), *(spread(values) for values in zip(*rows, strict=True)))
+
+
 if __name__ == "__main__":
     reconstruction()
+    search()

@@ -146,7 +146,7 @@ def toolkit(arguments: list[str]) -> None:
 
 
 def accuracy(arguments: list[str]) -> None:
-    """Digits at few bits without training, as calibrated and reconstructed; see docs/training.md."""
+    """Digits at few bits without training: as calibrated, reconstructed, with searched widths; see docs/training.md."""
     hatch("run", "test:python", "tools/accuracy.py", *arguments)
 
 

@@ -55,6 +55,21 @@ alone = train(prepared(x), x, y)
 for one, other in zip(model.module.parameters(), alone.parameters(), strict=True):
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 """,
+    "distilled replicas are one process": """
+def distilled(rank, world):
+    student = prepared(x)
+    distillation = tq.Distillation(float_network, student, ("3",))
+    whole = nn.parallel.DistributedDataParallel(distillation) if world > 1 else distillation
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        outputs, loss = whole(x)
+        (loss + ((outputs - y) ** 2)[rank::world].mean()).backward()
+        optimizer.step()
+    return student
+for one, other in zip(distilled(rank, 2).parameters(), distilled(0, 1).parameters(), strict=True):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+""",
     "data of each rank give one range": """
 data = x.abs() if rank else x
 model = prepared(data)

@@ -13,6 +13,7 @@ from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_
 from trainable_quantizers_core.deploy.verification import TensorDifference, Verification
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity, RoundingRule, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import QuantizerError
+from trainable_quantizers_core.graph.bit_widths import Budget
 from trainable_quantizers_core.graph.summary import Summary, SummaryRow
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.program import Program
@@ -42,6 +43,7 @@ __all__ = [
     "ActivationsScheme",
     "BaseLinearAnnealingScheduler",
     "BaseTrainableQuantizer",
+    "Budget",
     "Calibrated",
     "CalibrationMethod",
     "Granularity",

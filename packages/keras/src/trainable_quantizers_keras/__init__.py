@@ -8,6 +8,7 @@ from trainable_quantizers_core import (
     THRESHOLD,
     AccumulatorGrid,
     ActivationsScheme,
+    Budget,
     CalibrationMethod,
     Granularity,
     LayerRule,
@@ -64,7 +65,9 @@ from trainable_quantizers_keras.quantizer.weights_quantizers import (
     STEUniformWeightsTrainableQuantizer,
 )
 from trainable_quantizers_keras.report import report
+from trainable_quantizers_keras.search_bits import search_bits
 from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
+from trainable_quantizers_keras.training.distillation import Distillation
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.training.reconstruct import reconstruct
 from trainable_quantizers_keras.training.regularizers import rounding_regularizer
@@ -82,7 +85,9 @@ __all__ = [
     "AdaRoundSymmetricWeightsTrainableQuantizer",
     "AdaRoundUniformWeightsTrainableQuantizer",
     "BaseKerasTrainableQuantizer",
+    "Budget",
     "CalibrationMethod",
+    "Distillation",
     "GradientRule",
     "Granularity",
     "KerasActivationQuantizationHolder",
@@ -135,6 +140,7 @@ __all__ = [
     "report",
     "rounding_regularizer",
     "save_quantizers",
+    "search_bits",
     "sensitivity",
     "summary",
     "telemetry",

@@ -9,6 +9,7 @@ from trainable_quantizers_core import (
     THRESHOLD,
     AccumulatorGrid,
     ActivationsScheme,
+    Budget,
     CalibrationMethod,
     Granularity,
     LayerRule,
@@ -63,7 +64,9 @@ from trainable_quantizers_torch.quantizer.weights_quantizers import (
     STEUniformWeightsTrainableQuantizer,
 )
 from trainable_quantizers_torch.report import report
+from trainable_quantizers_torch.search_bits import search_bits
 from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
+from trainable_quantizers_torch.training.distillation import Distillation
 from trainable_quantizers_torch.training.optimizer import parameter_groups
 from trainable_quantizers_torch.training.reconstruct import reconstruct
 from trainable_quantizers_torch.training.regularizers import rounding_regularizer
@@ -81,7 +84,9 @@ __all__ = [
     "AdaRoundSymmetricWeightsTrainableQuantizer",
     "AdaRoundUniformWeightsTrainableQuantizer",
     "BasePytorchTrainableQuantizer",
+    "Budget",
     "CalibrationMethod",
+    "Distillation",
     "GradientRule",
     "Granularity",
     "LSQSymmetricActivationTrainableQuantizer",
@@ -130,6 +135,7 @@ __all__ = [
     "report",
     "rounding_regularizer",
     "save_quantizers",
+    "search_bits",
     "sensitivity",
     "summary",
     "telemetry",

@@ -66,19 +66,28 @@ class Sensitivity:
             )
             for each in self.quantizers
         ]
-        widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-        lines = [
-            "  ".join(
-                [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
-            )
-            for name, *cells in (_HEAD, *rows)
-        ]
+        lines = in_columns((_HEAD, *rows), 1)
         together = f"{10 * log10(1 / self.error):.1f} dB" if self.error else "the outputs of the float model"
         return "\n".join([*lines, f"All together: {together}."])
 
 
+def in_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of a table: the first ``left`` columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
 def measured_sensitivity(
-    placed: Sequence[PlacedQuantizer], wrappers: Iterable[Any], outputs: Callable[[], Iterable[np.ndarray]]
+    placed: Sequence[PlacedQuantizer],
+    wrappers: Iterable[Any],
+    outputs: Callable[[], Iterable[np.ndarray]],
+    keep: Callable[[PlacedQuantizer], bool] = lambda each: True,
 ) -> Sensitivity:
     """Run a model once in float, once in full, and once with each quantizer alone.
 
@@ -86,12 +95,13 @@ def measured_sensitivity(
         placed: Its quantizers.
         wrappers: What rounds biases to the grids of accumulators; without quantizers there are none.
         outputs: Gives all outputs on all data.
+        keep: Which of the quantizers to measure.
     """
     complete = list(outputs())
     rows = []
     with quantizers_set_aside([each.quantizer for each in placed], wrappers):
         expected = list(outputs())
-        for each in placed:
+        for each in filter(keep, placed):
             each.quantizer.enabled = True
             try:
                 error = _relative(outputs(), expected)

@@ -16,6 +16,7 @@ from trainable_quantizers_core.calibration.initial_parameters import (
 from trainable_quantizers_core.calibration.observation import NOT_FLOATING, UNBOUNDED, Observation
 from trainable_quantizers_core.enums import BiasGrid, Granularity
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.graph.costs import costs_of
 from trainable_quantizers_core.graph.coverage import Coverage, coverage
 from trainable_quantizers_core.graph.operation import MULTIPLYING, ModelGraph, Operation, Weight
 from trainable_quantizers_core.graph.placement import Place, place
@@ -94,7 +95,13 @@ def settle(
         exempt=frozenset(exempt),
     )
     _check_coverage(recipe, found)
-    return tuple(settled), Summary(tuple(row for row in rows if row is not None), found)
+    costs = costs_of(
+        graph,
+        [each.weights for each in settled],
+        [each.output is not None for each in settled],
+        lambda position, weight: weight_values(position, weight).size,
+    )
+    return tuple(settled), Summary(tuple(row for row in rows if row is not None), found, costs=costs)
 
 
 def _settle_sums(

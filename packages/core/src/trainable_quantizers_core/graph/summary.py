@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from trainable_quantizers_core.graph.costs import OperationCost
 from trainable_quantizers_core.graph.coverage import Coverage
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
+
+_FOLDED = "folded into "
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Summary:
         rows: What became of each.
         work: How much of the model computes on quantized numbers.
         runtime: The package that the converted model needs besides mct-quantizers; empty if it needs none.
+        costs: What its operations cost by widths.
 
     Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
@@ -50,11 +54,18 @@ class Summary:
     rows: tuple[SummaryRow, ...]
     work: Coverage = field(default_factory=Coverage)
     runtime: str = ""
+    costs: tuple[OperationCost, ...] = field(default=(), repr=False)
 
     @property
     def coverage(self) -> float:
         """The share of the multiply-accumulates whose weights and inputs are quantized, from 0 to 1."""
         return self.work.share
+
+    @property
+    def folded(self) -> dict[str, str]:
+        """The layer that each folded batch norm is a part of, by the name of the norm."""
+        rows = (row for row in self.rows if row.reason.startswith(_FOLDED))
+        return {row.layer: row.reason.removeprefix(_FOLDED) for row in rows}
 
     def with_norms(self, folded: Mapping[str, str]) -> Summary:
         """The summary of a model whose batch norms were to fold first.
@@ -72,7 +83,7 @@ class Summary:
         ]
         for norm, layer in folded.items():
             at = max((at for at, row in enumerate(rows) if row.layer == layer), default=len(rows) - 1)
-            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"folded into {layer}"))
+            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"{_FOLDED}{layer}"))
         return replace(self, rows=tuple(rows))
 
     def with_accumulators(self, bits: Mapping[str, int]) -> Summary:

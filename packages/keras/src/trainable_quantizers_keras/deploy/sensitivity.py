@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.deploy.sensitivity import Sensitivity, measured_sensitivity
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.inventory import PlacedQuantizer
 
 from trainable_quantizers_keras.calibration.batches import batches_of, run_on
 from trainable_quantizers_keras.inventory import quantizers_of
@@ -38,20 +39,25 @@ def sensitivity(model: Any, data: Any) -> Sensitivity:
         >>> len(found.quantizers)  # of two weights, the input, the activation function and the output
         5
     """
+    return measured(model, data, "sensitivity")
+
+
+def measured(
+    model: Any, data: Any, owner: str, keep: Callable[[PlacedQuantizer], bool] = lambda each: True
+) -> Sensitivity:
+    """The same of the quantizers that ``keep`` takes, for a function ``owner``."""
     placed = quantizers_of(model)
     if not placed:
         advice = "pass what prepare returned; a converted model has none left"
-        raise invalid(
-            "sensitivity", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice
-        )
-    batches = list(batches_of(data, "sensitivity"))
+        raise invalid(owner, "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
+    batches = list(batches_of(data, owner))
     layers = model._flatten_layers()
     wrappers = [layer for layer in layers if isinstance(layer, KerasTrainableQuantizationWrapper)]
 
     def outputs() -> Iterator[np.ndarray]:
-        for _, result in run_on(model, batches, "sensitivity"):
+        for _, result in run_on(model, batches, owner):
             for value in tf.nest.flatten(result):
                 if isinstance(value, tf.Tensor) and value.dtype.is_floating:
                     yield tf.cast(value, tf.float64).numpy()
 
-    return measured_sensitivity(placed, wrappers, outputs)
+    return measured_sensitivity(placed, wrappers, outputs, keep)

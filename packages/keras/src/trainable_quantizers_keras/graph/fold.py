@@ -20,12 +20,14 @@ def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> tuple
         notes: About its layers, by their identity.
 
     Returns:
-        The copy; names of folded norms and of their layers; the notes, about the layers of the copy.
+        The copy; paths of folded norms and of their layers; the notes, about the layers of the copy.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
     statistics of the batch norm are constants.
     """
-    pairs = _pairs(model)
+    recorded = record(model)
+    found = recorded.graph.folded().items()
+    pairs = {recorded.calls[before].layer: recorded.calls[norm].layer for norm, before in found}
     norms = {id(norm): norm for norm in pairs.values()}
     fused = {layer: _fuse(layer, norm) for layer, norm in pairs.items()}
 
@@ -35,15 +37,7 @@ def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> tuple
     copies: dict[int, Any] = {}
     folded = copied(model, replace, copies=copies)
     about = {id(copies[identity]): note for identity, note in (notes or {}).items() if identity in copies}
-    return folded, {norm.name: layer.name for layer, norm in pairs.items()}, about
-
-
-def _pairs(model: Any) -> dict[Any, Any]:
-    """Layers and the batch norms that read them alone."""
-    recorded = record(model)
-    return {
-        recorded.calls[before].layer: recorded.calls[norm].layer for norm, before in recorded.graph.folded().items()
-    }
+    return folded, {recorded.graph[norm].layer: recorded.graph[before].layer for norm, before in found}, about
 
 
 def _fuse(layer: Any, norm: Any) -> Any:

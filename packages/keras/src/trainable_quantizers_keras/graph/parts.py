@@ -28,14 +28,14 @@ def first_part(layer: Any) -> Any:
         return None
     if type(layer).__name__.startswith("SeparableConv") and layer.padding != "causal":
         return _depthwise(layer)
-    return _linear(layer) if _is_activated(layer) else None
+    return _linear(layer) if is_activated(layer) else None
 
 
 def second_part(layer: Any) -> Callable[[Any], Any]:
     """What the result of ``first_part`` goes through."""
     if type(layer).__name__.startswith("SeparableConv"):
         pointwise = _pointwise(layer)
-        return partial(_in_two, pointwise) if _is_activated(pointwise) else pointwise  # type: ignore[no-any-return]
+        return partial(_in_two, pointwise) if is_activated(pointwise) else pointwise  # type: ignore[no-any-return]
     activation = layer.activation
     if isinstance(activation, keras.layers.Layer):
         return copied(activation)  # type: ignore[no-any-return]
@@ -43,6 +43,18 @@ def second_part(layer: Any) -> Callable[[Any], Any]:
     if getattr(keras.activations, name, None) is not activation:
         return partial(_on_symbols, activation)
     return keras.layers.Activation(activation, name=f"{layer.name}_{name}", dtype=layer.dtype_policy)  # type: ignore[no-any-return]
+
+
+def names_of_last_part(layer: Any) -> tuple[str, ...]:
+    """The names that the layer which gives the result may have once there are two, the last of them first.
+
+    Examples:
+        >>> names_of_last_part(keras.layers.Dense(2, activation="tanh", name="head"))
+        ('head_tanh',)
+    """
+    names = [f"{layer.name}_pointwise"] if type(layer).__name__.startswith("SeparableConv") else []
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    return tuple(f"{name}_{activation}" for name in (names or [layer.name])) + tuple(names)
 
 
 def _in_two(layer: Any, symbol: Any) -> Any:
@@ -55,7 +67,8 @@ def _on_symbols(function: Callable[[Any], Any], symbol: Any) -> Any:
         return function(symbol)
 
 
-def _is_activated(layer: Any) -> bool:
+def is_activated(layer: Any) -> bool:
+    """Whether a convolution or dense layer has an activation function that ``second_part`` takes out of it."""
     activation = getattr(layer, "activation", None)
     named = activation is not None and getattr(activation, "__name__", "") != "linear"
     return named and kind_of(layer) in _ACTIVATED and not clips_by(activation)

@@ -78,8 +78,10 @@ class Recording:
     def _run(self, args: Any, kwargs: Any, training: bool) -> tuple[list[Any], Any, list[Call]]:
         inner: dict[int, Any] = {}
         for outer in self.form.tensors:
-            if id(outer) not in inner:
-                inner[id(outer)] = keras.Input(batch_shape=outer.shape, dtype=self._dtype(outer))
+            if id(outer) not in inner:  # a name that is the same each time, for the rules of recipes
+                name = f"inputs_{len(inner)}" if inner else "inputs"
+                name += "_" * (name in self.names.values())
+                inner[id(outer)] = keras.Input(batch_shape=outer.shape, dtype=self._dtype(outer), name=name)
         for outer in self.form.tensors:
             mask = getattr(outer, "_keras_mask", None)
             if mask is not None and id(mask) in inner:

@@ -13,8 +13,13 @@ from trainable_quantizers_keras.layers.copies import parts_of
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 
 
-def named_layers(model: Any, prefix: str = "") -> dict[str, Any]:
+def named_layers(model: Any, prefix: str = "", models: bool = False) -> dict[str, Any]:
     """The layers of graphs and subclassed models at any depth, by path; those inside other layers are not separate.
+
+    Args:
+        model: The model.
+        prefix: Of the paths.
+        models: Whether models inside the model are listed as well, before their layers.
 
     Examples:
         >>> inner = keras.Sequential([keras.Input((2,)), keras.layers.ReLU(name="relu")], name="inner")
@@ -27,7 +32,8 @@ def named_layers(model: Any, prefix: str = "") -> dict[str, Any]:
         if isinstance(layer, keras.layers.InputLayer):
             continue
         if isinstance(layer, keras.Model):
-            found.update(named_layers(layer, f"{prefix}{name}/"))
+            found.update({f"{prefix}{name}": layer} if models else {})
+            found.update(named_layers(layer, f"{prefix}{name}/", models))
         elif isinstance(layer, KerasQuantizedOutput):
             found.update({f"{prefix}{name}": layer.layer, f"{prefix}{name}/output": layer.holder})
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core.deploy.sensitivity import Sensitivity, measured_sensitivity
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.inventory import PlacedQuantizer
 
 from trainable_quantizers_torch.calibration.batches import batches_of, run_on
 from trainable_quantizers_torch.inventory import quantizers_of
@@ -40,18 +41,25 @@ def sensitivity(model: nn.Module, data: Any) -> Sensitivity:
         >>> len(found.quantizers)  # of two weights, the input, the activation function and the output
         5
     """
-    twin = copied(model, "sensitivity") if isinstance(model, nn.Module) else model
+    return measured(model, data, "sensitivity")
+
+
+def measured(
+    model: nn.Module, data: Any, owner: str, keep: Callable[[PlacedQuantizer], bool] = lambda each: True
+) -> Sensitivity:
+    """The same of the quantizers that ``keep`` takes, for a function ``owner``."""
+    twin = copied(model, owner) if isinstance(model, nn.Module) else model
     placed = quantizers_of(twin)
     if not placed:
         advice = "pass what prepare returned; a converted model has none left"
-        raise invalid("sensitivity", "model", "one that holds trainable quantizers", type(model).__name__, advice)
-    batches = list(batches_of(data, "sensitivity"))
+        raise invalid(owner, "model", "one that holds trainable quantizers", type(model).__name__, advice)
+    batches = list(batches_of(data, owner))
     wrappers = [each for each in twin.modules() if isinstance(each, PytorchTrainableQuantizationWrapper)]
 
     def outputs() -> Iterator[np.ndarray]:
-        for _, result in run_on(twin, batches, "sensitivity"):
+        for _, result in run_on(twin, batches, owner):
             for leaf in _pytree.tree_leaves(result):
                 if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
                     yield leaf.double().cpu().numpy()
 
-    return measured_sensitivity(placed, wrappers, outputs)
+    return measured_sensitivity(placed, wrappers, outputs, keep)

@@ -1,0 +1,78 @@
+"""A recipe whose widths fit a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+from trainable_quantizers_core import Budget, Recipe
+from trainable_quantizers_core.search_bits import PreparedModel, searched
+
+from trainable_quantizers_torch.calibration.batches import batches_of
+from trainable_quantizers_torch.deploy.sensitivity import measured
+from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.prepare import prepare, summary
+
+
+def search_bits(
+    model: nn.Module,
+    recipe: Recipe,
+    data: Any,
+    budget: Budget,
+    widths: Sequence[int] = (2, 4, 8),
+    *,
+    fold_batch_norm: bool = False,
+    verbose: bool = True,
+) -> Recipe:
+    """The recipe with rules that give each layer the width it needs, within a budget and without labels.
+
+    For each width the model is prepared with it everywhere and runs once for each quantizer, all others set aside:
+    error = Σ(y - y_float)²/Σy_float² of the outputs, in evaluation. A greedy search then looks for the widths with the
+    least sum of errors within the budget. The result is a recipe like any other: write it to a file, prepare the model
+    by it with the same ``fold_batch_norm``, train.
+
+    Args:
+        model: The float model; stays as it is.
+        recipe: What is quantized, and how; layers that it leaves in float stay in float.
+        data: Batches as for ``prepare``, for ranges and for errors; one of some tens of samples is enough.
+        budget: How much the network may cost. Of bit operations, and of latencies for pairs of widths, the widths of
+            activations that operations with weights or products read are searched as well.
+        widths: The widths to choose from.
+        fold_batch_norm: As for ``prepare``.
+        verbose: Print the table of the search.
+
+    Raises:
+        QuantizerError: the narrowest widths exceed the budget, a table of latencies that does not fit, or anything that
+            ``prepare`` refuses.
+
+    Examples:
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(16, 4)
+        >>> recipe = Recipe.preset("power_of_two_8bit")
+        >>> found = search_bits(network, recipe, [x], Budget(weight_bytes=32), verbose=False)
+        >>> [(rule.name, rule.weights["num_bits"]) for rule in found.rules]
+        [('0', 4)]
+    """
+    batches = list(batches_of(data, "search_bits"))
+
+    def prepared(given: Recipe) -> PreparedModel:
+        made = prepare(model, given, batches, fold_batch_norm=fold_batch_norm, check=False, verbose=False)
+        examples = _examples(batches[0])
+        operations = [replace(each, work=each.work // examples) for each in summary(made).costs]
+        return PreparedModel(operations, quantizers_of(made), partial(measured, made, batches, "search_bits"))
+
+    result, table = searched(recipe, budget, widths, prepared)
+    if verbose:
+        print(table)
+    return result
+
+
+def _examples(batch: Any) -> int:
+    """How many examples there are in a batch, along the first axis of its first tensor."""
+    shapes = (leaf.shape for leaf in _pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim)
+    return max(1, next(shapes, (1,))[0])
