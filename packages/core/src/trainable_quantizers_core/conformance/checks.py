@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.conformance.accumulator import check_bias, check_limit
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import SHAPE, Case
 from trainable_quantizers_core.conformance.comparison import (
@@ -352,12 +353,22 @@ EAGER_CHECKS: tuple[Check, ...] = (
     check_invalid_input,
     check_ties,
     check_soft_rounding,
+    check_bias,
+    check_limit,
 )
+
+
+def _has_sums(quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool:
+    """Whether the sums of weights lie on a grid. One axis is enough: it is that of the channels of a dense layer."""
+    powers = case.power_of_two and issubclass(quantizer_class, RangeQuantizer)
+    return powers and not case.is_activation and case.axis in (None, 0) and case.num_bits <= 8
 
 
 APPLIES: dict[Check, Callable[[type[BaseTrainableQuantizer], Case], bool]] = {
     check_range_order: lambda _, case: case.uniform,
     check_channel_axis: lambda _, case: case.axis is not None,
+    check_bias: _has_sums,
+    check_limit: _has_sums,
     check_ties: lambda quantizer_class, case: (
         case.is_activation and case.power_of_two and issubclass(quantizer_class, RangeQuantizer)
     ),
