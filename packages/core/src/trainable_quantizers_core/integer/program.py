@@ -201,7 +201,10 @@ class Program:
             more = f" and {len(islands) - 3} more" if len(islands) > 3 else ""
             found.append(f"Operations in float: {', '.join(islands[:3])}{more}.")
         if self.rescale:
-            found.append(f"Steps that are no powers of two, which it rescales by {' and '.join(sorted(self.rescale))}.")
+            rules = " and ".join(sorted(rule.value for rule in self.rescale))
+            found.append(
+                f"Steps that are no powers of two, to which sums are rescaled ({rules} in the integer program)."
+            )
         rules = " and ".join(sorted(rule.value for rule in self.rounding))
         return (*found, f"Ties are rounded {rules}.")
 
