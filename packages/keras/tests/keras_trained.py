@@ -9,9 +9,13 @@ import numpy as np
 import trainable_quantizers_keras as tq
 from trainable_quantizers_keras.keras_version import keras
 
+POWERS = "power_of_two"
+
 
 @cache
-def trained(bits: int = 8, rounding: str | None = None, **options: Any) -> Any:
+def trained(
+    bits: int = 8, rounding: str | None = None, methods: tuple[str, str] = (POWERS, POWERS), **options: Any
+) -> Any:
     """Each kind of layer with a bias, norms that fold, a sum, and a layer that is called on two inputs."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -26,7 +30,11 @@ def trained(bits: int = 8, rounding: str | None = None, **options: Any) -> Any:
     twice = layers.Dense(8, activation="relu", name="twice", bias_initializer="random_normal")
     network = keras.Model(given, layers.Dense(10, name="head", bias_initializer="random_normal")(twice(twice(x))))
     data = np.random.default_rng(1).standard_normal((16, 12, 12, 3)).astype("float32")
-    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8, rounding=rounding))
+    weights, activations = methods
+    recipe = tq.Recipe(
+        tq.WeightsScheme(num_bits=bits, method=weights, **options),
+        tq.ActivationsScheme(num_bits=8, method=activations, rounding=rounding),
+    )
     model = tq.prepare(network, recipe, [data], fold_batch_norm=True, verbose=False)
     model.compile(keras.optimizers.SGD(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(data, np.arange(16) % 10, epochs=3, verbose=0)

@@ -211,10 +211,22 @@ class OtherwiseInEvaluation(SymmetricActivation):
         return super().__call__(inputs if training else inputs * 1.5, training)
 
 
+class CoarserStepForSums(SymmetricWeights):
+    def step(self):
+        return super().step() * 2
+
+
+class LevelMoreThanFits(SymmetricWeights):
+    def __call__(self, inputs, training=True):
+        y = super().__call__(inputs, training)
+        return y + (torch.sign(y) * self.step().reshape(-1, 1)).detach()
+
+
 POT_ACTIVATION = Case("LSQ", Target.Activation, Method.POWER_OF_TWO, 4)
 UNSIGNED = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4, signed=False)
 UNIFORM_ACTIVATION = Case("LSQ", Target.Activation, Method.UNIFORM, 4)
 SOFT_WEIGHT = Case("AdaRound", Target.Weights, Method.POWER_OF_TWO, 4, axis=1)
+POT_WEIGHT = Case("LSQ", Target.Weights, Method.POWER_OF_TWO, 4, axis=0)
 WEIGHT = Case("LSQ", Target.Weights, Method.SYMMETRIC, 4, axis=1)
 UNIFORM_WEIGHT = Case("LSQ", Target.Weights, Method.UNIFORM, 8, axis=0)
 
@@ -243,6 +255,9 @@ BROKEN = [
     (RoundedBackAtConversion, SOFT_WEIGHT, checks.check_soft_rounding),
     (HardFromTheStart, SOFT_WEIGHT, checks.check_soft_rounding),
     (IgnoresTheRule, POT_ACTIVATION, checks.check_ties),
+    (CoarserStepForSums, POT_WEIGHT, checks.check_bias),
+    (CoarserStepForSums, POT_WEIGHT, checks.check_limit),
+    (LevelMoreThanFits, POT_WEIGHT, checks.check_limit),
     (LeakingGradient, POT_ACTIVATION, checks.check_gradient_to_input),
     (MaskOnTheRoundedLevel, POT_ACTIVATION, checks.check_gradient_to_input),
     (WrongSignWhereSaturated, POT_ACTIVATION, checks.check_gradient_to_parameters),

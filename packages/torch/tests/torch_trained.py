@@ -28,12 +28,21 @@ class Residual(nn.Module):
         return self.head(torch.relu(self.twice(torch.relu(self.twice(x)))))
 
 
+POWERS = "power_of_two"
+
+
 @cache
-def trained(bits: int = 8, rounding: str | None = None, **options: object) -> nn.Module:
+def trained(
+    bits: int = 8, rounding: str | None = None, methods: tuple[str, str] = (POWERS, POWERS), **options: object
+) -> nn.Module:
     torch.manual_seed(0)
     network, x = Residual(), torch.randn(16, 3, 12, 12) * 2 + 1
     network(x)
-    recipe = tq.Recipe(tq.WeightsScheme(num_bits=bits, **options), tq.ActivationsScheme(num_bits=8, rounding=rounding))
+    weights, activations = methods
+    recipe = tq.Recipe(
+        tq.WeightsScheme(num_bits=bits, method=weights, **options),
+        tq.ActivationsScheme(num_bits=8, method=activations, rounding=rounding),
+    )
     model = tq.prepare(network.eval(), recipe, [x], fold_batch_norm=True, verbose=False).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
     for _ in range(3):

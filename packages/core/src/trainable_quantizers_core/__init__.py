@@ -11,7 +11,14 @@ from trainable_quantizers_core.calibration.initial_parameters import (
 from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
 from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
 from trainable_quantizers_core.deploy.verification import TensorDifference, Verification
-from trainable_quantizers_core.enums import CalibrationMethod, Granularity, RoundingRule, TrainingMethod, VariableGroup
+from trainable_quantizers_core.enums import (
+    CalibrationMethod,
+    Granularity,
+    RescaleRule,
+    RoundingRule,
+    TrainingMethod,
+    VariableGroup,
+)
 from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.graph.bit_widths import Budget
 from trainable_quantizers_core.graph.summary import Summary, SummaryRow
@@ -56,6 +63,7 @@ __all__ = [
     "QuantizationTarget",
     "QuantizerError",
     "Recipe",
+    "RescaleRule",
     "RoundingRule",
     "Summary",
     "SummaryRow",

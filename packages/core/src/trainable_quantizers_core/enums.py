@@ -69,3 +69,12 @@ class RoundingRule(str, Enum):
     """The upper one: TensorFlow's fake quantization, and hardware that adds a half and shifts."""
     HALF_AWAY = "half_away"
     """The one farther from zero: LiteRT's QUANTIZE and reference kernels."""
+
+
+class RescaleRule(str, Enum):
+    """How integers are brought from one grid to another whose step is no power of two apart."""
+
+    FLOAT32 = "float32"
+    """Multiplied in float32 and rounded: the integer kernels of onnxruntime."""
+    FIXED_POINT = "fixed_point"
+    """Multiplied by an integer of 31 bits and shifted, rounded once: LiteRT and CMSIS-NN with single rounding."""

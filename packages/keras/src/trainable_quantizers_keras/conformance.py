@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.conformance.adapter import Run
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 
@@ -21,6 +23,7 @@ class KerasAdapter:
 
     base_class = BaseKerasTrainableQuantizer
     compiles_fast = True
+    dense_axis = 1
     float_types = ("float32", "float16", "bfloat16", "float64")
 
     def __init__(self, mode: str = "eager", device: str = "CPU") -> None:
@@ -87,6 +90,33 @@ class KerasAdapter:
             for name, gradient in zip(names, gradients, strict=True)
         }
         return Run(self.read(output), self.read(grad_x), values)
+
+    def dense(self, quantizer: Any, weight: np.ndarray, bias: np.ndarray, grid: AccumulatorGrid) -> Any:
+        """A wrapped ``Dense``."""
+        layer = keras.layers.Dense(weight.shape[1])
+        layer.build((None, weight.shape[0]))
+        layer.set_weights([weight, bias])
+        wrapper = KerasTrainableQuantizationWrapper(layer, {"kernel": quantizer}, accumulator=grid)
+        with tf.device(self.device):
+            wrapper.build((None, weight.shape[0]))
+        return wrapper
+
+    def run_dense(self, layer: Any, x: np.ndarray, g: np.ndarray, training: bool) -> Run:
+        """A gradient tape, without a compiler."""
+        variables = [
+            getattr(each, "value", each) if KERAS_3 else each for each in (layer.layer.kernel, layer.layer.bias)
+        ]
+        with tf.device(self.device), tf.GradientTape() as tape:
+            inputs = self.tensor(x)
+            tape.watch(inputs)
+            output = layer(inputs, training=training)
+        grad_x, *gradients = tape.gradient(output, [inputs, *variables], self.tensor(g))
+        named: dict[str, np.ndarray | None] = dict(zip(("weight", "bias"), map(self.read, gradients), strict=True))
+        return Run(self.read(output), self.read(grad_x), named)
+
+    def deployed_dense(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """Of the wrapper of mct-quantizers, or of its native one for Keras 3."""
+        return self.read(layer.convert_to_inferable_quantizers()(self.tensor(x)))
 
     def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
         """Through an npz file of the layer's weights."""

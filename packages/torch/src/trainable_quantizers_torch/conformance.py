@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from trainable_quantizers_core.conformance.adapter import Run
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 
 from trainable_quantizers_torch.kernels.limits import limited, limits
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
@@ -21,6 +23,7 @@ class TorchAdapter:
 
     base_class = BasePytorchTrainableQuantizer
     compiles_fast = False
+    dense_axis = 0
     float_types = ("float32", "float16", "bfloat16", "float64")
 
     def __init__(self, device: str = "cpu", compiled: bool = False, large: str = "") -> None:
@@ -82,6 +85,26 @@ class TorchAdapter:
         shaped = getattr(quantizer, "shaped", lambda tensor: tensor)
         gradients = {name: None if v.grad is None else self.read(shaped(v.grad)) for name, v in variables.items()}
         return Run(self.read(output), self.read(inputs.grad), gradients)
+
+    def dense(self, quantizer: Any, weight: np.ndarray, bias: np.ndarray, grid: AccumulatorGrid) -> Any:
+        """A wrapped ``Linear``."""
+        layer = torch.nn.Linear(*weight.shape[::-1])
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(weight))
+            layer.bias.copy_(torch.tensor(bias))
+        return PytorchTrainableQuantizationWrapper(layer, {"weight": quantizer}, accumulator=grid).to(self.device)
+
+    def run_dense(self, layer: Any, x: np.ndarray, g: np.ndarray, training: bool) -> Run:
+        """Autograd, without a compiler."""
+        inputs, variables = self.tensor(x).requires_grad_(), (layer.layer.weight, layer.layer.bias)
+        output = layer.train(training)(inputs)
+        grad_x, *gradients = torch.autograd.grad(output, (inputs, *variables), self.tensor(g))
+        named: dict[str, np.ndarray | None] = dict(zip(("weight", "bias"), map(self.read, gradients), strict=True))
+        return Run(self.read(output), self.read(grad_x), named)
+
+    def deployed_dense(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """Of the wrapper of mct-quantizers."""
+        return self.read(layer.eval().convert_to_inferable_quantizers()(self.tensor(x)))
 
     def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
         """Through ``torch.save`` of the state dictionary."""

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
+
 
 @dataclass(frozen=True)
 class Run:
@@ -58,6 +60,18 @@ class FrameworkAdapter(Protocol):
 
     def run(self, quantizer: Any, x: np.ndarray, g: np.ndarray, training: bool = True, dtype: str = "float32") -> Run:
         """Forward and backward of Σ g·quantizer(x)."""
+
+    dense_axis: int
+    """Axis of the weight of a dense layer that counts the channels of its result."""
+
+    def dense(self, quantizer: Any, weight: np.ndarray, bias: np.ndarray, grid: AccumulatorGrid) -> Any:
+        """A dense layer whose weight has the quantizer, and whose sums lie on the grid."""
+
+    def run_dense(self, layer: Any, x: np.ndarray, g: np.ndarray, training: bool) -> Run:
+        """Forward and backward of Σ g·layer(x), eager; the gradients are those of ``"weight"`` and ``"bias"``."""
+
+    def deployed_dense(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """What the layer gives once it is converted, which it may be in place."""
 
     def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
         """Write the layer's variables to a file and read them into ``fresh``, built on a layer of its own."""

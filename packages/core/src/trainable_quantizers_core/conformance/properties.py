@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as arrays
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
-from trainable_quantizers_core.conformance.checks import Subject, same_as_contract, same_bits
+from trainable_quantizers_core.conformance.checks import same_as_contract
+from trainable_quantizers_core.conformance.comparison import same_bits
+from trainable_quantizers_core.conformance.subject import Subject
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 
 THRESHOLDS = st.floats(2.0**-20, 2.0**20, width=32)

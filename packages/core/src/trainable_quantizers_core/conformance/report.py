@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from trainable_quantizers_core.conformance.checks import compared
+from trainable_quantizers_core.conformance.comparison import compared
 from trainable_quantizers_core.conformance.suite import Trial
 
 PACKAGES = ("trainable-quantizers-core", "mct-quantizers", "numpy", "torch", "tensorflow", "keras", "tf-keras")

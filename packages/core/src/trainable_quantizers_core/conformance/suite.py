@@ -10,7 +10,9 @@ from typing import Any
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
-from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, Check, applies, compared
+from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, applies
+from trainable_quantizers_core.conformance.comparison import compared
+from trainable_quantizers_core.conformance.subject import Check
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.integer.lattice import is_power_of_two
 
 EXACT_BITS = 53
 """Sums of products are added as float64, whose integers are exact to this many bits; BLAS makes them fast."""
@@ -68,7 +69,7 @@ def to_integers(
 
     Args:
         x: The floats.
-        step: A power of two.
+        step: Δ.
         zero: The level of zero.
         low: The lowest level.
         high: The highest.
@@ -84,10 +85,10 @@ def to_integers(
     scaled = np.asarray(x, np.float32) * (np.float32(1) / np.float32(step))
     levels = round_floats(scaled, rule)
     if from_lowest:
-        lowest, highest = np.float32(low - zero), np.float32(high - zero)
-        inside = np.clip(np.nan_to_num(scaled, nan=0.0), lowest, highest) - lowest
-        counted = np.floor(inside + np.float32(0.5)) + lowest
-        levels = np.where(scaled - np.floor(scaled) == 0.5, levels, counted)
+        lowest, highest = (np.float32(end - zero) * np.float32(step) for end in (low, high))
+        inside = np.clip(np.nan_to_num(np.asarray(x, np.float32), nan=0.0), lowest, highest) - lowest
+        counted = np.floor(inside / np.float32(step) + np.float32(low - zero) + np.float32(0.5))
+        levels = np.where(is_power_of_two(step) & (scaled - np.floor(scaled) == 0.5), levels, counted)
     return np.clip(levels + zero, low, high).astype(np.int64)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.integer.program import Program, Step, Value
 
@@ -31,7 +31,7 @@ def c_source(program: Program, name: str = "model") -> str:
         name: Of the function, a C identifier.
 
     Raises:
-        QuantizerError: the program computes something in float, or the name is none of C.
+        QuantizerError: the program computes something in float, or rescales in float; or the name is none of C.
 
     Examples:
         >>> program = Program([Value((1, 2), "float32"), Value((1, 2), low=-8, high=7)],
@@ -50,6 +50,9 @@ def c_source(program: Program, name: str = "model") -> str:
     if islands:
         advice = "these operations have no definition in integers; run the program in numpy, or change the network"
         raise invalid("c_source", "program", "of integers alone", islands, advice)
+    if RescaleRule.FLOAT32 in program.rescale:
+        advice = "make it by to_integer(deployed, example, rescale='fixed_point')"
+        raise invalid("c_source", "rescale", "'fixed_point' where steps are no powers of two", "float32", advice)
     return _Writer(program, name).source()
 
 
@@ -111,7 +114,8 @@ class _Writer:
 
     def _comment(self) -> list[str]:
         program = self._program
-        lines = [f"/* {self._name}_run computes one sample with integers; value = q * 2^exponent / divisor.", " *"]
+        meaning = "value = q * scale * 2^exponent / divisor, scale 1 where none is given"
+        lines = [f"/* {self._name}_run computes one sample with integers; {meaning}.", " *"]
         for step in program.steps:
             if step.operation == "quantize":
                 rule = f"clip(round(x / {step.attributes['step']!r})), ties {step.attributes['rule']}"
@@ -212,13 +216,24 @@ class _Writer:
             )
             at = _at(names, _strides(shape, len(shape)))
             given = f"{self._read(step.inputs[0])}[{at}], {shift}, {divisor}"
-            self._line(f"const int64_t q = {self._helper(rule)}({given});", depth)
+            self._line(f"const int64_t q = round_{rule.value}({given});", depth)
             self._line(f"{output}[{at}] = q < ({low}) ? ({low}) : q > ({high}) ? ({high}) : q;", depth)
 
         self._loops(shape, body)
 
-    def _helper(self, rule: RoundingRule) -> str:
-        return f"round_{rule.value}"
+    def _rescale(self, step: Step, output: str, attributes: Mapping[str, Any]) -> None:
+        shape, rule, axis = self._shape(step.output), RoundingRule(attributes["rule"]), attributes["axis"]
+        self._ties.add(rule)
+        x, factor, shift = map(self._read, step.inputs)
+        low, high = attributes["low"], attributes["high"]
+
+        def body(names: list[str], depth: int) -> None:
+            channel, at = "0" if axis is None else names[axis], _at(names, _strides(shape, len(shape)))
+            product = f"(int64_t){x}[{at}] * {factor}[{channel}]"
+            self._line(f"const int64_t q = round_{rule.value}({product}, {shift}[{channel}], 1);", depth)
+            self._line(f"{output}[{at}] = q < ({low}) ? ({low}) : q > ({high}) ? ({high}) : q;", depth)
+
+        self._loops(shape, body)
 
     def _convolution(self, step: Step, output: str, attributes: Mapping[str, Any]) -> None:
         x, weight, *bias = step.inputs
@@ -401,6 +416,7 @@ _STATEMENTS: dict[str, Callable[[_Writer, Step, str, Mapping[str, Any]], None]] 
     **dict.fromkeys(("largest", "total"), _Writer._reduce),
     **dict.fromkeys(("max_pool", "sum_pool"), _Writer._pool),
     **dict.fromkeys(("pad", "spread"), _Writer._around),
+    **dict.fromkeys(("align", "rescale"), _Writer._rescale),
     "concatenate": _Writer._concatenate,
     "convolution": _Writer._convolution,
     "lookup": _Writer._lookup,
@@ -460,4 +476,7 @@ def _words(value: Value) -> str:
     exponent = str(value.exponent)
     if not isinstance(value.exponent, int):
         exponent = f"{list(value.exponent)} along axis {value.axis}"
-    return f"{shape}, exponent {exponent}, divisor {value.divisor}"
+    scale = (
+        "" if value.scale == 1 else f"scale {value.scale if isinstance(value.scale, float) else list(value.scale)}, "
+    )
+    return f"{shape}, {scale}exponent {exponent}, divisor {value.divisor}"

@@ -1,4 +1,4 @@
-"""Numbers that are integers times a power of two: constants taken apart, and the tensors of a program."""
+"""Numbers that are integers times a step, mostly a power of two: constants taken apart; tensors of a program."""
 
 from __future__ import annotations
 
@@ -35,6 +35,55 @@ def on_lattice(values: Any, axis: int | None = None) -> tuple[np.ndarray, np.nda
     return np.asarray(whole), step
 
 
+def on_steps(values: Any, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(q, Δ) with values = q·Δ but for the rounding of float32, one Δ per channel; None where there is none.
+
+    Δ is the largest of each channel, made finer where the integers of other channels are twice as large and more: all
+    weights of a channel may be even levels. Where one Δ gives no larger integers, all channels have that.
+
+    Examples:
+        >>> on_steps(np.float32([[0.25, -1.5], [0.7, 2.1]]), axis=0)[0]
+        array([[ 1, -6],
+               [ 2,  6]])
+    """
+    rows = np.moveaxis(np.asarray(values, np.float64), axis, 0)
+    sizes = np.abs(rows.reshape(len(rows), -1))
+    steps = [_step(row) for row in sizes]
+    known = [step for step in steps if step]
+    if None in steps or not known:
+        return None
+    step = np.array([step or min(known) for step in steps])
+    levels = np.rint(sizes.max(1) / step)
+    levels[levels == 0] = levels.max()
+    common = _step(sizes, int(levels.max()))
+    step = step / (levels.max() // levels) if common is None else np.full(len(rows), common)
+    shape = [-1 if at == axis else 1 for at in range(rows.ndim)]
+    return np.rint(np.asarray(values, np.float64) / step.reshape(shape)).astype(np.int64), step
+
+
+def _step(sizes: np.ndarray, most: int = 2**ROOT_BITS) -> float | None:
+    """The largest step of which all magnitudes are multiples, up to ``most`` of them; 0 if all are zero."""
+    found = np.unique(sizes)
+    largest = float(found[-1])
+    counts = np.arange(1, most + 1)  # of steps in the largest
+    for each in found[:-1]:
+        multiples = counts * (each / largest)
+        counts = counts[np.abs(multiples - np.rint(multiples)) <= multiples * 2.0**-23]  # both rounded to float32
+        if not counts.size:
+            return None
+    return largest / float(counts[0]) if largest else 0.0
+
+
+def numbers_of(integers: np.ndarray, scale: Any, exponent: Any, divisor: int = 1) -> np.ndarray:
+    """The float32 numbers q·scale·2^exponent / divisor.
+
+    Examples:
+        >>> numbers_of(np.array([3, -1]), 1.0, -2).tolist()
+        [0.75, -0.25]
+    """
+    return np.ldexp(integers.astype(np.float64) * scale / divisor, exponent).astype(np.float32)  # type: ignore[no-any-return]
+
+
 def is_power_of_two(step: float) -> bool:
     """Whether a number is a power of two.
 
@@ -47,7 +96,7 @@ def is_power_of_two(step: float) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A tensor of integers q, which stand for q·2^exponent / divisor.
+    """A tensor of integers q, which stand for q·scale·2^exponent / divisor.
 
     Args:
         index: Of the value in the program.
@@ -55,6 +104,7 @@ class Form:
         exponent: One, or one per channel.
         low: The smallest that q can be, likewise.
         high: The largest.
+        scale: One, or one per channel; 1 where steps are powers of two.
         axis: Of the channels; None for one exponent.
         divisor: What averages leave; 1 elsewhere.
         exact: Whether float32 computes these numbers without rounding.
@@ -66,10 +116,21 @@ class Form:
     exponent: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    scale: np.ndarray
     axis: int | None = None
     divisor: int = 1
     exact: bool = True
     tabled: Tabled | None = None
+
+    @property
+    def on_powers(self) -> bool:
+        """Whether its steps are powers of two."""
+        return bool((self.scale == 1).all())
+
+    @property
+    def step(self) -> np.ndarray:
+        """Of its numbers, one or one per channel."""
+        return np.ldexp(self.scale, self.exponent) / self.divisor  # type: ignore[no-any-return]
 
     @property
     def as_table(self) -> Tabled | None:
@@ -80,7 +141,7 @@ class Form:
         if not few:
             return None
         levels = np.arange(int(self.low), int(self.high) + 1)
-        return Tabled(self, np.ldexp(levels.astype(np.float32), int(self.exponent)))
+        return Tabled(self, numbers_of(levels, float(self.scale), int(self.exponent)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.enums import RoundingRule
-from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, MOVES, to_integers
 from trainable_quantizers_core.integer.build import Builder
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
@@ -19,17 +18,19 @@ from trainable_quantizers_core.integer.program import Program
 from trainable_quantizers_core.integer.rules import RULES
 
 
-def lower(dataflow: Dataflow) -> Program:
+def lower(dataflow: Dataflow, rescale: RescaleRule = RescaleRule.FLOAT32) -> Program:
     """The program of a network, whose results are those of the network wherever float32 rounds nothing in it.
 
     Every number is followed as integers times a power of two: quantizers give them, weights are taken apart, sums and
     products add exponents, quantizers shift. A function of a tensor of few bits becomes a table. What is left is
-    computed in float32, and named by ``Program.float_operations``.
+    computed in float32, and named by ``Program.float_operations``. Where steps are no powers of two, quantizers
+    multiply as ``rescale`` says, which may give another level than the network next to the middle between two.
 
     Raises:
-        QuantizerError: a quantizer whose step is no power of two, or an operation that numpy does not know here.
+        QuantizerError: an operation that numpy does not know here.
     """
-    builder = Builder()
+    rules = [node.attributes["rule"] for node in dataflow.nodes if node.kind == "quantize"]
+    builder = Builder(rescale, RoundingRule(rules[0]) if rules else RoundingRule.HALF_EVEN)
     known: dict[int, Any] = {}
     for node, dtype in zip(dataflow.inputs, dataflow.dtypes, strict=True):
         known[id(node)] = builder.raw(node.shape, dtype)
@@ -92,23 +93,28 @@ def _table(node: Node, read: Sequence[Any]) -> Tabled | None:
 def _quantized(builder: Builder, node: Node, x: Any) -> Form:
     """The integers of a quantizer: a shift of other integers, a table, or what is made of floats."""
     step, zero, rule = node.attributes["step"], node.attributes["zero"], RoundingRule(node.attributes["rule"])
-    if not is_power_of_two(step):
-        advice = "prepare with a recipe of power-of-two ranges"
-        raise invalid("to_integer", "step", "a power of two in every quantizer", step, advice, f" in {node.name!r}")
-    exponent, low, high = math.frexp(step)[1] - 1, node.attributes["low"] - zero, node.attributes["high"] - zero
+    powers = is_power_of_two(step)
+    exponent, scale = (math.frexp(step)[1] - 1, 1.0) if powers else (0, step)
+    low, high = node.attributes["low"] - zero, node.attributes["high"] - zero
     grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
     from_lowest = node.attributes.get("from_lowest", False)
     table = (None if x.exact else x.tabled) if isinstance(x, Form) else x
+    made: Form | None
     if isinstance(x, Raw):
+        attributes = {"step": step, "from_lowest": from_lowest, **grid}
         made = _quantized_first(builder, node, x) or builder.form(
-            "quantize", (x.index,), node.shape, exponent, low, high, {"step": step, "from_lowest": from_lowest, **grid}
+            "quantize", (x.index,), node.shape, exponent, low, high, attributes, scale=scale
         )
     elif table is not None:
         levels = to_integers(table.values, step, 0, low, high, rule, from_lowest)
-        attributes = {"low": int(table.root.low)}
-        made = builder.form("lookup", (table.root.index, levels), node.shape, exponent, low, high, attributes)
-    else:
+        inputs, attributes = (table.root.index, levels), {"low": int(table.root.low)}
+        made = builder.form("lookup", inputs, node.shape, exponent, low, high, attributes, scale=scale)
+    elif powers and x.on_powers:
         made = _shifted(builder, x, exponent, grid)
+    elif x.step.ndim == 0 and x.step == step and low <= x.low and x.high <= high:
+        made = x
+    else:
+        made = builder.rescaled(x, "rescale", scale, exponent, low, high)
     assert made is not None  # a grid of few bits
     return made
 

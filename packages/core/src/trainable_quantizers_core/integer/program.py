@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
-from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, numbers_of
+from trainable_quantizers_core.integer.rescale import rescaled
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 from trainable_quantizers_core.reading import parsed_json, reading
 
 FORMAT = "trainable-quantizers program 1"
 SUMS = ("convolution", "matmul", "sum_pool", "total")
-QUANTIZING = ("quantize", "requantize", "lookup")
+QUANTIZING = ("quantize", "requantize", "rescale", "lookup")
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of a program. Integers q stand for q·2^exponent / divisor.
+    """A tensor of a program. Integers q stand for q·scale·2^exponent / divisor.
 
     Args:
         shape: For one sample.
@@ -35,6 +36,7 @@ class Value:
         divisor: What averages leave; 1 elsewhere.
         low: The smallest integer there can be.
         high: The largest.
+        scale: One, or one per channel; 1 where steps are powers of two.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +46,7 @@ class Value:
     divisor: int = 1
     low: int = 0
     high: int = 0
+    scale: float | tuple[float, ...] = 1.0
 
     @property
     def bits(self) -> int:
@@ -197,6 +200,11 @@ class Program:
         if islands := self.float_operations:
             more = f" and {len(islands) - 3} more" if len(islands) > 3 else ""
             found.append(f"Operations in float: {', '.join(islands[:3])}{more}.")
+        if self.rescale:
+            rules = " and ".join(sorted(rule.value for rule in self.rescale))
+            found.append(
+                f"Steps that are no powers of two, to which sums are rescaled ({rules} in the integer program)."
+            )
         rules = " and ".join(sorted(rule.value for rule in self.rounding))
         return (*found, f"Ties are rounded {rules}.")
 
@@ -204,6 +212,11 @@ class Program:
     def rounding(self) -> set[RoundingRule]:
         """The rules by which ties are rounded."""
         return {RoundingRule(step.attributes["rule"]) for step in self.steps if "rule" in step.attributes}
+
+    @property
+    def rescale(self) -> set[RescaleRule]:
+        """The rules by which it multiplies where steps are no powers of two; none where all are."""
+        return {RescaleRule(step.attributes["rescale"]) for step in self.steps if "rescale" in step.attributes}
 
     def with_rounding(self, rule: RoundingRule | str) -> Program:
         """The program with another rule for ties where it shifts and reads its inputs; tables stay as they are.
@@ -259,7 +272,7 @@ class Program:
         read = parsed_json("Program.load", metadata.get("program"))
         with reading("Program.load", "program", read):
             values = [
-                Value(**{**each, "shape": tuple(each["shape"]), "exponent": _tuple(each["exponent"])})
+                Value(**{**each, "shape": tuple(each["shape"]), **{key: _tuple(each[key]) for key in _PER_CHANNEL}})
                 for each in read["values"]
             ]
             steps = [Step(**{**each, "inputs": tuple(each["inputs"])}) for each in read["steps"]]
@@ -338,8 +351,8 @@ class Program:
         value = self.values[index]
         if value.dtype != "integer":
             return result
-        exponent = along(value.exponent, value.axis, result.ndim)
-        return np.ldexp(result.astype(np.float64) / value.divisor, exponent).astype(np.float32)  # type: ignore[no-any-return]
+        scale, exponent = (along(each, value.axis, result.ndim) for each in (value.scale, value.exponent))
+        return numbers_of(result, scale, exponent, value.divisor)
 
 
 def _lookup(x: np.ndarray, table: np.ndarray, *, low: int) -> np.ndarray:
@@ -355,7 +368,17 @@ def _quantize(x: np.ndarray, *, rule: str, **attributes: Any) -> np.ndarray:
     return to_integers(x, rule=RoundingRule(rule), **attributes)
 
 
-_OWN: dict[str, Callable[..., np.ndarray]] = {"lookup": _lookup, "requantize": _requantize, "quantize": _quantize}
+def _rescale(*inputs: np.ndarray, rule: str, rescale: str, **attributes: Any) -> np.ndarray:
+    return rescaled(*inputs, rule=RoundingRule(rule), **attributes)
+
+
+_OWN: dict[str, Callable[..., np.ndarray]] = {
+    "align": _rescale,
+    "lookup": _lookup,
+    "quantize": _quantize,
+    "requantize": _requantize,
+    "rescale": _rescale,
+}
 
 
 def rounding_rule(rule: RoundingRule | str) -> RoundingRule:
@@ -368,6 +391,9 @@ def rounding_rule(rule: RoundingRule | str) -> RoundingRule:
     if rule not in known:
         raise invalid("Program", "rounding", f"one of {', '.join(known)}", rule, nearest(rule, known))
     return RoundingRule(rule)
+
+
+_PER_CHANNEL = ("exponent", "scale")
 
 
 def _tuple(value: Any) -> Any:

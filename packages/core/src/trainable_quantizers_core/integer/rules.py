@@ -14,10 +14,12 @@ from trainable_quantizers_core.integer.build import FAR, Builder
 from trainable_quantizers_core.integer.dataflow import Node
 from trainable_quantizers_core.integer.lattice import (
     EXACT_FLOAT_BITS,
+    ROOT_BITS,
     Form,
     Raw,
     is_power_of_two,
     on_lattice,
+    on_steps,
 )
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
@@ -32,9 +34,8 @@ def convolution(to: Builder, node: Node, x: Any, weight: Any, bias: Any = None) 
     """Σ q_x·q_w + q_b, on a grid of each channel."""
     if not isinstance(x, Form) or not isinstance(weight, np.ndarray):
         return None
-    whole, exponent = on_lattice(weight, axis=0)
     axis = len(node.shape) - 1 if node.attributes["channels_last"] else 1
-    return _sums(to, node, x, whole, whole.reshape(len(whole), -1), exponent, bias, axis)
+    return _sums(to, node, x, weight, 0, bias, axis)
 
 
 def matmul(to: Builder, node: Node, x: Any, other: Any, bias: Any = None) -> Form | None:
@@ -43,22 +44,30 @@ def matmul(to: Builder, node: Node, x: Any, other: Any, bias: Any = None) -> For
         x, other = to.scalar(x), to.scalar(other)
         ends = [x.shape[-1] * int(a) * int(b) for a in (x.low, x.high) for b in (other.low, other.high)]
         grid: dict[str, Any] = {"divisor": x.divisor * other.divisor, "exact": x.exact and other.exact}
+        grid["scale"] = x.scale * other.scale
         exponent = x.exponent + other.exponent
         return to.form("matmul", (x.index, other.index), node.shape, exponent, min(ends), max(ends), **grid)
     if not isinstance(x, Form) or not isinstance(other, np.ndarray) or other.ndim != 2:
         return None
-    whole, exponent = on_lattice(other, axis=1)
-    return _sums(to, node, x, whole, whole.T, exponent, bias, len(node.shape) - 1)
+    return _sums(to, node, x, other, 1, bias, len(node.shape) - 1)
 
 
-def _sums(to: Builder, node: Node, x: Form, weight: Any, flat: Any, exponent: Any, bias: Any, axis: int) -> Form | None:
-    if bits_of(weight.min(), weight.max()) > WEIGHT_BITS:
-        return None
+def _sums(to: Builder, node: Node, x: Form, weight: Any, channels: int, bias: Any, axis: int) -> Form | None:
+    """The sums of a weight whose channels are counted by the axis ``channels``; ``axis`` counts those of the result."""
     x = to.scalar(x)
-    if bias is not None:
+    scale: Any = x.scale
+    floats = weight
+    weight, exponent = on_lattice(floats, axis=channels)
+    if not x.on_powers or bits_of(weight.min(), weight.max()) > WEIGHT_BITS:
+        found = on_steps(floats, axis=channels)
+        if found is None:
+            return None
+        weight, exponent, scale = found[0], np.zeros_like(exponent), x.scale * found[1]
+    flat = np.moveaxis(weight, channels, 0).reshape(len(exponent), -1)
+    if bias is not None and np.all(scale == 1):
         finer = _steps_finer(flat, exponent + x.exponent, np.asarray(bias) * x.divisor)
         flat, exponent = flat << finer[:, None], exponent - finer
-        weight = weight << along(finer, 0 if node.kind == "convolution" else 1, weight.ndim)
+        weight = weight << along(finer, channels, weight.ndim)
     exponent = exponent + x.exponent
     least, most = min(0, int(x.low)), max(0, int(x.high))  # of what is padded, too
     positive, negative = (np.clip(flat, *sign).sum(1).astype(np.float64) for sign in ((0, None), (None, 0)))
@@ -66,13 +75,13 @@ def _sums(to: Builder, node: Node, x: Form, weight: Any, flat: Any, exponent: An
     inputs: tuple[Any, ...] = (x.index, weight)
     exact = x.exact
     if bias is not None:
-        scaled = np.ldexp(np.asarray(bias, np.float64) * x.divisor, -exponent)
+        scaled = np.ldexp(np.asarray(bias, np.float64) * x.divisor / scale, -exponent)
         rounded = np.rint(scaled)
-        if off := int((rounded != scaled).sum()):
+        if np.all(scale == 1) and (off := int((rounded != scaled).sum())):
             exact = False
             to.notes.append(f"{to.name}: {off} of {scaled.size} biases were off the accumulator grid and are rounded.")
         low, high, inputs = low + rounded, high + rounded, (*inputs, rounded.astype(np.int64))
-    grid: dict[str, Any] = {"axis": axis, "divisor": x.divisor, "exact": exact}
+    grid: dict[str, Any] = {"axis": axis, "divisor": x.divisor, "exact": exact, "scale": scale}
     return to.form(node.kind, inputs, node.shape, exponent, low, high, node.attributes, **grid)
 
 
@@ -98,8 +107,7 @@ def _elementwise(bounds: Callable[..., tuple[int, int]]) -> Rule:
             return None
         (low, high), (other_low, other_high) = found.ends
         ends = bounds(low, high, other_low, other_high)
-        grid: dict[str, Any] = {"divisor": found.divisor, "exact": found.exact}
-        return to.form(node.kind, found.operands, node.shape, found.exponent, *ends, **grid)
+        return to.form(node.kind, found.operands, node.shape, found.exponent, *ends, **found.grid)
 
     return rule
 
@@ -131,11 +139,14 @@ def clip(to: Builder, node: Node, x: Any) -> Form | None:
 
 def _bounded(to: Builder, x: Form, end: float, operation: str) -> Form | None:
     fine = on_lattice(end)[1]
-    if end and (fine < x.exponent).any():  # a coarse grid: 6 where the step is 4
+    if end and x.on_powers and (fine < x.exponent).any():  # a coarse grid: 6 where the step is 4
         if (x.exponent - fine > FAR // 2).any():
             return None
         x = to.finer(x, int(min(fine, x.exponent.min())))
-    level = np.ldexp(end * x.divisor, -x.exponent)
+    if end and not x.on_powers and bits_of(x.low.min(), x.high.max()) <= ROOT_BITS:  # 6 between two levels
+        x = to.settled(x)
+    level = np.ldexp(end * x.divisor / x.scale, -x.exponent)
+    level = np.rint(level)
     join = np.maximum if operation == "maximum" else np.minimum
     low, high = join(x.low, level), join(x.high, level)
     if (low == x.low).all() and (high == x.high).all():
@@ -163,15 +174,16 @@ def multiply(to: Builder, node: Node, one: Any, two: Any) -> Form | None:
         if is_power_of_two(number) and node.shape == one.shape:
             return to.read_as(one, math.frexp(number)[1] - 1)
         factor, exponent = on_lattice(two)
-        divisor, exact, ends = 1, True, (int(factor.min()), int(factor.max()))
+        divisor, exact, ends, scale = 1, True, (int(factor.min()), int(factor.max())), 1.0
         if bits_of(*ends) > EXACT_FLOAT_BITS + 1:
             return None
     else:
         two = to.scalar(two)
         factor, exponent, divisor, exact, ends = two.index, two.exponent, two.divisor, two.exact, (two.low, two.high)
+        scale = two.scale
     one = to.scalar(one)
     products = [int(a) * int(b) for a in (one.low, one.high) for b in ends]
-    grid: dict[str, Any] = {"divisor": one.divisor * divisor, "exact": one.exact and exact}
+    grid: dict[str, Any] = {"divisor": one.divisor * divisor, "exact": one.exact and exact, "scale": one.scale * scale}
     inputs, exponent = (one.index, factor), one.exponent + exponent
     return to.form("multiply", inputs, node.shape, exponent, min(products), max(products), **grid)
 
@@ -251,8 +263,7 @@ def concatenate(to: Builder, node: Node, *parts: Any) -> Form | None:
     if found is None:
         return None
     ends = min(low for low, _ in found.ends), max(high for _, high in found.ends)
-    grid: dict[str, Any] = {"divisor": found.divisor, "exact": found.exact}
-    return to.form("concatenate", found.operands, node.shape, found.exponent, *ends, node.attributes, **grid)
+    return to.form("concatenate", found.operands, node.shape, found.exponent, *ends, node.attributes, **found.grid)
 
 
 def where(to: Builder, node: Node, condition: Any, one: Any, two: Any) -> Form | None:
@@ -264,8 +275,7 @@ def where(to: Builder, node: Node, condition: Any, one: Any, two: Any) -> Form |
         return None
     asked = condition.index if isinstance(condition, Raw) else condition.astype(np.int64)
     ends = min(low for low, _ in found.ends), max(high for _, high in found.ends)
-    grid: dict[str, Any] = {"divisor": found.divisor, "exact": found.exact}
-    return to.form("where", (asked, *found.operands), node.shape, found.exponent, *ends, **grid)
+    return to.form("where", (asked, *found.operands), node.shape, found.exponent, *ends, **found.grid)
 
 
 def take(to: Builder, node: Node, x: Any, indices: Any) -> Form | None:
@@ -273,10 +283,13 @@ def take(to: Builder, node: Node, x: Any, indices: Any) -> Form | None:
     if not isinstance(x, np.ndarray):
         return _moved(to, node, x, indices)
     whole, exponent = on_lattice(x)
+    scale: Any = 1.0
+    if bits_of(whole.min(), whole.max()) > WEIGHT_BITS and (found := on_steps(x[None], axis=0)) is not None:
+        whole, exponent, scale = found[0][0], np.asarray(0), found[1][0]
     ends = int(whole.min()), int(whole.max())
     if not isinstance(indices, Raw) or bits_of(*ends) > WEIGHT_BITS:
         return None
-    return to.form("take", (whole, indices.index), node.shape, exponent, *ends, node.attributes)
+    return to.form("take", (whole, indices.index), node.shape, exponent, *ends, node.attributes, scale=scale)
 
 
 def _moved(to: Builder, node: Node, x: Any, *more: Any) -> Form | None:
@@ -285,9 +298,11 @@ def _moved(to: Builder, node: Node, x: Any, *more: Any) -> Form | None:
     x = to.scalar(x)
     attributes, ends = dict(node.attributes), {"low": x.low, "high": x.high}
     if node.kind in ("pad", "spread"):
-        value = np.ldexp(float(attributes.get("value", 0.0)) * x.divisor, -x.exponent)
-        if value != np.rint(value):
+        value = np.ldexp(float(attributes.get("value", 0.0)) * x.divisor / x.scale, -x.exponent)
+        if value != np.rint(value) and x.on_powers:
             return None
+        if value != np.rint(value):
+            return _moved(to, node, to.settled(x), *more)
         attributes |= {"value": int(value)} if node.kind == "pad" else {}
         ends = {"low": np.minimum(x.low, value), "high": np.maximum(x.high, value)}
     return to.like(x, node.kind, (x.index, *more), node.shape, attributes=attributes, **ends)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import QuantizerError, Verification
+from trainable_quantizers_core import QuantizerError, RescaleRule, Verification
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
@@ -179,7 +179,7 @@ def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., An
 
 
 def _c(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
-    program = to_integer(model, inputs)
+    program = to_integer(model, inputs, rescale=RescaleRule.FIXED_POINT)
     path.write_text(c_source(program))
     return compiled(program)
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program, rounding_rule
+from trainable_quantizers_core.integer.rescale import rescale_rule
 
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
@@ -24,21 +25,28 @@ from trainable_quantizers_keras.graph.watch import named_layers, replaced_calls
 from trainable_quantizers_keras.keras_version import keras
 
 
-def to_integer(model: Any, example_inputs: Any, rounding: RoundingRule | str = RoundingRule.HALF_UP) -> Program:
+def to_integer(
+    model: Any,
+    example_inputs: Any,
+    rounding: RoundingRule | str = RoundingRule.HALF_UP,
+    rescale: RescaleRule | str = RescaleRule.FLOAT32,
+) -> Program:
     """The integers that a converted model computes with, as a program that numpy runs.
 
-    The model is traced by TensorFlow for one sample. Weights and biases become integers, quantizers become shifts,
-    functions of one value tables; see docs/integer.md.
+    The model is traced by TensorFlow for one sample. Weights and biases become integers, quantizers become shifts
+    (products where steps are no powers of two), functions of one value tables; see docs/integer.md.
 
     Args:
-        model: What ``convert`` returned, of power-of-two ranges.
+        model: What ``convert`` returned.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
         rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
             framework.
+        rescale: How quantizers whose steps are no powers of two multiply: ``float32``, or ``fixed_point`` for a program
+            of integers alone, which a C file needs. With power-of-two ranges nothing is multiplied.
 
     Raises:
-        QuantizerError: no such rule; the model holds trainable quantizers, ranges that are no powers of two, or
-            operations that a program does not know; or TensorFlow does not trace it.
+        QuantizerError: no such rule; the model holds trainable quantizers or operations that a
+            program does not know; or TensorFlow does not trace it.
 
     Examples:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare, verify
@@ -62,10 +70,15 @@ def to_integer(model: Any, example_inputs: Any, rounding: RoundingRule | str = R
         raise
     except Exception as error:  # whatever the names of inputs raise
         raise _not_traced(example_inputs, error) from error
-    return program_of(model, inputs, rounding_rule(rounding))
+    return program_of(model, inputs, rounding_rule(rounding), rescale_rule(rescale))
 
 
-def program_of(model: Any, inputs: Any, rounding: RoundingRule = RoundingRule.HALF_UP) -> Program:
+def program_of(
+    model: Any,
+    inputs: Any,
+    rounding: RoundingRule = RoundingRule.HALF_UP,
+    rescale: RescaleRule = RescaleRule.FLOAT32,
+) -> Program:
     """The program of a converted model from what it is called on.
 
     Raises:
@@ -82,7 +95,7 @@ def program_of(model: Any, inputs: Any, rounding: RoundingRule = RoundingRule.HA
     except Exception as error:  # whatever a layer raises
         raise _not_traced(inputs, error) from error
     names = [name for name, _ in named_tensors(results, "output")]
-    return lower(_dataflow(frozen, names, list(layers), rounding))
+    return lower(_dataflow(frozen, names, list(layers), rounding), rescale)
 
 
 def _not_traced(inputs: Any, error: Exception) -> QuantizerError:

@@ -15,7 +15,7 @@ from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizat
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core import QuantizerError, Verification
+from trainable_quantizers_core import QuantizerError, RescaleRule, Verification
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.c_source import c_source
@@ -170,7 +170,7 @@ def _program(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
 
 
 def _c(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: str, sizes: str) -> Written:
-    program = to_integer(model, kwargs or args)
+    program = to_integer(model, kwargs or args, rescale=RescaleRule.FIXED_POINT)
     return c_source(program).encode(), compiled(program)
 
 

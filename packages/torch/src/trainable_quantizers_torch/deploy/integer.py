@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program, rounding_rule
+from trainable_quantizers_core.integer.rescale import rescale_rule
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import quantizers_in
@@ -25,21 +26,28 @@ from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 from trainable_quantizers_torch.layers.copies import copied
 
 
-def to_integer(model: nn.Module, example_inputs: Any, rounding: RoundingRule | str = RoundingRule.HALF_EVEN) -> Program:
+def to_integer(
+    model: nn.Module,
+    example_inputs: Any,
+    rounding: RoundingRule | str = RoundingRule.HALF_EVEN,
+    rescale: RescaleRule | str = RescaleRule.FLOAT32,
+) -> Program:
     """The integers that a converted model computes with, as a program that numpy runs.
 
     The model is exported by ``torch.export`` for one sample. Weights and biases become integers, quantizers become
-    shifts, functions of one value tables; see docs/integer.md.
+    shifts (products where steps are no powers of two), functions of one value tables; see docs/integer.md.
 
     Args:
-        model: What ``convert`` returned, of power-of-two ranges.
+        model: What ``convert`` returned.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
         rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
             framework.
+        rescale: How quantizers whose steps are no powers of two multiply: ``float32``, or ``fixed_point`` for a program
+            of integers alone, which a C file needs. With power-of-two ranges nothing is multiplied.
 
     Raises:
-        QuantizerError: no such rule; the model is in half precision, or holds trainable quantizers, ranges that are no
-            powers of two, or operations that a program does not know; or ``torch.export`` does not take it.
+        QuantizerError: no such rule; the model is in half precision, or holds trainable quantizers or
+            operations that a program does not know; or ``torch.export`` does not take it.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, convert, prepare, verify
@@ -56,11 +64,16 @@ def to_integer(model: nn.Module, example_inputs: Any, rounding: RoundingRule | s
         raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
-    return program_of(model, *arguments_of(model, example_inputs), rounding=rounding_rule(rounding))
+    rules = rounding_rule(rounding), rescale_rule(rescale)
+    return program_of(model, *arguments_of(model, example_inputs), *rules)
 
 
 def program_of(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], rounding: RoundingRule = RoundingRule.HALF_EVEN
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    rounding: RoundingRule = RoundingRule.HALF_EVEN,
+    rescale: RescaleRule = RescaleRule.FLOAT32,
 ) -> Program:
     """The program of a converted model from arguments of its forward.
 
@@ -86,7 +99,7 @@ def program_of(
         rule = "one that can be exported with these inputs"
         raise invalid("to_integer", "model", rule, in_words(kwargs or args), advice) from error
     with torch.no_grad():
-        return lower(_dataflow(exported, flat.outputs, (args, kwargs), rounding))
+        return lower(_dataflow(exported, flat.outputs, (args, kwargs), rounding), rescale)
 
 
 def _first(leaf: Any) -> Any:
