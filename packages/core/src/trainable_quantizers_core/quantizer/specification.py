@@ -120,6 +120,11 @@ class RangeSpecification:
         """Whether thresholds are powers of two."""
         return self.method in POWERS
 
+    @property
+    def levels(self) -> Grid:
+        """What its values are multiples of: the grid, or that of the entries of a table."""
+        return table_grid(self.grid.signed) if self.method in TABLED else self.grid
+
     def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:
         """One float32 value per variable: shape () per tensor, (channels,) per channel; of a table (entries,).
 
@@ -184,7 +189,7 @@ class RangeSpecification:
             return {**bits, MIN_RANGE: _float_list(low), MAX_RANGE: _float_list(high)}
         threshold = self._threshold(values)
         if self.method in TABLED:
-            levels = effective_table(NUMPY_OPS, values[TABLE], table_grid(self.grid.signed))
+            levels = effective_table(NUMPY_OPS, values[TABLE], self.levels)
             entries = [int(level) for level in levels]
             return {**bits, LUT_VALUES: entries, THRESHOLD: _float_list(threshold), "eps": 0.0}
         if from_step:

@@ -7,7 +7,6 @@ from mct_quantizers import QuantizationTarget
 from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import TABLE
 from trainable_quantizers_core.quantizer.grid import symmetric_range
-from trainable_quantizers_core.quantizer.table import table_grid
 
 from trainable_quantizers_keras.kernels.table import effective_table, effective_threshold, look_up
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
@@ -21,7 +20,7 @@ class KerasTableQuantizer(KerasRangeQuantizer):
         scale = self._lsq_factor(inputs)
         is_weight = type(self).quantization_target is QuantizationTarget.Weights
         scales = (scale, spec.lsq_factor(inputs.shape.num_elements()) if is_weight else scale)
-        grid = table_grid(spec.grid.signed)
+        grid = spec.levels
         levels = effective_table(self._learned(TABLE), grid)
         return look_up(inputs, self._threshold(), levels, grid, self.channel_axis, *scales)
 
@@ -31,8 +30,8 @@ class KerasTableQuantizer(KerasRangeQuantizer):
 
     def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
         """The lowest and the highest value that an entry of the table can stand for."""
-        return symmetric_range(self._threshold(), table_grid(self.specification.grid.signed))
+        return symmetric_range(self._threshold(), self.specification.levels)
 
     def step(self) -> tf.Tensor:
         """Δ, of which entries are multiples, of shape () or (channels,); nothing learns through it."""
-        return tf.stop_gradient(self._threshold()) / table_grid(self.specification.grid.signed).steps_per_threshold
+        return tf.stop_gradient(self._threshold()) / self.specification.levels.steps_per_threshold

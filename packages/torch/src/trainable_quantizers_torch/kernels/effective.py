@@ -15,7 +15,8 @@ from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
 
 def _neighbours(ascending: torch.Tensor, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    lower = (torch.searchsorted(ascending, tensor.contiguous(), right=True) - 1).clamp(min=0)
+    after = torch.searchsorted(ascending, tensor.reshape(-1), right=True).reshape(tensor.shape)
+    lower = (after - 1).clamp(min=0)
     return lower, (lower + 1).clamp(max=len(ascending) - 1)
 
 

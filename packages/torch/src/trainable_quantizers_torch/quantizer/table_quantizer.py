@@ -8,7 +8,6 @@ from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import TABLE
 from trainable_quantizers_core.quantizer.grid import symmetric_range
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
-from trainable_quantizers_core.quantizer.table import table_grid
 
 from trainable_quantizers_torch.kernels.table import effective_table, effective_threshold, look_up
 from trainable_quantizers_torch.quantizer.base_quantizer import whole
@@ -25,7 +24,7 @@ class PytorchTableQuantizer(PytorchRangeQuantizer):
             spec.lsq_factor(self._shared_by(inputs)),
             spec.lsq_factor(inputs.numel() if is_weight else elements_per_sample(inputs.shape)),
         )
-        grid = table_grid(spec.grid.signed)
+        grid = spec.levels
         levels = effective_table(whole(self._current(TABLE)), grid)
         return look_up(inputs, self._threshold(), levels, grid, self.channel_axis, *scales)
 
@@ -36,8 +35,8 @@ class PytorchTableQuantizer(PytorchRangeQuantizer):
 
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The lowest and the highest value that an entry of the table can stand for."""
-        return symmetric_range(self._threshold(), table_grid(self.specification.grid.signed))
+        return symmetric_range(self._threshold(), self.specification.levels)
 
     def step(self) -> torch.Tensor:
         """Δ, of which entries are multiples, of shape () or (channels,); nothing learns through it."""
-        return self._threshold().detach() / table_grid(self.specification.grid.signed).steps_per_threshold
+        return self._threshold().detach() / self.specification.levels.steps_per_threshold
