@@ -1,4 +1,4 @@
-"""What few bits cost on the digits of scikit-learn without training, and what reconstruction is worth."""
+"""What few bits cost on the digits of scikit-learn, and what reconstruction and look-up tables are worth."""
 
 from __future__ import annotations
 
@@ -109,5 +109,26 @@ def reconstruction() -> None:
             row(make.__name__, f"{bits}/8", given, nearest, reconstructed, before, after)
 
 
+def tables() -> None:
+    """Weights of 2 bits, evenly spaced or from a look-up table: as calibrated, and after training."""
+    row("network", "weights", "float, %", "calibrated, %", "trained, %")
+    for make in (plain, depthwise):
+        found: dict[str, list[list[float]]] = {}
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            network = make()
+            train(network, 15, 3e-3)
+            for method in ("power_of_two", "lut_power_of_two", "symmetric", "lut_symmetric"):
+                torch.manual_seed(seed)
+                recipe = tq.Recipe({"method": method, "num_bits": 2}, {"num_bits": 8})
+                model = tq.prepare(network, recipe, [X[:256]], verbose=False)
+                figures = [accuracy(network), accuracy(model)]
+                train(model, 10, 1e-3)
+                found.setdefault(method, []).append([*figures, accuracy(tq.convert(model))])
+        for method, rows in found.items():
+            row(make.__name__, method, *(spread(values) for values in zip(*rows, strict=True)))
+
+
 if __name__ == "__main__":
     reconstruction()
+    tables()

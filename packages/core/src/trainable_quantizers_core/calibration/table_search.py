@@ -9,7 +9,7 @@ import numpy as np
 from trainable_quantizers_core.calibration.range_search import Points, Ranges, search
 from trainable_quantizers_core.quantizer.grid import Grid
 
-_ROUNDS = 3
+_ROUNDS = 4
 _ITERATIONS = 100
 _SAMPLE = 2**18  # values that decide about a table
 
@@ -30,11 +30,10 @@ def fit_table(
         searched: Whether thresholds may move.
     """
     data = _sampled(data)
-    levels = _lloyd(params, data, ranges, 2**num_bits)
+    levels = _lloyd(params, data, ranges.grid, even_table(num_bits, ranges.grid))
     for _ in range(_ROUNDS if searched else 0):
-        fitting = replace(ranges, table=levels)
-        params = search(params, data, fitting)
-        levels = _lloyd(params, data, ranges, 2**num_bits)
+        params = search(params, data, replace(ranges, table=levels))
+        levels = _lloyd(params, data, ranges.grid, levels)
     return params, levels
 
 
@@ -58,9 +57,9 @@ def _sampled(data: Points) -> Points:
     return replace(data, points=data.points[:, columns])
 
 
-def _lloyd(params: np.ndarray, data: Points, ranges: Ranges, count: int) -> np.ndarray:
-    """The better of two local optima: from entries that are evenly spaced, and from quantiles."""
-    grid = ranges.grid
+def _lloyd(params: np.ndarray, data: Points, grid: Grid, levels: np.ndarray) -> np.ndarray:
+    """The best of three local optima: from the given levels, from evenly spaced entries, and from quantiles."""
+    count = len(levels)
     step = params[0][:, None].astype(np.float64) / grid.steps_per_threshold
     weights = np.broadcast_to(step**2 * (1.0 if data.counts is None else data.counts), data.points.shape).reshape(-1)
     values = np.clip(data.points / step, grid.lowest, grid.highest).reshape(-1)
@@ -68,8 +67,8 @@ def _lloyd(params: np.ndarray, data: Points, ranges: Ranges, count: int) -> np.n
     values, weights = values[order], weights[order]
     mass, moment = (np.concatenate([[0.0], np.cumsum(each)]) for each in (weights, weights * values))
     spread = np.interp((np.arange(count) + 0.5) / count, mass[1:] / mass[-1], values)
-    best, least = spread, np.inf
-    for entries in (np.linspace(values[0], values[-1], count), spread):
+    best, least = levels, np.inf
+    for entries in (levels, np.linspace(values[0], values[-1], count), spread):
         for _ in range(_ITERATIONS):
             ends = np.concatenate([[0], np.searchsorted(values, (entries[1:] + entries[:-1]) / 2), [len(values)]])
             held = np.diff(mass[ends])

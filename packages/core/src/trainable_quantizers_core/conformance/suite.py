@@ -103,7 +103,7 @@ def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
     """
     if case.tabled:
         wanted = case.axis == 0 or (case.is_activation and not case.signed)
-        return wanted and case.num_bits == 4 and (case.power_of_two or adapter.compiles_fast)
+        return wanted and (case.power_of_two or adapter.compiles_fast)
     if case.identifier is TrainingMethod.ADAROUND:
         return case.axis == 0 and (case.power_of_two or adapter.compiles_fast)
     if adapter.compiles_fast:
