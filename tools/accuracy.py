@@ -120,7 +120,7 @@ def tables() -> None:
             train(network, 15, 3e-3)
             for method in ("power_of_two", "lut_power_of_two", "symmetric", "lut_symmetric"):
                 torch.manual_seed(seed)
-                recipe = tq.Recipe({"method": method, "num_bits": 2}, {"num_bits": 8})
+                recipe = tq.Recipe(tq.WeightsScheme(method=method, num_bits=2), tq.ActivationsScheme())
                 model = tq.prepare(network, recipe, [X[:256]], verbose=False)
                 figures = [accuracy(network), accuracy(model)]
                 train(model, 10, 1e-3)
