@@ -1,4 +1,4 @@
-"""Few bits on the digits of scikit-learn without training: what reconstruction and searched widths are worth."""
+"""What few bits cost on the digits of scikit-learn: reconstruction, searched widths and look-up tables."""
 
 from __future__ import annotations
 
@@ -130,6 +130,27 @@ def search() -> None:
             row(make.__name__, str(bits), *(spread(values) for values in zip(*rows, strict=True)))
 
 
+def tables() -> None:
+    """Weights of 2 bits, evenly spaced or from a look-up table: as calibrated, and after training."""
+    row("network", "weights", "float, %", "calibrated, %", "trained, %")
+    for make in (plain, depthwise):
+        found: dict[str, list[list[float]]] = {}
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            network = make()
+            train(network, 15, 3e-3)
+            for method in ("power_of_two", "lut_power_of_two", "symmetric", "lut_symmetric"):
+                torch.manual_seed(seed)
+                recipe = tq.Recipe(tq.WeightsScheme(method=method, num_bits=2), tq.ActivationsScheme())
+                model = tq.prepare(network, recipe, [X[:256]], verbose=False)
+                figures = [accuracy(network), accuracy(model)]
+                train(model, 10, 1e-3)
+                found.setdefault(method, []).append([*figures, accuracy(tq.convert(model))])
+        for method, rows in found.items():
+            row(make.__name__, method, *(spread(values) for values in zip(*rows, strict=True)))
+
+
 if __name__ == "__main__":
     reconstruction()
     search()
+    tables()

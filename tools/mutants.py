@@ -53,10 +53,13 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
     (
         "keras",
         f"{KERAS}/range_quantizer.py",
-        "is QuantizationMethod.POWER_OF_TWO",
-        "is QuantizationMethod.UNIFORM",
+        "spec.min_threshold, spec.power_of_two",
+        "spec.min_threshold, False",
     ),
     ("keras", f"{CORE}/range_quantizer.py", "in values and not self.freeze_quant_params", "in values"),
+    ("torch", f"{CORE}/table.py", "above - v < v - below", "above - v <= v - below"),
+    ("torch", f"{CORE}/table.py", "ops.take(gradient, ops.order(order))", "gradient"),
+    ("torch", f"{CORE}/table.py", "found.level - ops.where(inside, found.v, 0.0)", "found.level - found.v"),
     ("torch", f"{CORE}/grid.py", "+ mantissa) & ~mantissa", "+ mantissa + 1) & ~mantissa"),
     ("torch", f"{CORE}/grid.py", "(gradient < 0)", "(gradient > 0)"),
     (

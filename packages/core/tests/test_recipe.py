@@ -223,6 +223,7 @@ def test_round_trips_lose_nothing(tmp_path_factory, recipe):
         assert Recipe.from_file(folder / f"recipe{suffix}") == recipe
 
 
+METHODS = "power_of_two, symmetric, uniform, lut_power_of_two, lut_symmetric"
 FILES = [  # what is written in npu.toml, what the message says
     ("[weigths]", "Recipe: key must be a known one, got 'weigths' in npu.toml; did you mean 'weights'?."),
     (
@@ -235,10 +236,13 @@ FILES = [  # what is written in npu.toml, what the message says
     ),
     (
         "[weights]\nmethod = 'power_of_to'",
-        "WeightsScheme: method must be one of power_of_two, symmetric, uniform, got 'power_of_to' in npu.toml, "
-        "[weights]; did you mean 'power_of_two'?.",
+        f"WeightsScheme: method must be one of {METHODS}, got 'power_of_to' in npu.toml, [weights]; "
+        "did you mean 'power_of_two'?.",
     ),
-    ("[weights]\nmethod = 'lut_pot_quantizer'", "method must be one of power_of_two, symmetric, uniform, got"),
+    (
+        "[weights]\nmethod = 'lut_pot_quantizer'",
+        f"method must be one of {METHODS}, got",
+    ),
     ("[weights]\nnum_bits = 1", "num_bits must be an integer in 2..16, got 1 in npu.toml, [weights]; these are"),
     ("[weights]\nnum_bits = 17", "num_bits must be an integer in 2..16, got 17"),
     ("[weights]\nnum_bits = '8'", "num_bits must be an integer in 2..16, got '8'"),

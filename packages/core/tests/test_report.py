@@ -187,9 +187,9 @@ MISTAKES = {
         "TensorReport: target must be 'weights' or 'activation', got 'weight'; did you mean 'weights'?.",
     ),
     "method": (
-        lambda: tensor(method=QuantizationMethod.LUT_SYM_QUANTIZER),
-        "TensorReport: method must be POWER_OF_TWO, SYMMETRIC or UNIFORM, got <QuantizationMethod.LUT_SYM_QUANTIZER: "
-        "4>; only methods of evenly spaced levels are reported.",
+        lambda: tensor(method="power_of_two"),
+        "TensorReport: method must be one of POWER_OF_TWO, SYMMETRIC, UNIFORM, LUT_SYM_QUANTIZER, LUT_POT_QUANTIZER, "
+        "got 'power_of_two'; only methods of the shipped quantizers are reported.",
     ),
     "bits": (
         lambda: tensor(num_bits="4"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from trainable_quantizers_core import (
+    LUT_VALUES,
     MIN_THRESHOLD,
     RANGE_MAX,
     RANGE_MIN,
@@ -69,7 +70,8 @@ def test_a_range_takes_no_notice_of_a_sign_beside_it(signed):
     assert activation({**params, SIGNED: signed}, METHOD.UNIFORM, 8) == activation(params, METHOD.UNIFORM, 8)
 
 
-SYMMETRIC, UNIFORM = METHOD.SYMMETRIC, METHOD.UNIFORM
+SYMMETRIC, UNIFORM, TABLED = METHOD.SYMMETRIC, METHOD.UNIFORM, METHOD.LUT_POT_QUANTIZER
+TABLE = {THRESHOLD: 1.0, LUT_VALUES: list(range(-64, 64, 8))}
 BAD_PARAMETERS = [
     (SYMMETRIC, {}, "activation_quantization_params must be a dictionary with 'threshold', got {}; add THRESHOLD"),
     (SYMMETRIC, {"treshold": 1.0}, "key must be one of threshold, is_signed, got 'treshold'"),
@@ -101,6 +103,12 @@ BAD_PARAMETERS = [
         {RANGE_MIN: 0.0, RANGE_MAX: 1.0, THRESHOLD: 1.0},
         "key must be one of range_min, range_max, is_signed, got 'threshold'",
     ),
+    (TABLED, {THRESHOLD: 1.0}, "a dictionary with 'lut_values', got {'threshold': 1.0}; add LUT_VALUES"),
+    (TABLED, {**TABLE, LUT_VALUES: TABLE[LUT_VALUES][1:]}, "lut_values must be 16 integers in -128..127, got [-56"),
+    (TABLED, {**TABLE, LUT_VALUES: [128, *range(15)]}, "lut_values must be 16 integers in -128..127, got [128"),
+    (TABLED, {**TABLE, LUT_VALUES: [0.5, *range(15)]}, "repeat entries to use fewer of them"),
+    (TABLED, {**TABLE, SIGNED: False}, "lut_values must be 16 integers in 0..255, got [-64"),
+    (SYMMETRIC, TABLE, "key must be one of threshold, is_signed, got 'lut_values'"),
 ]
 
 
@@ -116,6 +124,13 @@ def test_bad_parameters(method, params, text):
 def test_bits_that_no_inferable_quantizer_deploys(bits):
     with pytest.raises(QuantizerError, match=rf"weights_n_bits must be in 2..16, got {bits}; choose"):
         weights({THRESHOLD: 1.0}, bits=bits)
+
+
+def test_a_table_of_as_many_bits_as_its_entries_is_refused():
+    with pytest.raises(
+        QuantizerError, match=r"weights_n_bits must be in 2..7, got 8; a table holds some of the levels"
+    ):
+        weights(TABLE, TABLED, 8)
 
 
 def test_weights_are_signed():

@@ -9,7 +9,7 @@ from trainable_quantizers_core.calibration.initial_parameters import (
     weights_parameters,
 )
 from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
-from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
+from trainable_quantizers_core.constants import LUT_VALUES, MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
 from trainable_quantizers_core.deploy.verification import TensorDifference, Verification
 from trainable_quantizers_core.enums import (
     CalibrationMethod,
@@ -41,6 +41,7 @@ from trainable_quantizers_core.recipe.recipe import Recipe
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
 __all__ = [
+    "LUT_VALUES",
     "MIN_THRESHOLD",
     "RANGE_MAX",
     "RANGE_MIN",

@@ -4,11 +4,15 @@ THRESHOLD = "threshold"
 SIGNED = "is_signed"
 RANGE_MIN = "range_min"
 RANGE_MAX = "range_max"
+LUT_VALUES = "lut_values"
 
 MIN_RANGE = "min_range"
 """Name of the variable that holds the lower end of a uniform range."""
 MAX_RANGE = "max_range"
 """Name of the variable that holds the upper end of a uniform range."""
+
+TABLE = "table"
+"""Name of the variable that holds the entries of a table, as fractions of the threshold."""
 
 STEP = "step"
 """Name of the variable that counts the steps of a schedule."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, THRESHOLD
+from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TABLE, THRESHOLD
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, effective_threshold, effective_uniform_range
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.table import effective_table
 from trainable_quantizers_core.report.data import TensorReport
 from trainable_quantizers_core.report.measure import measure
 from trainable_quantizers_core.training.matching import match
@@ -80,9 +81,10 @@ class PlacedQuantizer:
             low, high = effective_uniform_range(NUMPY_OPS, *ends, specification.grid, specification.min_threshold)
             parameters = {MIN_RANGE: low, MAX_RANGE: high}
         else:
-            power_of_two = specification.method is QuantizationMethod.POWER_OF_TWO
-            smallest = specification.min_threshold
+            smallest, power_of_two = specification.min_threshold, specification.power_of_two
             parameters = {THRESHOLD: effective_threshold(NUMPY_OPS, values[THRESHOLD], smallest, power_of_two)}
+        if TABLE in values:
+            parameters[TABLE] = effective_table(NUMPY_OPS, values[TABLE], specification.levels)
         return TensorReport(
             layer=self.layer,
             attribute=self.attribute,

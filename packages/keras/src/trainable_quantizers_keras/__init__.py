@@ -1,6 +1,7 @@
 """Trainable quantizers for Keras, and everything of the core that their user needs."""
 
 from trainable_quantizers_core import (
+    LUT_VALUES,
     MIN_THRESHOLD,
     RANGE_MAX,
     RANGE_MIN,
@@ -50,6 +51,7 @@ from trainable_quantizers_keras.load_model import keras_load_quantized_model
 from trainable_quantizers_keras.prepare import prepare, summary
 from trainable_quantizers_keras.quantizer.activation_quantizers import (
     LSQSymmetricActivationTrainableQuantizer,
+    LSQTableActivationTrainableQuantizer,
     LSQUniformActivationTrainableQuantizer,
     STESymmetricActivationTrainableQuantizer,
     STEUniformActivationTrainableQuantizer,
@@ -61,6 +63,7 @@ from trainable_quantizers_keras.quantizer.weights_quantizers import (
     AdaRoundSymmetricWeightsTrainableQuantizer,
     AdaRoundUniformWeightsTrainableQuantizer,
     LSQSymmetricWeightsTrainableQuantizer,
+    LSQTableWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
     STESymmetricWeightsTrainableQuantizer,
     STEUniformWeightsTrainableQuantizer,
@@ -76,6 +79,7 @@ from trainable_quantizers_keras.training.schedules import QuantizationScheduleCa
 from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
 
 __all__ = [
+    "LUT_VALUES",
     "MIN_THRESHOLD",
     "RANGE_MAX",
     "RANGE_MIN",
@@ -99,6 +103,8 @@ __all__ = [
     "KerasTrainableQuantizationWrapper",
     "LSQSymmetricActivationTrainableQuantizer",
     "LSQSymmetricWeightsTrainableQuantizer",
+    "LSQTableActivationTrainableQuantizer",
+    "LSQTableWeightsTrainableQuantizer",
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",

@@ -2,6 +2,7 @@
 
 import torch  # noqa: F401  before anything that imports TensorFlow
 from trainable_quantizers_core import (
+    LUT_VALUES,
     MIN_THRESHOLD,
     RANGE_MAX,
     RANGE_MIN,
@@ -49,6 +50,7 @@ from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizati
 from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.quantizer.activation_quantizers import (
     LSQSymmetricActivationTrainableQuantizer,
+    LSQTableActivationTrainableQuantizer,
     LSQUniformActivationTrainableQuantizer,
     STESymmetricActivationTrainableQuantizer,
     STEUniformActivationTrainableQuantizer,
@@ -60,6 +62,7 @@ from trainable_quantizers_torch.quantizer.weights_quantizers import (
     AdaRoundSymmetricWeightsTrainableQuantizer,
     AdaRoundUniformWeightsTrainableQuantizer,
     LSQSymmetricWeightsTrainableQuantizer,
+    LSQTableWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
     STESymmetricWeightsTrainableQuantizer,
     STEUniformWeightsTrainableQuantizer,
@@ -75,6 +78,7 @@ from trainable_quantizers_torch.training.schedules import advance_schedules, fol
 from trainable_quantizers_torch.training.telemetry import telemetry
 
 __all__ = [
+    "LUT_VALUES",
     "MIN_THRESHOLD",
     "RANGE_MAX",
     "RANGE_MIN",
@@ -92,6 +96,8 @@ __all__ = [
     "Granularity",
     "LSQSymmetricActivationTrainableQuantizer",
     "LSQSymmetricWeightsTrainableQuantizer",
+    "LSQTableActivationTrainableQuantizer",
+    "LSQTableWeightsTrainableQuantizer",
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core.calibration.range_search import ChannelData, Ranges, search
+from trainable_quantizers_core.calibration.range_search import ChannelData, Points, Ranges, search
+from trainable_quantizers_core.calibration.table_search import even_table, fit_table
 from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics, as_float32, float_array
 from trainable_quantizers_core.constants import (
+    LUT_VALUES,
     MIN_THRESHOLD,
     RANGE_MAX,
     RANGE_MIN,
@@ -24,6 +26,8 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS, AccumulatorGrid, largest_sum
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.specification import POWERS, TABLED
+from trainable_quantizers_core.quantizer.table import table_grid
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
 _BLOCK = 2**18  # weights that are looked at together, if they are not of one channel
@@ -34,8 +38,8 @@ class Calibrated:
     """Initial parameters, ready for ``config`` of the scheme, and what was noticed about the data, in words.
 
     Args:
-        params: ``{THRESHOLD: t}``, with ``SIGNED`` for activations, or ``{RANGE_MIN: a, RANGE_MAX: b}``; floats, or per
-            channel float32 arrays of shape (channels,).
+        params: ``{THRESHOLD: t}``, with ``SIGNED`` for activations and ``LUT_VALUES`` of tables, or
+            ``{RANGE_MIN: a, RANGE_MAX: b}``; floats, or per channel float32 arrays of shape (channels,).
         findings: What a user should know: dead channels, constant tensors, values that are NaN.
     """
 
@@ -90,16 +94,15 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
         advice = "feed calibration data through the model" if not statistics.non_finite else "look for what made it NaN"
         raise invalid("activation_parameters", "statistics", "of at least one finite value", statistics, advice)
     signed = statistics.minimum < 0
-    uniform = scheme.method is QuantizationMethod.UNIFORM
-    ranges = Ranges(scheme.method, Grid(scheme.num_bits, signed and not uniform))
+    ranges = _ranges(scheme, signed)
     points, counts = statistics.points()
     data = ChannelData(
+        points[None],
+        counts,
         np.array([statistics.minimum]),
         np.array([statistics.maximum]),
         np.array([statistics.mean_magnitude]),
         lambda fraction, magnitudes: np.array([statistics.quantile(fraction, magnitudes)]),
-        points[None],
-        counts,
     )
     findings = []
     if statistics.non_finite:
@@ -109,8 +112,13 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
     if not statistics.max_magnitude:
         params = ranges.around(np.zeros(1), np.ones(1))
         findings.append(f"all {statistics.count} values are zero; the range up to 1 stands in")
+    table: dict[str, Any] = {}
+    if scheme.method in TABLED:
+        seen = Points(np.append(points, np.float32(0))[None], np.append(counts, statistics.zeros))
+        params, table = _with_table(params, seen, scheme, ranges)
     findings += _extremes(data.low, data.high, statistics.count)
-    return Calibrated({**_by_name(params[:, 0].tolist()), **({} if uniform else {SIGNED: signed})}, tuple(findings))
+    sign = {} if ranges.uniform else {SIGNED: signed}
+    return Calibrated({**_by_name(params[:, 0].tolist()), **table, **sign}, tuple(findings))
 
 
 def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | None = None) -> Calibrated:
@@ -138,8 +146,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
         rule = f"in {-weight.ndim}..{weight.ndim - 1}"
         raise invalid("weights_parameters", "channel_axis", rule, channel_axis, advice, where)
     rows = np.moveaxis(weight, channel_axis or 0, 0) if per_channel else weight[None]
-    uniform = scheme.method is QuantizationMethod.UNIFORM
-    ranges = Ranges(scheme.method, Grid(scheme.num_bits, signed=not uniform))
+    ranges = _ranges(scheme, True)
     height = max(1, _BLOCK // (weight.size // len(rows)))
     blocks = [_of_rows(rows[start : start + height], scheme, ranges) for start in range(0, len(rows), height)]
     params, low, high, non_finite = (np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
@@ -155,23 +162,55 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
         shown = ", ".join(map(str, dead.nonzero()[0][:8])) + (", ..." if dead.sum() > 8 else "")
         text = f"{dead.sum()} of {len(dead)} channels hold only zeros ({shown})"
         findings.append(f"{text}; they take the median range of the others")
+    table: dict[str, Any] = {}
+    if scheme.method in TABLED:
+        params, table = _with_table(params, Points(_clean(rows), None), scheme, ranges)
     findings += _extremes(low, high, weight.size)
     values: list[Any] = list(params) if per_channel else params[:, 0].tolist()
-    return Calibrated(_by_name(values), tuple(findings))
+    return Calibrated({**_by_name(values), **table}, tuple(findings))
+
+
+def _ranges(scheme: ActivationsScheme | WeightsScheme, signed: bool) -> Ranges:
+    if scheme.method in TABLED:
+        return Ranges(scheme.method, table_grid(signed))
+    uniform = scheme.method is QuantizationMethod.UNIFORM
+    return Ranges(scheme.method, Grid(scheme.num_bits, signed and not uniform))
 
 
 def _of_rows(rows: np.ndarray, scheme: WeightsScheme, ranges: Ranges) -> tuple[np.ndarray, ...]:
     """Parameters, smallest and largest value, and the number of values that are NaN or infinite, per channel."""
-    values = as_float32(rows).reshape(len(rows), -1)
-    finite = np.isfinite(values)
-    values[~finite] = 0
+    finite, values = np.isfinite(as_float32(rows)).reshape(len(rows), -1), _clean(rows)
 
     def quantile(fraction: float, magnitudes: bool) -> np.ndarray:
         return np.quantile(np.abs(values) if magnitudes else values, fraction, axis=1)
 
     mean_magnitude = np.abs(values).mean(axis=1, dtype=np.float64)
-    data = ChannelData(values.min(axis=1), values.max(axis=1), mean_magnitude, quantile, values, None)
+    data = ChannelData(values, None, values.min(axis=1), values.max(axis=1), mean_magnitude, quantile)
     return _calibrate(data, scheme, ranges), data.low, data.high, (~finite).sum(axis=1)
+
+
+def _clean(rows: np.ndarray) -> np.ndarray:
+    """Float32 values of shape (channels, any), zero where they are NaN or infinite."""
+    values = as_float32(rows).reshape(len(rows), -1)
+    return np.where(np.isfinite(values), values, np.float32(0))
+
+
+def _with_table(
+    params: np.ndarray, seen: Points, scheme: ActivationsScheme | WeightsScheme, ranges: Ranges
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Thresholds that suit a table, and the table by the name of the configuration.
+
+    Powers of two start in the middle between two steps of the exponent: a table that was fitted to one does not suit
+    its neighbour.
+    """
+    if seen.points.any():
+        searched = scheme.calibration is CalibrationMethod.MSE
+        params, levels = fit_table(params, seen, ranges, scheme.num_bits, searched)
+    else:
+        levels = even_table(scheme.num_bits, ranges.grid)
+    if scheme.method in POWERS:
+        params = params * np.float32(sqrt(0.5))
+    return params, {LUT_VALUES: levels.astype(int).tolist()}
 
 
 def _calibrate(data: ChannelData, scheme: ActivationsScheme | WeightsScheme, ranges: Ranges) -> np.ndarray:

@@ -12,6 +12,8 @@ from mct_quantizers import QuantizationMethod
 from trainable_quantizers_core.constants import LARGEST_THRESHOLD, MIN_THRESHOLD
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, Grid
+from trainable_quantizers_core.quantizer.specification import POWERS
+from trainable_quantizers_core.quantizer.table import look_up
 
 _PIECE = 2**16  # weights that are quantized together: they stay in the cache of a processor
 
@@ -22,7 +24,9 @@ _FINE = 2.0 ** (np.arange(-7, 8) / 16)
 # Which parameters are multiplied by which factors; each move starts where the one before arrived.
 _MOVES: dict[QuantizationMethod, list[tuple[list[int], np.ndarray]]] = {
     QuantizationMethod.POWER_OF_TWO: [([1], _EXPONENTS)],
+    QuantizationMethod.LUT_POT_QUANTIZER: [([1], _EXPONENTS)],
     QuantizationMethod.SYMMETRIC: [([1], _COARSE), ([1], _FINE)],
+    QuantizationMethod.LUT_SYM_QUANTIZER: [([1], _COARSE), ([1], _FINE)],
     QuantizationMethod.UNIFORM: [
         ([1, 1], _COARSE),
         ([0, 1], _COARSE),
@@ -34,29 +38,45 @@ _MOVES: dict[QuantizationMethod, list[tuple[list[int], np.ndarray]]] = {
 
 
 @dataclass(frozen=True)
-class ChannelData:
+class Points:
+    """Values over which errors are summed.
+
+    Args:
+        points: Of shape (channels, any).
+        counts: How many values each point stands for, of shape (any,); None is one each.
+    """
+
+    points: np.ndarray
+    counts: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class ChannelData(Points):
     """What calibration needs to know of a tensor, one entry or row per channel.
 
     Args:
+        points: Values of shape (channels, any), over which errors are summed.
+        counts: How many values each point stands for, of shape (any,); None is one each.
         low: Smallest value.
         high: Largest value.
         mean_magnitude: mean|x|.
         quantile: ``quantile(fraction, magnitudes)``, of the values or of their magnitudes.
-        points: Values of shape (channels, any), over which errors are summed.
-        counts: How many values each point stands for, of shape (any,); None is one each.
     """
 
     low: np.ndarray
     high: np.ndarray
     mean_magnitude: np.ndarray
     quantile: Callable[[float, bool], np.ndarray]
-    points: np.ndarray
-    counts: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Ranges:
     """The ranges a method can have. Their parameters are arrays of shape (1 or 2, channels): threshold, or both ends.
+
+    Args:
+        method: The method.
+        grid: The levels; those that entries can have, where the method quantizes to a table.
+        table: The levels of a table, ascending; None for all levels of the grid.
 
     Examples:
         >>> Ranges(QuantizationMethod.POWER_OF_TWO, Grid(4, True)).around(np.float32([-3.0]), np.float32([2.0]))
@@ -65,6 +85,7 @@ class Ranges:
 
     method: QuantizationMethod
     grid: Grid
+    table: np.ndarray | None = None
 
     @property
     def uniform(self) -> bool:
@@ -77,14 +98,13 @@ class Ranges:
         if self.uniform:
             low, high = np.minimum(params[0], 0), np.maximum(params[1], 0)
             return np.stack([low, np.maximum(high, low + np.float32(MIN_THRESHOLD))])
-        power_of_two = self.method is QuantizationMethod.POWER_OF_TWO
-        return rules.effective_threshold(NUMPY_OPS, params, MIN_THRESHOLD, power_of_two)
+        return rules.effective_threshold(NUMPY_OPS, params, MIN_THRESHOLD, self.method in POWERS)
 
     def around(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """The smallest range that holds [low, high]."""
         return self.effective([low, high] if self.uniform else [np.maximum(-low, high)])
 
-    def squared_error(self, params: np.ndarray, data: ChannelData) -> np.ndarray:
+    def squared_error(self, params: np.ndarray, data: Points) -> np.ndarray:
         """Σ (y - x)² per channel, rounding and clipping taken together."""
         if self.uniform:
             step, zero_point = rules.uniform_grid(NUMPY_OPS, params[0], params[1], self.grid, MIN_THRESHOLD)
@@ -98,19 +118,26 @@ class Ranges:
             for start in range(0, size, columns):
                 piece = slice(start, start + columns)
                 x = data.points[:, piece]
-                error = x / step
-                np.rint(error, out=error)
-                error += zero_point
-                np.clip(error, self.grid.lowest, self.grid.highest, out=error)
-                error -= zero_point
-                error *= step
+                error = self._quantized(x, step, zero_point)
                 error -= x
                 error *= error
                 total += error.sum(axis=1, dtype=np.float64) if data.counts is None else error @ data.counts[piece]
         return total
 
+    def _quantized(self, x: np.ndarray, step: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+        if self.table is not None:
+            threshold = step * np.float32(self.grid.steps_per_threshold)
+            return look_up(NUMPY_OPS, x, threshold, self.table, self.grid)  # type: ignore[no-any-return]
+        y = x / step
+        np.rint(y, out=y)
+        y += zero_point
+        np.clip(y, self.grid.lowest, self.grid.highest, out=y)
+        y -= zero_point
+        y *= step
+        return y
 
-def search(params: np.ndarray, data: ChannelData, ranges: Ranges) -> np.ndarray:
+
+def search(params: np.ndarray, data: Points, ranges: Ranges) -> np.ndarray:
     """The parameters of least squared error among those that the moves reach, ``params`` among them."""
     best, least = params.copy(), ranges.squared_error(params, data)
     for moved, factors in _MOVES[ranges.method]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import MIN_THRESHOLD, RANGE_MAX, RANGE_MIN, SIGNED, THRESHOLD
+from trainable_quantizers_core.constants import (
+    LUT_VALUES,
+    MIN_THRESHOLD,
+    RANGE_MAX,
+    RANGE_MIN,
+    SIGNED,
+    TABLE,
+    THRESHOLD,
+)
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
@@ -20,6 +28,8 @@ from trainable_quantizers_core.quantizer.config import (
 NUM_BITS = (2, 3, 4, 8, 16)
 SOFT_ROUNDING_BITS = (4,)
 """Soft rounding adds an offset to what STE quantizes at all widths."""
+TABLE_BITS = (4,)
+"""A table of fewer or more entries has nothing that one of 16 lacks."""
 SHAPE = (4, 5, 3)
 """Shape of the tensors whose channels are counted by an axis."""
 THRESHOLDS = (0.7, 2.0, 0.013, 150.0, 1.0)
@@ -33,8 +43,8 @@ class Case:
     Args:
         identifier: What the class is marked with; a ``TrainingMethod`` for the shipped ones.
         target: Weights or activations.
-        method: POWER_OF_TWO, SYMMETRIC or UNIFORM.
-        num_bits: 2..16.
+        method: POWER_OF_TWO, SYMMETRIC, UNIFORM, LUT_SYM_QUANTIZER or LUT_POT_QUANTIZER.
+        num_bits: 2..16; 2..7 of a table.
         signed: Whether the grid has levels below zero; a uniform grid counts from 0.
         axis: Channel axis; None is per tensor.
         min_threshold: Smallest threshold.
@@ -64,7 +74,12 @@ class Case:
     @property
     def power_of_two(self) -> bool:
         """Whether thresholds are powers of two."""
-        return self.method is QuantizationMethod.POWER_OF_TWO
+        return self.method in (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.LUT_POT_QUANTIZER)
+
+    @property
+    def tabled(self) -> bool:
+        """Whether levels are the entries of a table."""
+        return self.method in (QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)
 
     @property
     def is_activation(self) -> bool:
@@ -83,12 +98,31 @@ class Case:
         if self.uniform:
             low, high = np.resize(np.array(RANGES, np.float32), (count, 2)).T
             return {"min_range": low.reshape(shape), "max_range": high.reshape(shape)}
-        return {"threshold": np.resize(np.array(THRESHOLDS, np.float32), count).reshape(shape)}
+        threshold = np.resize(np.array(THRESHOLDS, np.float32), count).reshape(shape)
+        return {"threshold": threshold, **({"table": self._levels() / self._table_steps} if self.tabled else {})}
+
+    @property
+    def _table_steps(self) -> np.float32:
+        return np.float32(128 if self.signed else 256)
+
+    def _levels(self) -> np.ndarray:
+        """Entries out of order, further apart at the ends, and one of them twice."""
+        fractions = np.linspace(-1 if self.signed else 0, 0.99, 2**self.num_bits)
+        levels = np.rint(np.sign(fractions) * fractions**2 * self._table_steps)
+        levels[2] = levels[1]
+        return np.roll(levels, 1).astype(np.float32)
+
+    def of_channel(self, values: Mapping[str, np.ndarray], channel: int) -> dict[str, np.ndarray]:
+        """The parameters of one channel; all share a table."""
+        return {name: value if name == TABLE else value[channel] for name, value in values.items()}
 
     def config(self, **changes: Any) -> TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig:
         """The configuration object, with other values for some of its fields on request."""
         names = {"min_range": RANGE_MIN, "max_range": RANGE_MAX, "threshold": THRESHOLD}
-        params: dict[str, Any] = {names[name]: value.tolist() for name, value in self.initial_values().items()}
+        values = self.initial_values()
+        params: dict[str, Any] = {names[name]: value.tolist() for name, value in values.items() if name != TABLE}
+        if self.tabled:
+            params[LUT_VALUES] = self._levels().astype(int).tolist()
         if self.is_activation:
             if not self.uniform:
                 params[SIGNED] = self.signed
@@ -116,9 +150,13 @@ def can_be(case: Case) -> bool:
     """Excludes what no quantizer of the contract can be.
 
     Activations have one set of parameters, and no rounding that is learned; weights and uniform grids have no choice of
-    sign.
+    sign; tables are learned by LSQ, those of activations as powers of two.
     """
     if case.is_activation and (case.axis is not None or case.identifier is TrainingMethod.ADAROUND):
+        return False
+    if case.tabled and (case.identifier is not TrainingMethod.LSQ or case.num_bits not in TABLE_BITS):
+        return False
+    if case.tabled and case.is_activation and not case.power_of_two:
         return False
     if case.identifier is TrainingMethod.ADAROUND and case.num_bits not in SOFT_ROUNDING_BITS:
         return False
@@ -128,7 +166,8 @@ def can_be(case: Case) -> bool:
 def all_cases(identifiers: tuple[Any, ...] = tuple(TrainingMethod)) -> Iterator[Case]:
     """Every case of the shipped quantizers: about 180."""
     targets = (QuantizationTarget.Weights, QuantizationTarget.Activation)
-    methods = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
+    evenly = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
+    methods = (*evenly, QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)
     axes = (None, 0, 1, -1)
     for fields in product(identifiers, targets, methods, NUM_BITS, (True, False), axes):
         case = Case(*fields)

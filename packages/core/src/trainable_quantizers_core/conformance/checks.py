@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.conformance.accumulator import check_bias, check_limit
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
@@ -35,6 +36,8 @@ def _seeded(values: dict[str, np.ndarray], count: int) -> list[dict[str, np.ndar
     generator = np.random.default_rng(2)
 
     def draw(name: str, value: np.ndarray) -> np.ndarray:
+        if name == "table":
+            return np.asarray(generator.normal(0, 0.6, value.shape), np.float32)
         sign = -1.0 if name == "min_range" else 1.0
         return np.asarray(sign * np.exp(generator.normal(0, 2, value.shape)), np.float32)
 
@@ -158,7 +161,7 @@ def check_recovery(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainabl
     if case.uniform:
         return
     subject = Subject(adapter, quantizer_class, case)
-    subject.assign({"threshold": np.full_like(subject.values["threshold"], -0.5)})
+    subject.assign({**subject.values, "threshold": np.full_like(subject.values["threshold"], -0.5)})
     for sign, moves in ((-1.0, True), (1.0, False)):
         run = adapter.run(subject.quantizer, np.abs(subject.x) + 1, np.full_like(subject.x, sign))
         gradient = run.gradients["threshold"]
@@ -228,7 +231,7 @@ def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type[BaseTrai
     alone = Case(case.identifier, case.target, case.method, case.num_bits, case.signed)
     for channel in range(output.shape[0]):
         single = Subject(adapter, quantizer_class, alone)
-        single.assign({name: value[channel] for name, value in subject.values.items()})
+        single.assign(case.of_channel(subject.values, channel))
         near_tie = expect(alone, single.values, moved[channel], np.zeros_like(moved[channel])).near_tie
         near = np.abs(single.output(x=moved[channel]) - output[channel]) <= 3e-7 * np.abs(output[channel])
         decided = ~near_tie & (np.abs(moved[channel]) < 1e9)
@@ -370,7 +373,9 @@ APPLIES: dict[Check, Callable[[type[BaseTrainableQuantizer], Case], bool]] = {
     check_bias: _has_sums,
     check_limit: _has_sums,
     check_ties: lambda quantizer_class, case: (
-        case.is_activation and case.power_of_two and issubclass(quantizer_class, RangeQuantizer)
+        case.is_activation
+        and case.method is QuantizationMethod.POWER_OF_TWO
+        and issubclass(quantizer_class, RangeQuantizer)
     ),
 }
 """Which quantizers and cases a promise is made to; to all of them where nothing is said."""

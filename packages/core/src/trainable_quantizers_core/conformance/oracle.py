@@ -8,7 +8,7 @@ it decides on which level zero lies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -95,14 +95,15 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
         low, high = -zero_point * step, (steps - zero_point) * step
         lowest, highest = 0, 2**bits - 1
     else:
+        bits = 8 if case.tabled else bits
         threshold = np.maximum(np.asarray(values["threshold"], f32).reshape(-1), minimum)
         if case.power_of_two:
             mantissa, exponent = np.frexp(threshold)  # threshold = mantissa·2^exponent, 0.5 <= mantissa < 1
             threshold = np.ldexp(f32(1), np.where(mantissa == 0.5, exponent - 1, exponent)).astype(f32)
         lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if case.signed else (0, 2**bits - 1)
-        step = threshold / f32(2 ** (bits - case.signed))
+        step = threshold / f32(2 ** (bits - case.signed))  # of a table the one that its entries are multiples of
         low, high, zero_point = f32(lowest) * step, f32(highest) * step, np.zeros_like(step)
-    forward_step = (high - low) / f32(2**bits - 1)
+    forward_step = step if case.tabled else (high - low) / f32(2**bits - 1)
     low, high = (lowest - zero_point) * forward_step, (highest - zero_point) * forward_step
     low, high, step, zero_point = (array.astype(np.float64) for array in (low, high, step, zero_point))
     return Range(low, high, step, zero_point, lowest, highest)
@@ -158,6 +159,8 @@ def expect_range(
         from_rounding: Whether rounding errors inside the range contribute to the parameters' gradients.
         scaled: Whether those are multiplied by r = 1/sqrt(N·highest).
     """
+    if case.tabled:
+        return _expect_table(case, values, x, g)
     x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
     axes = tuple(axis for axis in range(x.ndim) if case.axis is None or axis != case.axis % x.ndim)
     span = effective_range(case, values).reshaped(channels_of(case, x))
@@ -188,12 +191,13 @@ def expect_range(
     if not case.uniform:  # min = lowest·t_eff/2^(b-s), max = highest·t_eff/2^(b-s)
         per_step = 1.0 / 2 ** (case.num_bits - case.signed)
         weights = {"min_range": span.lowest * per_step, "max_range": span.highest * per_step}
-        raw = np.asarray(values["threshold"], np.float64)
-        bounded = np.maximum(raw, case.min_threshold)
-        through = (span.high.reshape(raw.shape) / span.highest / per_step) / bounded
-        gradient = sum(gradients[name] * weight for name, weight in weights.items()) * through
-        gradient = np.where((raw < case.min_threshold) & (gradient > 0), 0.0, gradient)
-        allowed = sum(tolerance[name] * abs(weight) for name, weight in weights.items()) * through
+        gradient, allowed = _through_threshold(
+            case,
+            np.asarray(values["threshold"], np.float64),
+            span.high / span.highest / per_step,
+            sum(gradients[name] * weight for name, weight in weights.items()),
+            sum(tolerance[name] * abs(weight) for name, weight in weights.items()),
+        )
         gradients, tolerance = {"threshold": gradient}, {"threshold": allowed}
     scale = _gradient_scale(case, x.shape, span.highest) if scaled else 1.0
     return Expectation(
@@ -206,6 +210,72 @@ def expect_range(
         near_end,
         at_end,
         overflow,
+        span,
+    )
+
+
+def _through_threshold(
+    case: Case, raw: np.ndarray, effective: np.ndarray, gradient: Any, allowed: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Section 2: dL/dt and its tolerance from those of t_eff."""
+    through = effective.reshape(raw.shape) / np.maximum(raw, case.min_threshold)
+    gradient = gradient * through
+    return np.where((raw < case.min_threshold) & (gradient > 0), 0.0, gradient), allowed * through
+
+
+def _expect_table(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:
+    """Section 4, look-up tables."""
+    x, g = np.asarray(x, np.float64), np.asarray(g, np.float64)
+    axes = tuple(axis for axis in range(x.ndim) if case.axis is None or axis != case.axis % x.ndim)
+    span = effective_range(case, values).reshaped(channels_of(case, x))
+    steps = span.highest + 1
+    raw = np.asarray(values["table"], np.float64)
+    order = np.argsort(raw, kind="stable")
+    entries = np.rint(np.clip(raw[order] * steps, span.lowest, span.highest))
+
+    v = np.clip(x / span.step, span.lowest, span.highest)
+    distances = np.abs(v[..., None] - entries)
+    nearest = np.argmin(distances, axis=-1)
+    last = len(entries) - 1 - np.argmin(distances[..., ::-1], axis=-1)
+    chosen = np.where((entries[nearest] == entries[last]) & (v >= entries[last]), last, nearest)
+    output = entries[chosen] * span.step
+
+    blurred = 8 * EPS * steps
+    others = np.where(entries == entries[chosen][..., None], np.inf, distances)
+    near_tie = np.abs(others.min(axis=-1) - distances.min(axis=-1)) <= 2 * blurred
+    near_tie |= (nearest != last) & (np.abs(v - entries[chosen]) <= blurred) & (entries[nearest] == entries[last])
+    largest = np.maximum(np.abs(span.low), np.abs(span.high))
+    at_end = np.minimum(np.abs(x - span.low), np.abs(x - span.high)) <= 4 * EPS * largest
+    near_end = (x != 0) & (np.abs(x) < 2.0**-126) & (span.low == 0)
+
+    inside = (x >= span.low) & (x <= span.high)
+    error = (entries[chosen] - np.where(inside, v, 0.0)) / steps
+    threshold, allowed = _through_threshold(
+        case,
+        np.asarray(values["threshold"], np.float64),
+        span.step * steps,
+        np.sum(g * error, axis=axes),
+        np.sum(np.abs(g * error) * 1e-6 + np.abs(g) * blurred / steps, axis=axes),
+    )
+    terms = g * span.step * steps
+    table = np.zeros(len(entries))
+    slack = np.zeros(len(entries))
+    for position, entry in enumerate(order):
+        table[entry] = np.sum(np.where(chosen == position, terms, 0.0))
+        slack[entry] = np.sum(np.where(chosen == position, np.abs(terms), 0.0)) * 2e-6
+    outwards = ((raw * steps > span.highest) & (table < 0)) | ((raw * steps < span.lowest) & (table > 0))
+    of_bits = 2 ** (case.num_bits - case.signed) - 1
+    scale, of_table = (_gradient_scale(each, x.shape, of_bits) for each in (case, replace(case, axis=None)))
+    return Expectation(
+        entries[chosen],
+        output,
+        np.where(inside, g, 0.0),
+        {"threshold": threshold * scale, "table": np.where(outwards, 0.0, table) * of_table},
+        {"threshold": allowed * scale, "table": slack * of_table},
+        near_tie,
+        near_end,
+        at_end,
+        np.zeros(x.shape, bool),
         span,
     )
 

@@ -18,7 +18,8 @@ def probe_inputs(case: Case, values: dict[str, np.ndarray], infinite: bool = Fal
     A weight's axis without channels is made longer, so that each channel sees every probe of its own range.
     """
     ranges = effective_range(case, values)
-    rows = [_probes(ranges, channel, infinite, seed + channel) for channel in range(ranges.step.size)]
+    between = _midpoints(values["table"], ranges) if case.tabled else np.zeros(0)
+    rows = [_probes(ranges, channel, between, infinite, seed + channel) for channel in range(ranges.step.size)]
     if case.axis is None:
         row = rows[0]
         pad = -row.size % 15
@@ -32,14 +33,20 @@ def probe_inputs(case: Case, values: dict[str, np.ndarray], infinite: bool = Fal
     return np.ascontiguousarray(np.moveaxis(block, 0, case.axis))
 
 
-def _probes(ranges: Range, channel: int, infinite: bool, seed: int) -> np.ndarray:
+def _midpoints(table: np.ndarray, ranges: Range) -> np.ndarray:
+    """The levels of a table, and where it turns from one to the next."""
+    entries = np.sort(np.rint(np.clip(table * (ranges.highest + 1.0), ranges.lowest, ranges.highest)))
+    return np.concatenate([entries, (entries[1:] + entries[:-1]) / 2])
+
+
+def _probes(ranges: Range, channel: int, further: np.ndarray, infinite: bool, seed: int) -> np.ndarray:
     step, zero = np.float32(ranges.step[channel]), int(ranges.zero_point[channel])
     first, last = ranges.lowest - zero, ranges.highest - zero
     levels = np.arange(first - 2, last + 3)
     if levels.size > 2 * LEVELS:
         levels = np.unique(np.concatenate([levels[:LEVELS], np.arange(-8, 9), levels[-LEVELS:]]))
     ends = np.array([ranges.low[channel], ranges.high[channel]], np.float32)
-    exact = np.concatenate([levels * step, (levels + np.float32(0.5)) * step, ends]).astype(np.float32)
+    exact = np.concatenate([levels * step, (levels + np.float32(0.5)) * step, further * step, ends]).astype(np.float32)
     exact = np.concatenate([exact, np.nextafter(exact, np.float32(np.inf)), np.nextafter(exact, np.float32(-np.inf))])
     width, centre = float(ends[1] - ends[0]), float(ends.mean())
     normal = np.random.default_rng(seed).normal(centre, width, 200)

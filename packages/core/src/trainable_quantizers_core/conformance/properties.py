@@ -17,6 +17,7 @@ from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuan
 
 THRESHOLDS = st.floats(2.0**-20, 2.0**20, width=32)
 ENDS = st.floats(-(2.0**20), 2.0**20, width=32)
+FRACTIONS = st.floats(-1.5, 1.5, width=32)
 INPUTS = st.floats(width=32, allow_nan=False)
 
 
@@ -26,11 +27,13 @@ def cases(draw: st.DrawFn) -> tuple[Case, dict[str, np.ndarray], np.ndarray]:
     case = draw(st.sampled_from(list(all_cases())))
     shape = draw(arrays.array_shapes(min_dims=1, max_dims=5, max_side=5))
     axis = None if case.axis is None else draw(st.integers(-len(shape), len(shape) - 1))
-    case = replace(case, num_bits=draw(st.integers(2, 16)), shape=shape, axis=axis)
-    like = case.initial_values()
-    elements = ENDS if case.uniform else THRESHOLDS
-    values = {name: draw(arrays.arrays(np.float32, value.shape, elements=elements)) for name, value in like.items()}
-    largest = max(float(np.abs(value).max()) for value in values.values())
+    case = replace(case, num_bits=draw(st.integers(2, 5 if case.tabled else 16)), shape=shape, axis=axis)
+    elements = {"threshold": THRESHOLDS, "table": FRACTIONS}
+    values = {
+        name: draw(arrays.arrays(np.float32, value.shape, elements=elements.get(name, ENDS)))
+        for name, value in case.initial_values().items()
+    }
+    largest = max(float(np.abs(value).max()) for name, value in values.items() if name != "table")
     around = arrays.arrays(np.float32, shape, elements=st.floats(-2, 2, width=32))
     scaled = around.map(lambda array: array * np.float32(largest))
     x = draw(st.one_of(scaled, arrays.arrays(np.float32, shape, elements=INPUTS)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from trainable_quantizers_core.graph.costs import OperationCost
 from trainable_quantizers_core.graph.coverage import Coverage
-from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
+from trainable_quantizers_core.recipe.schemes import METHODS, ActivationsScheme, WeightsScheme
 
 _FOLDED = "folded into "
 
@@ -130,7 +130,8 @@ def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
         >>> scheme_in_words(WeightsScheme(num_bits=4))
         '4-bit power of two, LSQ, per channel'
     """
-    method = scheme.method.name.lower().replace("_", " ")
+    word = next(word for word, method in METHODS.items() if method is scheme.method)
+    method = word.replace("_", " ").replace("lut", "look-up table,")
     training = getattr(scheme.training_method, "value", scheme.training_method)
     granularity = getattr(scheme, "granularity", None)
     per = f", {granularity.value.replace('_', ' ')}" if granularity is not None else ""

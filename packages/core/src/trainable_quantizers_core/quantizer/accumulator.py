@@ -9,11 +9,11 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import ArrayOps
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
+from trainable_quantizers_core.quantizer.specification import TABLED
 
 LARGEST_BIAS = 2**31 - 128
 """In steps: the largest float32 that 32 bits hold."""
@@ -65,7 +65,7 @@ class AccumulatorGrid:
             raise invalid(owner, "inputs", "quantizers where bits are limited", self.inputs, advice)
         known = [each for each in self.inputs if isinstance(each, RangeQuantizer)]
         widest = max(
-            (max(-grid.lowest, grid.highest) for grid in (each.specification.grid for each in known)), default=0
+            (max(-grid.lowest, grid.highest) for grid in (each.specification.levels for each in known)), default=0
         )
         least = next(
             least for least in range(MIN_ACCUMULATOR_BITS, 64) if largest_sum(least) - largest_bias(least) >= widest
@@ -81,13 +81,18 @@ class AccumulatorGrid:
     @property
     def levels(self) -> tuple[int, int]:
         """The lowest and the highest level of any input."""
-        grids = [each.specification.grid for each in self.inputs]
+        grids = [each.specification.levels for each in self.inputs]
         return min(grid.lowest for grid in grids), max(grid.highest for grid in grids)
 
     def axis(self, quantizer: RangeQuantizer) -> int | None:
         """The axis of the weight that counts the channels of the result; None if it is unknown."""
         given = self.channel_axis
         return quantizer.specification.channel_axis if given is None else given
+
+    def fits(self, quantizer: Any) -> bool:
+        """Whether a quantizer of weights puts products on the grid, and weights can be kept within the bits."""
+        limited = self.bits is not None
+        return is_power_of_two(quantizer) and not (limited and quantizer.specification.method in TABLED)
 
     def bias_limit(self, ops: ArrayOps, finest: Any, coarsest: Any) -> Any:
         """The largest multiple of the coarsest Δ_x that a bias may be: half of the accumulator, in finest steps."""
@@ -105,8 +110,7 @@ class AccumulatorGrid:
 
 def is_power_of_two(quantizer: Any) -> bool:
     """Whether it is an enabled quantizer whose step is a power of two."""
-    powers = isinstance(quantizer, RangeQuantizer) and quantizer.specification.method is QuantizationMethod.POWER_OF_TWO
-    return powers and quantizer.enabled
+    return isinstance(quantizer, RangeQuantizer) and quantizer.specification.power_of_two and quantizer.enabled
 
 
 def largest_bias(bits: int) -> int:

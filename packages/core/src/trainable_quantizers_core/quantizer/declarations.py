@@ -192,6 +192,38 @@ class AdaRoundUniformWeights(RangeQuantizer):
 
 
 @mark_quantizer(
+    quantization_target=QuantizationTarget.Weights,
+    quantization_method=[Method.LUT_SYM_QUANTIZER, Method.LUT_POT_QUANTIZER],
+    identifier=TrainingMethod.LSQ,
+)
+class LSQTableWeights(RangeQuantizer):
+    """Quantization to the entries of a learned look-up table, scaled by a learned threshold.
+
+    y = c[k]/128·t_eff, where k is the entry nearest to v = clip(x/t_eff·128, -128, 127)
+    c = round(clip(sorted(u)·128, -128, 127))
+    dL/dx = g where -t_eff <= x <= 127/128·t_eff, else 0
+    dL/dt = t_eff/t·r·Σ g·(c[k] - v inside, c[k] outside)/128
+    dL/du[k] = r·Σ g·t_eff over the x that take entry k
+
+    The table has 2^b entries, 2 <= b <= 7, and serves the whole tensor; the threshold is one number, or one for each
+    channel. ``LUT_VALUES`` of the configuration are the integers c; the variable holds u = c/128.
+
+    Args:
+        quantization_config: Bits, method, initial threshold and table.
+        freeze_quant_params: Whether threshold and table stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no table, or does not fit the tensor.
+
+    Source: Han et al. 2016, arXiv 1510.00149; r = 1/sqrt(N·(2^(b-1) - 1)), N = elements that share a parameter
+    (Esser et al. 2020, arXiv 1902.08153).
+    """
+
+    gradient = LSQ
+
+
+@mark_quantizer(
     quantization_target=QuantizationTarget.Activation,
     quantization_method=[Method.SYMMETRIC, Method.POWER_OF_TWO],
     identifier=TrainingMethod.STE,
@@ -301,6 +333,38 @@ class LSQUniformActivation(RangeQuantizer):
 
     Source: Esser et al. 2020, arXiv 1902.08153;
     r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    """
+
+    gradient = LSQ
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Activation,
+    quantization_method=[Method.LUT_POT_QUANTIZER],
+    identifier=TrainingMethod.LSQ,
+)
+class LSQTableActivation(RangeQuantizer):
+    """Quantization to the entries of a learned look-up table, scaled by a learned power of two.
+
+    y = c[k]/2^(8-s)·t_eff, where k is the entry nearest to v = clip(x/t_eff·2^(8-s), lowest, highest)
+    c = round(clip(sorted(u)·2^(8-s), lowest, highest))
+    dL/dx = g where lowest·t_eff/2^(8-s) <= x <= highest·t_eff/2^(8-s), else 0
+    dL/dt = t_eff/t·r·Σ g·(c[k] - v inside, c[k] outside)/2^(8-s)
+    dL/du[k] = r·Σ g·t_eff over the x that take entry k
+
+    The table has 2^b entries, 2 <= b <= 7, in -128..127, or in 0..255 where the configuration says unsigned; s = 1
+    where it is signed, else 0. ``LUT_VALUES`` are the integers c; the variable holds u = c/2^(8-s).
+
+    Args:
+        quantization_config: Bits, method, initial threshold and table.
+        freeze_quant_params: Whether threshold and table stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+
+    Raises:
+        QuantizerError: the configuration leaves no table, or does not fit the tensor.
+
+    Source: Han et al. 2016, arXiv 1510.00149; r = 1/sqrt(N·highest of b bits), N = elements of one sample
+    (Esser et al. 2020, arXiv 1902.08153).
     """
 
     gradient = LSQ

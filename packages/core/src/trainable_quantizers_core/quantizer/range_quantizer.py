@@ -10,17 +10,20 @@ from typing import Any, ClassVar
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import ALPHA, HELD, SIGNED, STEP, THRESHOLD
+from trainable_quantizers_core.constants import ALPHA, HELD, LUT_VALUES, SIGNED, STEP, THRESHOLD
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
 from trainable_quantizers_core.quantizer.specification import STE, GradientRule, RangeConfig, RangeSpecification
+from trainable_quantizers_core.quantizer.table import table_grid
 
 _METHOD_IN_CLASS_NAME = {
     QuantizationMethod.POWER_OF_TWO: "POT",
     QuantizationMethod.SYMMETRIC: "Symmetric",
     QuantizationMethod.UNIFORM: "Uniform",
+    QuantizationMethod.LUT_SYM_QUANTIZER: "LUTSymmetric",
+    QuantizationMethod.LUT_POT_QUANTIZER: "LUTPOT",
 }
 
 
@@ -77,6 +80,9 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """Become a quantizer of activations with levels below zero, or without, as calibration could have decided."""
         config: Any = self.quantization_config
         params = {**config.activation_quantization_params, SIGNED: signed}
+        if LUT_VALUES in params:  # the state that is loaded brings its own
+            grid = table_grid(signed)
+            params[LUT_VALUES] = np.clip(params[LUT_VALUES], grid.lowest, grid.highest)
         config = replace(config, activation_quantization_params=params)
         self.quantization_config = config
         self.specification = RangeSpecification.from_config(type(self).__name__, config)
@@ -94,7 +100,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         return self.schedule is not None and self.schedule.holds and not self.freeze_quant_params
 
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
-        """Create the threshold, or the ends of the range, as float32 variables of ``layer``.
+        """Create the threshold and table, or the ends of the range, as float32 variables of ``layer``.
 
         Raises:
             QuantizerError: the channel axis, or the number of values, does not fit the tensor; or the quantizer
@@ -141,9 +147,9 @@ class RangeQuantizer(BaseTrainableQuantizer):
             warnings.warn(f"{text} by the quantizers of mct-quantizers; {advice}.", stacklevel=2)
         values = {name: self.read_variable(name) for name in self.specification.initial}
         target = type(self).quantization_target
-        name = f"{'Weights' if target is QuantizationTarget.Weights else 'Activation'}"
-        name += f"{_METHOD_IN_CLASS_NAME[self.specification.method]}InferableQuantizer"
-        return self._create_inferable(name, values, target)
+        name = _METHOD_IN_CLASS_NAME[self.specification.method]
+        name = f"Weights{name}" if target is QuantizationTarget.Weights else f"Activation{name.replace('LUT', 'Lut')}"
+        return self._create_inferable(f"{name}InferableQuantizer", values, target)
 
     def read_variable(self, name: str) -> np.ndarray:
         """The value of a variable that the next call uses, as float32.

@@ -12,11 +12,13 @@ from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.constants import (
     LARGEST_THRESHOLD,
+    LUT_VALUES,
     MAX_RANGE,
     MIN_RANGE,
     RANGE_MAX,
     RANGE_MIN,
     SIGNED,
+    TABLE,
     THRESHOLD,
 )
 from trainable_quantizers_core.enums import RoundingRule
@@ -27,6 +29,13 @@ from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerWeightsConfig,
 )
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS, NUMPY_OPS, Grid
+from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS, effective_table, table_grid
+
+TABLED = (QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)
+"""The methods whose levels are the entries of a table."""
+
+POWERS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.LUT_POT_QUANTIZER)
+"""The methods whose thresholds are powers of two."""
 
 RangeConfig = TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig
 
@@ -57,8 +66,8 @@ class RangeSpecification:
 
     Args:
         owner: Name of the quantizer, for messages.
-        method: POWER_OF_TWO, SYMMETRIC or UNIFORM.
-        grid: The levels.
+        method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or one of ``TABLED``.
+        grid: The levels; of a table as many as it has entries.
         min_threshold: Smallest threshold or width.
         channel_axis: Axis of the channels that have parameters of their own; None is per tensor.
         initial: Raw initial values by variable name, scalars or one per channel.
@@ -80,10 +89,13 @@ class RangeSpecification:
         Raises:
             QuantizerError: bits, parameters or axis that leave no grid, or keys nobody reads.
         """
-        bits = config.num_bits
-        if not MIN_BITS <= bits <= MAX_BITS:
+        bits, tabled = config.num_bits, config.quantization_method in TABLED
+        most = MAX_TABLE_BITS if tabled else MAX_BITS
+        if not MIN_BITS <= bits <= most:
             advice = "choose a width that the inferable quantizers can deploy"
-            raise invalid(owner, f"{config.target}_n_bits", f"in {MIN_BITS}..{MAX_BITS}", bits, advice)
+            if tabled:
+                advice = f"a table holds some of the levels of {MAX_TABLE_BITS + 1} bits; for more use SYMMETRIC"
+            raise invalid(owner, f"{config.target}_n_bits", f"in {MIN_BITS}..{most}", bits, advice)
         uniform = config.quantization_method is QuantizationMethod.UNIFORM
         params, signed = _parameters(owner, config, uniform)
         grid = Grid(bits, signed)
@@ -93,16 +105,28 @@ class RangeSpecification:
         if uniform:
             grid = Grid(bits, signed=False)
             _check_order(owner, params)
+        if tabled:
+            params[TABLE] = _table(owner, params[TABLE], grid)
         axis = None
         if isinstance(config, TrainableQuantizerWeightsConfig) and config.weights_per_channel_threshold:
             axis = config.weights_channels_axis
         else:
-            params = {name: _scalar(owner, name, value) for name, value in params.items()}
+            params = {name: value if name == TABLE else _scalar(owner, name, value) for name, value in params.items()}
         rounding = getattr(config, "activation_rounding", None)
         return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params, rounding)
 
+    @property
+    def power_of_two(self) -> bool:
+        """Whether thresholds are powers of two."""
+        return self.method in POWERS
+
+    @property
+    def levels(self) -> Grid:
+        """What its values are multiples of: the grid, or that of the entries of a table."""
+        return table_grid(self.grid.signed) if self.method in TABLED else self.grid
+
     def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:
-        """One float32 value per variable: shape () per tensor, (channels,) per channel.
+        """One float32 value per variable: shape () per tensor, (channels,) per channel; of a table (entries,).
 
         Raises:
             QuantizerError: the axis or the number of channels does not fit the tensor.
@@ -121,6 +145,8 @@ class RangeSpecification:
         return {name: self._per_channel(name, value, shape, channels) for name, value in self.initial.items()}
 
     def _per_channel(self, name: str, value: np.ndarray, shape: tuple[int, ...], channels: int) -> np.ndarray:
+        if name == TABLE:
+            return value
         broadcast = [1] * len(shape)
         broadcast[self.channel_axis or 0] = channels
         if value.size == 1:
@@ -162,6 +188,10 @@ class RangeSpecification:
             low, high = rules.uniform_range(step, zero_point, self.grid)
             return {**bits, MIN_RANGE: _float_list(low), MAX_RANGE: _float_list(high)}
         threshold = self._threshold(values)
+        if self.method in TABLED:
+            levels = effective_table(NUMPY_OPS, values[TABLE], self.levels)
+            entries = [int(level) for level in levels]
+            return {**bits, LUT_VALUES: entries, THRESHOLD: _float_list(threshold), "eps": 0.0}
         if from_step:
             step = rules.range_step(NUMPY_OPS, *rules.symmetric_range(threshold, self.grid), self.grid)
             threshold = step * np.float32(self.grid.steps_per_threshold)
@@ -169,9 +199,8 @@ class RangeSpecification:
 
     # One-dimensional arrays below: numpy 1 turns a 0-d float32 and a Python float into float64.
     def _threshold(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        power_of_two = self.method is QuantizationMethod.POWER_OF_TWO
         threshold = values[THRESHOLD].reshape(-1)
-        return rules.effective_threshold(NUMPY_OPS, threshold, self.min_threshold, power_of_two)
+        return rules.effective_threshold(NUMPY_OPS, threshold, self.min_threshold, self.power_of_two)
 
     def _uniform_grid(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         low, high = values[MIN_RANGE].reshape(-1), values[MAX_RANGE].reshape(-1)
@@ -192,11 +221,15 @@ def elements_per_sample(tensor_shape: Sequence[int]) -> int:
     return prod(tensor_shape[1:])
 
 
+_CONSTANTS = {THRESHOLD: "THRESHOLD", LUT_VALUES: "LUT_VALUES"}
+
+
 def _parameters(owner: str, config: RangeConfig, uniform: bool) -> tuple[dict[str, np.ndarray], bool]:
     """The raw values by variable name, and whether a threshold among them is signed."""
     given = config.quantization_params
     ranged = uniform and (RANGE_MIN in given or RANGE_MAX in given)
-    required = (RANGE_MIN, RANGE_MAX) if ranged else (THRESHOLD,)
+    tabled = config.quantization_method in TABLED
+    required = (RANGE_MIN, RANGE_MAX) if ranged else (THRESHOLD, LUT_VALUES) if tabled else (THRESHOLD,)
     known = (*required, SIGNED)  # a range says by itself whether it has values below zero
     for key in given:
         if key not in known:
@@ -204,14 +237,14 @@ def _parameters(owner: str, config: RangeConfig, uniform: bool) -> tuple[dict[st
             raise invalid(owner, "key", f"one of {', '.join(known)}", key, nearest(key, known), where)
     for key in required:
         if key not in given:
-            advice = "add RANGE_MIN and RANGE_MAX, or THRESHOLD alone" if uniform else "add THRESHOLD"
+            advice = "add RANGE_MIN and RANGE_MAX, or THRESHOLD alone" if uniform else f"add {_CONSTANTS[key]}"
             raise invalid(owner, f"{config.target}_quantization_params", f"a dictionary with {key!r}", given, advice)
     signed = given.get(SIGNED, True)
     if not isinstance(signed, (bool, np.bool_)):
         raise invalid(owner, SIGNED, "True or False", signed, "give a bool")
     if not signed and isinstance(config, TrainableQuantizerWeightsConfig):
         raise invalid(owner, SIGNED, "True for weights", signed, "leave the key out; for a shifted range use UNIFORM")
-    names = {RANGE_MIN: MIN_RANGE, RANGE_MAX: MAX_RANGE}
+    names = {RANGE_MIN: MIN_RANGE, RANGE_MAX: MAX_RANGE, LUT_VALUES: TABLE}
     return {names.get(key, key): _numbers(owner, key, given[key]) for key in required}, bool(signed)
 
 
@@ -238,6 +271,16 @@ def _scalar(owner: str, name: str, value: np.ndarray) -> np.ndarray:
         advice = "give one number, or quantize weights per channel"
         raise invalid(owner, name, "a single number when quantizing per tensor", value.tolist(), advice)
     return value.reshape(())
+
+
+def _table(owner: str, levels: np.ndarray, grid: Grid) -> np.ndarray:
+    """Entries as fractions of the threshold."""
+    of_table, count = table_grid(grid.signed), grid.num_steps + 1
+    within = (levels == np.rint(levels)) & (levels >= of_table.lowest) & (levels <= of_table.highest)
+    if levels.shape != (count,) or not within.all():
+        rule = f"{count} integers in {of_table.lowest}..{of_table.highest}"
+        raise invalid(owner, LUT_VALUES, rule, levels.tolist(), "repeat entries to use fewer of them")
+    return (levels / np.float32(of_table.steps_per_threshold)).astype(np.float32)
 
 
 def _check_order(owner: str, params: Mapping[str, np.ndarray]) -> None:

@@ -22,10 +22,20 @@ from trainable_quantizers_core.quantizer.config import (
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
+from trainable_quantizers_core.quantizer.specification import TABLED
+from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS
 
-_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
+METHODS: dict[str, Enum] = {
+    "power_of_two": QuantizationMethod.POWER_OF_TWO,
+    "symmetric": QuantizationMethod.SYMMETRIC,
+    "uniform": QuantizationMethod.UNIFORM,
+    "lut_power_of_two": QuantizationMethod.LUT_POT_QUANTIZER,
+    "lut_symmetric": QuantizationMethod.LUT_SYM_QUANTIZER,
+}
+"""The methods by their words in recipes."""
+
 _CHOICES: dict[str, dict[str, Enum]] = {
-    "method": {method.name.lower(): method for method in _METHODS},
+    "method": METHODS,
     "granularity": {member.value: member for member in Granularity},
     "training_method": {member.value.lower(): member for member in TrainingMethod},
     "calibration": {member.value: member for member in CalibrationMethod},
@@ -59,6 +69,10 @@ class _Scheme:
     def __post_init__(self) -> None:
         for name, value in read_fields(type(self), vars(self)).items():
             object.__setattr__(self, name, value)
+        if self.method in TABLED and self.num_bits > MAX_TABLE_BITS:
+            advice = "give it fewer bits, or choose a method of evenly spaced levels"
+            rule = f"in {MIN_BITS}..{MAX_TABLE_BITS} for a look-up table"
+            raise invalid(type(self).__name__, "num_bits", rule, self.num_bits, advice)
 
     def quantizer(self, config: Any, base: Any) -> Any:
         """The quantizer of a framework, of which ``base`` is the base class.
@@ -82,8 +96,9 @@ class WeightsScheme(_Scheme):
     """How weights are quantized. Words may be given as strings, in any case, as in a file.
 
     Args:
-        method: ``POWER_OF_TWO``, ``SYMMETRIC`` or ``UNIFORM``.
-        num_bits: 2..16.
+        method: ``POWER_OF_TWO``, ``SYMMETRIC``, ``UNIFORM``, or for a learned look-up table ``LUT_POT_QUANTIZER`` or
+            ``LUT_SYM_QUANTIZER``, in words ``lut_power_of_two`` and ``lut_symmetric``.
+        num_bits: 2..16; 2..7 of look-up tables.
         training_method: A ``TrainingMethod``, or the identifier of a quantizer of your own.
         calibration: How the initial parameters follow from the weights.
         percentile: Share of the values, in percent, that ``calibration="percentile"`` keeps in range.
@@ -119,6 +134,10 @@ class WeightsScheme(_Scheme):
         if self.accumulator_bits is not None and self.training_method is TrainingMethod.ADAROUND:
             advice = "reconstruct first, and train with another method: learned rounding knows no limit"
             raise invalid(type(self).__name__, "accumulator_bits", "None with AdaRound", self.accumulator_bits, advice)
+        if self.accumulator_bits is not None and self.method in TABLED:
+            advice = "choose another method: weights within the limit would be no entries of the table"
+            rule = "None with a look-up table"
+            raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
 
     def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
         """The configuration of a quantizer that starts from ``params``.
@@ -209,7 +228,9 @@ def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(key: str, value: Any) -> Any:
     if isinstance(value, QuantizationSchedule):
         return value.to_dict()
-    return value.name.lower() if key == "method" else value.value if isinstance(value, Enum) else value
+    if key == "method":
+        return next(word for word, method in METHODS.items() if method is value)
+    return value.value if isinstance(value, Enum) else value
 
 
 def _read(owner: str, key: str, value: Any, where: str) -> Any:

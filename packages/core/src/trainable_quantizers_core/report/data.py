@@ -13,15 +13,17 @@ from typing import Any, TypeVar
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TARGETS, THRESHOLD
+from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TABLE, TARGETS, THRESHOLD
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.serialization import decode, encode
+from trainable_quantizers_core.quantizer.specification import TABLED
+from trainable_quantizers_core.quantizer.table import table_grid
 from trainable_quantizers_core.reading import parsed_json, reading
 
 Part = TypeVar("Part", bound="_Part")
-RANGE_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
+METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM, *TABLED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +78,11 @@ class TensorReport(_Part):
         layer: Name of the layer.
         attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
         target: ``"weights"`` or ``"activation"``.
-        method: POWER_OF_TWO, SYMMETRIC or UNIFORM.
+        method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or that of a look-up table.
         num_bits: Bits of a level.
         signed: Whether there are levels below zero.
         parameters: Effective parameters: ``threshold``, or ``min_range`` and ``max_range`` when uniform; of shape
-            () per tensor, (channels,) per channel.
+            () per tensor, (channels,) per channel. Of a look-up table also ``table``, the levels of its entries.
         channel_axis: Axis of the channels that have parameters of their own; None is per tensor.
         bits_before: Bits of a value before quantization.
         elements: Number of values measured.
@@ -123,19 +125,24 @@ class TensorReport(_Part):
         if self.target not in TARGETS:
             advice = nearest(self.target, TARGETS)
             raise invalid("TensorReport", "target", "'weights' or 'activation'", self.target, advice)
-        if self.method not in RANGE_METHODS:
-            advice = "only methods of evenly spaced levels are reported"
-            raise invalid("TensorReport", "method", "POWER_OF_TWO, SYMMETRIC or UNIFORM", self.method, advice)
+        if self.method not in METHODS:
+            advice = "only methods of the shipped quantizers are reported"
+            rule = f"one of {', '.join(method.name for method in METHODS)}"
+            raise invalid("TensorReport", "method", rule, self.method, advice)
         for name, given in (("num_bits", self.num_bits), ("channel_axis", self.channel_axis or 0)):
             if not isinstance(given, Integral):
                 raise invalid("TensorReport", name, "an integer", given, "give a plain integer")
         names = [MIN_RANGE, MAX_RANGE] if self.method is QuantizationMethod.UNIFORM else [THRESHOLD]
+        names += [TABLE] if self.method in TABLED else []
         if sorted(self.parameters) != sorted(names):
             rule = f"those of a {self.method.name} quantizer"
             raise invalid("TensorReport", "parameters", rule, list(self.parameters), f"give {' and '.join(names)}")
         effective = {name: np.asarray(self.parameters[name], np.float32) for name in names}
         for name, value in effective.items():
-            if value.ndim != self.per_channel or value.size == 0:
+            if name == TABLE and value.shape != (2**self.num_bits,):
+                advice = "num_bits says how many entries it has"
+                raise invalid("TensorReport", name, f"of {2**self.num_bits} levels", value.tolist(), advice)
+            if name != TABLE and (value.ndim != self.per_channel or value.size == 0):
                 rule = "of shape (channels,)" if self.per_channel else "a scalar"
                 advice = "give channel_axis for parameters per channel, and none for one per tensor"
                 raise invalid("TensorReport", name, rule, value.tolist(), advice, f" for {self.layer!r}")
@@ -161,8 +168,17 @@ class TensorReport(_Part):
 
     @property
     def grid(self) -> Grid:
-        """The levels; a uniform range counts them from its lower end."""
+        """The levels, of a table those that its entries can have; a uniform range counts them from its lower end."""
+        if self.method in TABLED:
+            return table_grid(self.signed)
         return Grid(self.num_bits, self.signed and self.method is not QuantizationMethod.UNIFORM)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where in the range its 2^b levels lie, from 0 for the lowest to 1 for the highest value."""
+        if self.method in TABLED:
+            return (self.parameters[TABLE] - self.grid.lowest) / self.grid.num_steps
+        return np.linspace(0, 1, self.grid.num_steps + 1)
 
     @property
     def range(self) -> tuple[np.ndarray, np.ndarray]:
@@ -181,9 +197,11 @@ class TensorReport(_Part):
 
     @property
     def size(self) -> tuple[float, float]:
-        """Bytes before and after quantization, parameters of 32 bits included: what the weights of a model take."""
-        parameters = sum(value.size for value in self.parameters.values())
-        return self.elements * self.bits_before / 8, (self.elements * self.num_bits + 32 * parameters) / 8
+        """Bytes before and after quantization, parameters included (tables in 8 bits): what weights take."""
+        bits = sum(
+            value.size * (self.grid.num_bits if name == TABLE else 32) for name, value in self.parameters.items()
+        )
+        return self.elements * self.bits_before / 8, (self.elements * self.num_bits + bits) / 8
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,8 @@ def histogram(tensor: TensorReport) -> str:
         _steps(edges, HEIGHT - HEIGHT * np.sqrt(counts) / tallest, HEIGHT)
         for counts in (tensor.counts, tensor.clipped_counts)
     )
-    levels = (np.linspace(low, high, tensor.grid.num_steps + 1) - left) * scale
-    apart = levels[1] - levels[0]
+    levels = (low + tensor.places * (high - low) - left) * scale
+    apart = (levels[-1] - levels[0]) / (len(levels) - 1)
     lines = "".join(f"M{x:.0f} 0v{HEIGHT}" for x in levels) if apart >= 6 else ""
     band = f"M{levels[0]:.0f} {HEIGHT}H{levels[-1]:.0f}v{BAND}H{levels[0]:.0f}z"
     shapes = (("bars", bars), ("clipped", clipped), ("levels", lines), ("band", band))

@@ -60,7 +60,7 @@ def measure(tensor: TensorReport, x: np.ndarray, y: np.ndarray) -> TensorReport:
         clipped_counts=np.histogram(x[finite & clipped], edges)[0],
         edges=edges,
         clipped=float(clipped.sum() / max(x.size, 1)),
-        levels_used=occurring.size / (tensor.grid.num_steps + 1),
+        levels_used=occurring.size / 2**tensor.num_bits,
         range_used=_range_used(np.where(finite, x, np.nan), low, high, tensor.channel_axis),
         sqnr=_sqnr(x, y, finite & np.isfinite(y)),
     )

@@ -9,6 +9,9 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+import numpy as np
+
+from trainable_quantizers_core.constants import TABLE, THRESHOLD
 from trainable_quantizers_core.files import write_atomically
 from trainable_quantizers_core.report import drawing, words
 from trainable_quantizers_core.report.data import ModelReport, SkippedLayer, TensorReport
@@ -126,12 +129,12 @@ def _share(value: float, most: float) -> float:
 def _details(tensor: TensorReport) -> str:
     size = [words.size(part) for part in tensor.size] if tensor.target == "weights" else []
     measured = (
-        f"{words.percent(tensor.levels_used)} of {tensor.grid.num_steps + 1:,} levels used",
+        f"{words.percent(tensor.levels_used)} of {2**tensor.num_bits:,} levels used",
         f"{tensor.elements:,} values",
     )
     facts = (
         f"{tensor.target}: {words.scheme(tensor)}",
-        f"{'range' if len(tensor.parameters) > 1 else 'threshold'} {words.parameters(tensor)}",
+        f"{'threshold' if THRESHOLD in tensor.parameters else 'range'} {words.parameters(tensor)}",
         *(measured if tensor.measured else ("not measured: the report was made without data",)),
         " → ".join(size),
         f"<strong>{tensor.not_finite:,} NaN or infinite</strong>" if tensor.not_finite else "",
@@ -151,10 +154,12 @@ def _figure(svg: str, ends: tuple[float, float], caption: str) -> str:
 def _histogram_caption(tensor: TensorReport) -> str:
     low, high = tensor.typical_range
     of = " in the channel of median range" if tensor.per_channel else ""
-    apart = words.number((high - low) / tensor.grid.num_steps)
+    values = low + tensor.places * (high - low)
+    gaps = words.span(np.diff(values)) if TABLE in tensor.parameters else words.number((high - low) / len(values[1:]))
+    low, high = values[0], values[-1]
     return (
         f"<i class='bars'></i>Values (square root of counts), <i class='clipped'></i>clipped ones; <i class='band'></i>"
-        f"levels from {words.number(low)} to {words.number(high)}, {apart} apart{of}."
+        f"levels from {words.number(low)} to {words.number(high)}, {gaps} apart{of}."
     )
 
 

@@ -7,12 +7,15 @@ from math import inf
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
+from trainable_quantizers_core.constants import TABLE
 from trainable_quantizers_core.report.data import ModelReport, TensorReport
 
 _METHODS = {
     QuantizationMethod.POWER_OF_TWO: "power of two",
     QuantizationMethod.SYMMETRIC: "symmetric",
     QuantizationMethod.UNIFORM: "uniform",
+    QuantizationMethod.LUT_POT_QUANTIZER: "look-up table, power of two",
+    QuantizationMethod.LUT_SYM_QUANTIZER: "look-up table, symmetric",
 }
 
 
@@ -36,7 +39,7 @@ def parameters(tensor: TensorReport) -> str:
         ...                         {"min_range": -0.5, "max_range": 2.0}))
         '[-0.5, 2]'
     """
-    values = [span(value) for value in tensor.parameters.values()]
+    values = [span(value) for name, value in tensor.parameters.items() if name != TABLE]
     return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
 
 

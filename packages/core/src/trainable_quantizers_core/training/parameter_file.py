@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core.constants import TARGETS
+from trainable_quantizers_core.constants import TABLE, TARGETS
 from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 from trainable_quantizers_core.files import optional, write_atomically
 
@@ -32,11 +32,11 @@ class QuantizerState:
         attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
         target: ``"weights"`` or ``"activation"``.
         quantizer: Name of the quantizer's class.
-        method: POWER_OF_TWO, SYMMETRIC or UNIFORM.
+        method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or that of a look-up table.
         num_bits: Bits of a level.
         signed: Whether there are levels below zero.
         per_channel: Whether each channel has parameters of its own.
-        values: Raw variables by name, finite float32, of shape () or (channels,).
+        values: Raw variables by name, finite float32, of shape () or (channels,); a table is of shape (entries,).
         config: The quantizer's ``get_config()``, for whoever reads the file.
 
     Raises:
@@ -68,9 +68,11 @@ class QuantizerState:
             array = np.asarray(value)
             if array.dtype != np.float32:
                 raise invalid("QuantizerState", argument, "float32", str(array.dtype), "convert it without loss")
-            if array.ndim != self.per_channel:
-                rule = "of shape (channels,)" if self.per_channel else "of shape ()"
-                raise invalid("QuantizerState", argument, rule, array.shape, "per_channel says what the shape is")
+            expected = (2**self.num_bits,) if name == TABLE else None
+            if array.shape != expected if expected else array.ndim != self.per_channel:
+                rule = f"of shape {expected or ('(channels,)' if self.per_channel else '()')}"
+                advice = "num_bits says how many entries it has" if expected else "per_channel says what the shape is"
+                raise invalid("QuantizerState", argument, rule, array.shape, advice)
             if not np.isfinite(array).all():
                 advice = "training diverged, or the file is damaged"
                 raise invalid("QuantizerState", argument, "finite", array.tolist(), advice)
@@ -81,7 +83,8 @@ class QuantizerState:
     @property
     def channels(self) -> int | None:
         """Number of channels; None per tensor."""
-        return next(iter(self.values.values())).size if self.per_channel and self.values else None
+        sizes = [value.size for name, value in self.values.items() if name != TABLE]
+        return sizes[0] if self.per_channel and sizes else None
 
 
 _TYPES: dict[str, type] = {

@@ -14,6 +14,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP, QuantizationSchedule
+from trainable_quantizers_core.quantizer.specification import TABLED
 
 _OWNER = "reconstruct"
 STRENGTH = 0.01
@@ -44,8 +45,15 @@ class Reconstruction:
             raise invalid(_OWNER, "learning_rate", "above 0 and below 1", self.learning_rate, "0.01 is usual")
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
-        """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet."""
+        """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet.
+
+        Raises:
+            QuantizerError: the weight is quantized to a look-up table.
+        """
         method = quantizer.specification.method
+        if method in TABLED:
+            advice = "train the table instead, or give these layers another method"
+            raise invalid(_OWNER, "quantizers of weights", "of evenly spaced levels", type(quantizer).__name__, advice)
         found = get_trainable_quantizer_class(QuantizationTarget.Weights, TrainingMethod.ADAROUND, method, base)
         schedule = QuantizationSchedule(start=self.steps // 5, ramp=self.steps - self.steps // 5)
         return found(quantizer.quantization_config, freeze_quant_params=True, schedule=schedule)

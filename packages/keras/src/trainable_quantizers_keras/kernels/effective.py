@@ -8,6 +8,13 @@ import tensorflow as tf
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import ArrayOps, Grid
 
+
+def _neighbours(ascending: tf.Tensor, tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    after = tf.reshape(tf.searchsorted(ascending, tf.reshape(tensor, [-1]), side="right"), tf.shape(tensor))
+    lower = tf.maximum(after - 1, 0)
+    return lower, tf.minimum(lower + 1, tf.shape(ascending)[0] - 1)
+
+
 TF_OPS = ArrayOps(
     where=tf.where,
     # Grappler and XLA multiply by the reciprocal of a divisor that they know to be constant.
@@ -16,6 +23,10 @@ TF_OPS = ArrayOps(
     sum=tf.reduce_sum,
     bits=lambda tensor: tf.bitcast(tensor, tf.int32),
     from_bits=lambda tensor: tf.bitcast(tensor, tf.float32),
+    order=lambda tensor: tf.argsort(tensor, stable=True),
+    take=tf.gather,
+    neighbours=_neighbours,
+    total=tf.math.unsorted_segment_sum,
 )
 
 

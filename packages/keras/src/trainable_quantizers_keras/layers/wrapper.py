@@ -11,7 +11,7 @@ import numpy as np
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, is_power_of_two
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, full_precision, keras
 from trainable_quantizers_keras.layers.calls import behind, masked
@@ -275,8 +275,8 @@ def _check_accumulator(owner: str, layer: Any, quantizers: Any, grid: Accumulato
     if grid.bias and not (getattr(layer, "use_bias", False) or getattr(layer, "bias_axes", None)):
         advice = "write AccumulatorGrid(..., bias=False)"
         raise invalid(owner, "accumulator", "one without a bias", type(layer).__name__, advice)
-    if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
-        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer"
+    if len(quantizers) != 1 or not all(map(grid.fits, quantizers.values())):
+        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer (a limit takes no table)"
         raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with accumulator", quantizers, advice)
     if grid.bits is not None and grid.axis(next(iter(quantizers.values()))) is None:
         advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"

@@ -7,6 +7,7 @@ from trainable_quantizers_core.quantizer import declarations
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasActivationTrainableQuantizer
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
+from trainable_quantizers_keras.quantizer.table_quantizer import KerasTableQuantizer
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -35,3 +36,10 @@ class LSQUniformActivationTrainableQuantizer(
     declarations.LSQUniformActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
 ):
     __doc__ = declarations.LSQUniformActivation.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class LSQTableActivationTrainableQuantizer(
+    declarations.LSQTableActivation, KerasTableQuantizer, BaseKerasActivationTrainableQuantizer
+):
+    __doc__ = declarations.LSQTableActivation.__doc__

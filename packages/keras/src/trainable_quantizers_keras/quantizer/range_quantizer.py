@@ -55,23 +55,14 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             )
         if not self.enabled:
             return inputs
-        min_range, max_range = self.effective_range()
         given = inputs
         if self.gradient.soft_rounding:
             inputs = tf.cast(inputs, tf.float32)
             inputs = moved(inputs, self._broadcast(self.step(), inputs), self._alpha())
-        quantized = fake_quantize(
-            inputs if self.rounding is None else self._beside_ties(inputs, self.rounding),
-            min_range,
-            max_range,
-            self.specification.grid,
-            self.channel_axis,
-            self.gradient.from_rounding,
-            self._lsq_factor(inputs) if self.gradient.scaled else 1.0,
-        )
+        quantized = self._quantized(inputs if self.rounding is None else self._beside_ties(inputs, self.rounding))
         scheduled = self.schedule is not None and training is not None and training is not False
         if scheduled and self.gradient.soft_rounding:
-            ends = (self._broadcast(end, inputs) for end in (min_range, max_range))
+            ends = (self._broadcast(end, inputs) for end in self.effective_range())
             soft = full_precision(self.get_quantizer_variable(STEP)) < self.schedule.full_from
             soft = tf.logical_and(soft, tf.cast(training, tf.bool))
             quantized = tf.where(soft, tf.clip_by_value(inputs, *ends), quantized)
@@ -79,6 +70,12 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         if not scheduled or self.gradient.soft_rounding:
             return quantized
         return self.blended(inputs, quantized, training)
+
+    def _quantized(self, inputs: tf.Tensor) -> tf.Tensor:
+        low, high = self.effective_range()
+        scale = self._lsq_factor(inputs) if self.gradient.scaled else 1.0
+        grid, from_rounding = self.specification.grid, self.gradient.from_rounding
+        return fake_quantize(inputs, low, high, grid, self.channel_axis, from_rounding, scale)
 
     def rounding_of(self, weight: tf.Tensor) -> tf.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
@@ -108,15 +105,16 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
         spec = self.specification
-        variables = [full_precision(self._current(name)) for name in spec.initial]
-        if self.freeze_quant_params:
-            variables = [tf.stop_gradient(variable) for variable in variables]
+        variables = [self._learned(name) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
             return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
-        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
-        return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, spec.power_of_two)
+
+    def _learned(self, name: str) -> tf.Tensor:
+        variable = full_precision(self._current(name))
+        return tf.stop_gradient(variable) if self.freeze_quant_params else variable
 
     def step(self) -> tf.Tensor:
         """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""

@@ -6,6 +6,7 @@ from trainable_quantizers_core.quantizer import declarations
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
+from trainable_quantizers_keras.quantizer.table_quantizer import KerasTableQuantizer
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -36,3 +37,8 @@ class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricW
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, KerasRangeQuantizer):
     __doc__ = declarations.AdaRoundUniformWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class LSQTableWeightsTrainableQuantizer(declarations.LSQTableWeights, KerasTableQuantizer):
+    __doc__ = declarations.LSQTableWeights.__doc__

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper, pytorch_quantizers
+from mct_quantizers.pytorch.quantizer_utils import lut_quantizer
 from torch import nn
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_torch.graph.runtime import take_over
 from trainable_quantizers_torch.layers.stateless import call_with
@@ -89,6 +91,24 @@ class StandardQuantization(_Quantization):
         return _operator("DequantizeLinear", (levels, *grid), x.shape, torch.float32, attributes)
 
 
+class TableQuantization(nn.Module):
+    """The look-up table of an activation: y = c/2^(8-s)·t for the entry c nearest to x/t·2^(8-s).
+
+    Args:
+        quantizer: The one of mct-quantizers.
+    """
+
+    def __init__(self, quantizer: pytorch_quantizers.ActivationLutPOTInferableQuantizer) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.as_tensor(quantizer.lut_values).float())
+        self.threshold, self.signed = quantizer.threshold, quantizer.signed
+        self.grid = (quantizer.lut_values_bitwidth, quantizer.eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The quantized ``x``."""
+        return lut_quantizer(x.float(), self.levels, self.signed, self.threshold, *self.grid).to(x.dtype)
+
+
 class IntegerWeights(nn.Module):
     """A layer whose weights are stored as integers: w = (level - zero)·scale.
 
@@ -139,7 +159,7 @@ def with_plain_operations(model: nn.Module) -> nn.Module:
     """``model``, changed in place: quantized weights as they are, and activations quantized by plain operations.
 
     Raises:
-        QuantizerError: a quantizer of another kind than those with evenly spaced levels.
+        QuantizerError: a quantizer of another kind than those of this package's conversion.
     """
     return _replaced(model, _constant_weights, PlainQuantization, 32)
 
@@ -161,6 +181,9 @@ def _replaced(model: nn.Module, of_wrapper: Any, of_tensor: Any, widest: int) ->
             take_over(module, of_wrapper(name, module))
         elif isinstance(module, PytorchActivationQuantizationHolder):
             quantizer = module.activation_holder_quantizer
+            if isinstance(quantizer, pytorch_quantizers.ActivationLutPOTInferableQuantizer):
+                take_over(module, TableQuantization(quantizer))
+                continue
             axis = quantizer.channel_axis if getattr(quantizer, "per_channel", False) else None
             take_over(module, of_tensor(*_grid(name, quantizer, widest), axis))
     return model
@@ -178,7 +201,7 @@ def _integer_weights(name: str, wrapper: PytorchQuantizationWrapper) -> nn.Modul
     for key, quantizer in wrapper.weights_quantizers.items():
         scale, zero_point, lowest, highest = _grid(name, quantizer, _WIDEST)
         axis = quantizer.channel_axis if quantizer.per_channel else None
-        weight = getattr(wrapper, f"{key}").detach().float()
+        weight = quantizer(getattr(wrapper, f"{key}").detach().float())
         shape = [1] * weight.ndim
         if axis is not None:
             shape[axis] = -1
@@ -194,6 +217,12 @@ def _integer_weights(name: str, wrapper: PytorchQuantizationWrapper) -> nn.Modul
 
 def _grid(name: str, quantizer: Any, widest: int) -> tuple[Any, Any, int, int]:
     """Scale, zero point, lowest and highest level."""
+    if isinstance(
+        quantizer, pytorch_quantizers.WeightsLUTSymmetricInferableQuantizer
+    ):  # entries are levels of more bits
+        grid = Grid(quantizer.lut_values_bitwidth, signed=True)
+        scale = torch.tensor(quantizer.threshold) / grid.steps_per_threshold
+        return scale, torch.zeros_like(scale), grid.lowest, grid.highest
     scale = getattr(quantizer, "scales", getattr(quantizer, "scale", None))
     zero_point = getattr(quantizer, "zero_points", getattr(quantizer, "zero_point", None))
     lowest, highest = (getattr(quantizer, f"{end}_quantized_domain", None) for end in ("min", "max"))

@@ -13,6 +13,13 @@ from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, NUMPY_OPS, Arra
 from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
+
+def _neighbours(ascending: torch.Tensor, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    after = torch.searchsorted(ascending, tensor.reshape(-1), right=True).reshape(tensor.shape)
+    lower = (after - 1).clamp(min=0)
+    return lower, (lower + 1).clamp(max=len(ascending) - 1)
+
+
 TORCH_OPS = ArrayOps(
     where=torch.where,
     divide=torch.div,
@@ -20,6 +27,10 @@ TORCH_OPS = ArrayOps(
     sum=lambda tensor, axes: tensor.sum(axes) if axes else tensor,
     bits=lambda tensor: tensor.view(torch.int32),
     from_bits=lambda tensor: tensor.view(torch.float32),
+    order=lambda tensor: torch.argsort(tensor, stable=True),
+    take=lambda tensor, positions: tensor[positions],
+    neighbours=_neighbours,
+    total=lambda tensor, positions, count: tensor.new_zeros(count).index_add(0, positions.flatten(), tensor.flatten()),
 )
 
 

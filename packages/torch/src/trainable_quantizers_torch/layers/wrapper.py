@@ -14,7 +14,6 @@ from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.accumulator import (
     AccumulatorGrid,
-    is_power_of_two,
     per_bias,
     worst_bits,
 )
@@ -290,8 +289,8 @@ def _check_accumulator(module: Any, quantizers: Any, grid: AccumulatorGrid) -> N
     if grid.bias and not isinstance(getattr(module, "bias", None), torch.nn.Parameter):
         advice = "write AccumulatorGrid(..., bias=False)"
         raise invalid(owner, "accumulator", "one without a bias", type(module).__name__, advice)
-    if len(quantizers) != 1 or not all(map(is_power_of_two, quantizers.values())):
-        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer"
+    if len(quantizers) != 1 or not all(map(grid.fits, quantizers.values())):
+        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer (a limit takes no table)"
         raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with accumulator", quantizers, advice)
     if grid.bits is not None and grid.axis(next(iter(quantizers.values()))) is None:
         advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"

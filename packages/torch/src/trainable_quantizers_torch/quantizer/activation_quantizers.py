@@ -6,6 +6,7 @@ from trainable_quantizers_core.quantizer import declarations
 
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchActivationTrainableQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+from trainable_quantizers_torch.quantizer.table_quantizer import PytorchTableQuantizer
 
 
 class STESymmetricActivationTrainableQuantizer(
@@ -30,3 +31,9 @@ class LSQUniformActivationTrainableQuantizer(
     declarations.LSQUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
 ):
     __doc__ = declarations.LSQUniformActivation.__doc__
+
+
+class LSQTableActivationTrainableQuantizer(
+    declarations.LSQTableActivation, PytorchTableQuantizer, BasePytorchActivationTrainableQuantizer
+):
+    __doc__ = declarations.LSQTableActivation.__doc__

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from trainable_quantizers_core import THRESHOLD
-from trainable_quantizers_core.constants import ALPHA, HELD, STEP
+from trainable_quantizers_core.constants import ALPHA, HELD, LUT_VALUES, STEP
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
@@ -45,28 +45,24 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             raise invalid(type(self).__name__, "inputs", "a floating tensor", found, "convert it with .float()")
         if not self.enabled:
             return inputs
-        spec = self.specification
-        min_range, max_range = self.effective_range()
         given = inputs
         if self.gradient.soft_rounding:
             inputs = moved(inputs.float(), self._broadcast(self.step(), inputs), self._alpha())
-        quantized = fake_quantize(
-            inputs if self.rounding is None else self._beside_ties(inputs, self.rounding),
-            min_range,
-            max_range,
-            spec.grid,
-            self.channel_axis,
-            self.gradient.from_rounding,
-            spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0,
-        )
+        quantized = self._quantized(inputs if self.rounding is None else self._beside_ties(inputs, self.rounding))
         if self.schedule is not None and training and self.gradient.soft_rounding:
-            ends = (self._broadcast(end, inputs) for end in (min_range, max_range))
+            ends = (self._broadcast(end, inputs) for end in self.effective_range())
             soft = self.get_quantizer_variable(STEP) < self.schedule.full_from
             quantized = torch.where(soft, torch.clamp(inputs, *ends), quantized)
         quantized = quantized.to(given.dtype)
         if self.schedule is None or not training or self.gradient.soft_rounding:
             return quantized
         return self.blended(inputs, quantized)
+
+    def _quantized(self, inputs: torch.Tensor) -> torch.Tensor:
+        low, high = self.effective_range()
+        spec, from_rounding = self.specification, self.gradient.from_rounding
+        scale = spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0
+        return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale)
 
     def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
@@ -99,8 +95,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             low, high = variables
             return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
-        power_of_two = spec.method is QuantizationMethod.POWER_OF_TWO
-        return symmetric_range(threshold, spec.grid, spec.min_threshold, power_of_two)
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, spec.power_of_two)
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
         """A variable per tensor is stored with one axis, because FSDP shards no other."""
@@ -163,13 +158,15 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         arguments = spec.inferable_arguments(values, from_step=True)
         if target is QuantizationTarget.Weights:
             arguments.update(per_channel=self.channel_axis is not None, channel_axis=self.channel_axis)
+            if LUT_VALUES in arguments:
+                arguments.update(input_rank=self._rank)
         elif THRESHOLD in arguments:
             arguments.update(signed=spec.grid.signed)
         inferable = getattr(pytorch_quantizers, class_name)(**arguments)
         device = self.get_quantizer_variable(next(iter(values))).device
-        for name in ("scales", "zero_points"):  # mct-quantizers puts them on a GPU wherever there is one
-            if isinstance(getattr(inferable, name, None), torch.Tensor):
-                setattr(inferable, name, getattr(inferable, name).to(device))
+        for name, value in vars(inferable).items():  # mct-quantizers puts them on a GPU wherever there is one
+            if isinstance(value, torch.Tensor):
+                setattr(inferable, name, value.to(device))
         if spec.method is QuantizationMethod.UNIFORM:
             self._set_uniform_grid(inferable)
         return inferable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainable_quantizers_core.quantizer import declarations
 
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+from trainable_quantizers_torch.quantizer.table_quantizer import PytorchTableQuantizer
 
 
 class STESymmetricWeightsTrainableQuantizer(declarations.STESymmetricWeights, PytorchRangeQuantizer):
@@ -29,3 +30,7 @@ class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricW
 
 class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, PytorchRangeQuantizer):
     __doc__ = declarations.AdaRoundUniformWeights.__doc__
+
+
+class LSQTableWeightsTrainableQuantizer(declarations.LSQTableWeights, PytorchTableQuantizer):
+    __doc__ = declarations.LSQTableWeights.__doc__
