@@ -41,14 +41,18 @@ def test_the_iterator_yields_every_promise_of_every_case():
     for trial in found:
         of[trial.promise].add(trial.case)
     expected = dict.fromkeys(of, hard) | dict.fromkeys(("config_round_trip", "disabled", "invalid_input"), cases)
+    sums = {case for case in hard if case.power_of_two and not case.is_activation and case.axis in (None, 0)}
+    sums = {case for case in sums if case.num_bits <= 8}
     expected |= {
+        "bias": sums,
+        "limit": {case for case in sums if not case.tabled},
         "range_order": {case for case in hard if case.uniform},
         "channel_axis": {case for case in hard if case.axis is not None},
         "ties": {case for case in hard if case.is_activation and case.power_of_two and not case.tabled},
         "soft_rounding": soft,
     }
-    assert of == expected and len(of) == 18
-    assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2734
+    assert of == expected and len(of) == 20
+    assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2768
 
 
 def test_a_check_that_compares_nothing_keeps_no_promise():

@@ -371,7 +371,7 @@ APPLIES: dict[Check, Callable[[type[BaseTrainableQuantizer], Case], bool]] = {
     check_range_order: lambda _, case: case.uniform,
     check_channel_axis: lambda _, case: case.axis is not None,
     check_bias: _has_sums,
-    check_limit: _has_sums,
+    check_limit: lambda quantizer_class, case: not case.tabled and _has_sums(quantizer_class, case),
     check_ties: lambda quantizer_class, case: (
         case.is_activation
         and case.method is QuantizationMethod.POWER_OF_TWO
