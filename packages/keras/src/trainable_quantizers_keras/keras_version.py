@@ -23,6 +23,11 @@ if KERAS_3 and keras.backend.backend() != "tensorflow":
     )
 
 
+def infers_shapes() -> bool:
+    """Whether Keras 2 calls a layer for the shapes of its results alone, which it does for every call on symbols."""
+    return not KERAS_3 and getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph")
+
+
 def add_float32_weight(layer: Any, name: str, value: np.ndarray, trainable: bool) -> Any:
     """A variable of ``layer`` that stays float32 under every dtype policy."""
     autocast = {"autocast": False} if KERAS_3 else {"experimental_autocast": False}

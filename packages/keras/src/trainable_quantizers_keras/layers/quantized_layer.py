@@ -16,7 +16,7 @@ from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, per_bias, worst_bits
 
-from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, keras
+from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, infers_shapes, keras
 from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 from trainable_quantizers_keras.layers.attributes import is_variable
@@ -89,7 +89,9 @@ class QuantizedLayer(StructuredState):
 
     def get_quantized_weights(self, training: Any = False) -> dict[Any, tf.Tensor]:
         """The quantized weights by key, as the next call uses them."""
-        grid = self.accumulator if self.accumulator is not None and self._knows_inputs(self.accumulator) else None
+        grid = None if infers_shapes() else self.accumulator
+        if grid is not None:
+            self._check_inputs(grid)
         found = {} if grid is None or not grid.bias else {"bias": self._rounded_bias(grid, training)}
         for key, weight, quantizer in self.get_weights_vars():
             weight = full_precision(weight)
@@ -99,12 +101,10 @@ class QuantizedLayer(StructuredState):
             found[key] = quantizer(weight, training) if trains else quantizer(weight)
         return found
 
-    def _knows_inputs(self, grid: AccumulatorGrid) -> bool:
-        """Whether the quantizers of its input are there; they must be, but where Keras 2 asks for shapes."""
+    def _check_inputs(self, grid: AccumulatorGrid) -> None:
+        """The quantizers of its input are there."""
         if all(getattr(each, "quantizer_parameters", isinstance(each, float)) for each in grid.inputs):
-            return True
-        if getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph"):
-            return False  # while it builds a model; some quantizers follow
+            return
         advice = "load the model with keras_load_quantized_model, which finds it again"
         raise invalid(self.name, "quantizer of the input", "one of the model", grid.inputs, advice)  # type: ignore[attr-defined]
 

@@ -17,7 +17,7 @@ from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import elements_per_sample
 from trainable_quantizers_core.quantizer.ties import beside_ties
 
-from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision
+from trainable_quantizers_keras.keras_version import add_float32_weight, full_precision, infers_shapes
 from trainable_quantizers_keras.kernels.effective import TF_OPS, symmetric_range, uniform_range
 from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_keras.kernels.soft_rounding import moved, soft_rounding
@@ -53,7 +53,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             raise invalid(
                 type(self).__name__, "inputs", "a floating tensor", inputs.dtype.name, "convert it with tf.cast"
             )
-        if not self.enabled:
+        if not self.enabled or infers_shapes():
             return inputs
         given = inputs
         if self.gradient.soft_rounding:
