@@ -1,6 +1,8 @@
 """Converted models in files, and what the files compute."""
 
 import re
+import resource
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -206,3 +208,46 @@ def test_an_unknown_choice_of_sizes_is_refused(tmp_path):
     model, inputs = deployed()
     with pytest.raises(tq.QuantizerError, match="sizes must be one of 'free', 'batch', 'fixed', got 'all'"):
         tq.export(model, tmp_path / "model", inputs, sizes="all")
+
+
+def exporting():
+    model, inputs = deployed()
+    return lambda path: tq.export(model, path, inputs)
+
+
+def saving_parameters():
+    keras.utils.set_random_seed(0)
+    build, inputs = NETWORKS["residual"]
+    model = tq.prepare(build(), tq.Recipe.preset("mixed_w4a8"), [inputs], verbose=False)
+    return lambda path: tq.save_quantizers(model, path)
+
+
+WRITERS = {
+    "model.keras": exporting,
+    "model": exporting,
+    "model.tflite": exporting,
+    "model.c": exporting,
+    "parameters.safetensors": saving_parameters,
+}
+
+
+@contextmanager
+def little_room(size=64):
+    """No file may grow beyond these bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_without_room_an_older_file_stays_and_nothing_else(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("before")
+    write = WRITERS[name]()
+    with pytest.raises((OSError, tq.QuantizerError)), little_room():
+        write(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "before"

@@ -1,6 +1,9 @@
 """Converted models in files, and what the files compute."""
 
 import re
+import resource
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,6 +14,7 @@ import trainable_quantizers_torch as tq
 from networks import NETWORKS
 from torch import nn
 from trainable_quantizers_core.files import optional
+from trainable_quantizers_core.report import write_html
 
 EXPORTED = ("residual", "inverted", "shared", "own layer", "attention", "encoder", "recurrent", "vision transformer")
 
@@ -249,3 +253,54 @@ def test_an_unknown_choice_of_sizes_is_refused(tmp_path):
     model, inputs = deployed()
     with pytest.raises(tq.QuantizerError, match="sizes must be one of 'free', 'batch', 'fixed', got 'all'"):
         tq.export(model, tmp_path / "model.onnx", inputs, sizes="all")
+
+
+def exporting():
+    model, inputs = deployed()
+    return lambda path: tq.export(model, path, inputs)
+
+
+def saving_a_program():
+    return tq.to_integer(*deployed()).save
+
+
+def saving_what_is_trained(save):
+    def writer():
+        build, inputs = NETWORKS["residual"]
+        model = tq.prepare(build(), tq.Recipe.preset("mixed_w4a8"), [inputs], verbose=False)
+        return save(model)
+
+    return writer
+
+
+WRITERS = {
+    "model.onnx": exporting,
+    "model.pt2": exporting,
+    "model.c": exporting,
+    "program.safetensors": saving_a_program,
+    "parameters.safetensors": saving_what_is_trained(lambda model: partial(tq.save_quantizers, model)),
+    "report.html": saving_what_is_trained(lambda model: partial(write_html, tq.report(model))),
+    "recipe.json": lambda: tq.Recipe.preset("mixed_w4a8").to_file,
+}
+
+
+@contextmanager
+def little_room(size=64):
+    """No file may grow beyond these bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_without_room_an_older_file_stays_and_nothing_else(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("before")
+    write = WRITERS[name]()
+    with pytest.raises((OSError, tq.QuantizerError)), little_room():
+        write(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "before"

@@ -7,6 +7,7 @@ import warnings
 import accelerate
 import pytest
 import pytorch_lightning
+import safetensors.torch
 import torch
 import trainable_quantizers_torch as tq
 from networks import NETWORKS, Residual, call
@@ -29,6 +30,11 @@ def train(model, optimizer, steps):
         optimizer.zero_grad()
         functional.cross_entropy(model(IMAGES), LABELS).backward()
         optimizer.step()
+
+
+def assert_equal_states(one, other):
+    for (name, value), again in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, again), name
 
 
 def counts(model):
@@ -121,8 +127,46 @@ def test_thresholds_without_effect_have_no_gradient():
         assert parameter.grad.any() == ("threshold" not in name), name
 
 
-def test_a_training_that_resumes_goes_on_as_the_one_that_was_never_interrupted(tmp_path):
+def save_state_dict(model, optimizer, folder):
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, folder / "state.pt")
+
+
+def load_state_dict(model, optimizer, folder):
+    state = torch.load(folder / "state.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+def save_safetensors(model, optimizer, folder):
+    safetensors.torch.save_model(model, folder / "model.safetensors")
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+
+
+def load_safetensors(model, optimizer, folder):
+    safetensors.torch.load_model(model, folder / "model.safetensors")
+    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+
+
+def accelerator_of(model, optimizer):
+    accelerator = accelerate.Accelerator(cpu=True)
+    accelerator.prepare(model, optimizer)
+    return accelerator
+
+
+FILES = {
+    "state dictionaries": (save_state_dict, load_state_dict),
+    "safetensors": (save_safetensors, load_safetensors),
+    "accelerate": (
+        lambda model, optimizer, folder: accelerator_of(model, optimizer).save_state(folder),
+        lambda model, optimizer, folder: accelerator_of(model, optimizer).load_state(folder),
+    ),
+}
+
+
+@pytest.mark.parametrize("files", FILES)
+def test_a_training_that_resumes_goes_on_as_the_one_that_was_never_interrupted(files, tmp_path):
     schedule = {"start": 2, "ramp": 3, "learn_from": 1, "learn_until": 5}
+    save, load = FILES[files]
 
     def start():
         model = prepared(schedule)
@@ -132,16 +176,13 @@ def test_a_training_that_resumes_goes_on_as_the_one_that_was_never_interrupted(t
 
     model, optimizer = start()
     train(model, optimizer, 3)
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+    save(model, optimizer, tmp_path)
     train(model, optimizer, 4)
     again, optimizer = start()
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    again.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    load(again, optimizer, tmp_path)
     assert set(counts(again).values()) == {3.0}
     train(again, optimizer, 4)
-    for (name, one), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
-        assert torch.equal(one, other), name
+    assert_equal_states(model, again)
 
 
 def test_steps_are_those_of_the_optimizer_and_end_with_the_handle():
@@ -246,9 +287,11 @@ def test_with_lightning_and_from_its_checkpoint(tmp_path):
     fitted.fit(module, batches)
     assert set(counts(module.network).values()) == {3.0}
     fitted.save_checkpoint(tmp_path / "last.ckpt")
-    again = Lightning(prepared({"start": 2, "ramp": 4}))
+    again, whole = (Lightning(prepared({"start": 2, "ramp": 4})) for _ in range(2))
     trainer(tmp_path, max_epochs=3).fit(again, batches, ckpt_path=tmp_path / "last.ckpt")
     assert set(counts(again.network).values()) == {9.0}
+    trainer(tmp_path, max_epochs=3).fit(whole, batches)
+    assert_equal_states(whole, again)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -297,6 +340,24 @@ def test_a_compiled_model_takes_batches_and_images_of_every_size():
         optimizer.step()
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert len(set(graphs[2:])) == 1, graphs  # one for the first size, one for all others
+
+
+def test_a_model_compiled_for_dynamic_sizes_does_not_compile_again_after_the_second():
+    torch._dynamo.reset()
+    schedule = {"start": 2, "ramp": 2, "learn_from": 1, "learn_until": 5}
+    recipe = tq.Recipe({"num_bits": 4, "schedule": schedule}, {"num_bits": 4, "schedule": schedule})
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    model = tq.prepare(network, recipe, [IMAGES], verbose=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    tq.follow_optimizer(model, optimizer)
+    graphs = []
+    with torch._dynamo.config.patch(specialize_float=True):  # as the guide says
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+        for batch, height, width in ((2, 8, 10), (3, 12, 8), (5, 16, 14), (4, 10, 20), (6, 8, 8), (7, 9, 12)):
+            compiled(torch.randn(batch, 3, height, width)).square().mean().backward()
+            optimizer.step()
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert len(set(graphs[1:])) == 1, graphs
 
 
 def test_a_frozen_quantizer_may_begin_late():
