@@ -401,10 +401,29 @@ def test_opening_leaves_no_trace_in_the_float_model():
     assert "call" not in vars(model.layers[1].inner)
 
 
-def test_an_activation_function_of_ones_own_is_quantized_around():
+def own_function(x):
+    return tf.nn.elu(x) * 0.5
+
+
+def functional():
     rows = keras.Input((24,))
-    network = keras.Model(rows, L.Dense(3)(L.Dense(4, activation=lambda x: tf.nn.elu(x) * 0.5, name="own")(rows)))
+    return keras.Model(rows, L.Dense(3)(L.Dense(4, activation=own_function)(rows)))
+
+
+def sequential():
+    return keras.Sequential([keras.Input((24,)), L.Dense(4, activation=own_function), L.Dense(3)])
+
+
+def separable():
+    layers = [L.Reshape((6, 4)), L.SeparableConv1D(4, 3, activation=own_function), L.Flatten(), L.Dense(3)]
+    return keras.Sequential([keras.Input((24,)), *layers])
+
+
+@pytest.mark.parametrize("build", [functional, sequential, separable])
+def test_an_activation_function_of_ones_own_is_quantized_around(build):
+    network = build()
     prepared = tq.prepare(network, RECIPE, [ROWS], verbose=False)
+    assert type(prepared) is type(network)
     types = [row.type for row in tq.summary(prepared).rows]
     assert {"elu"} <= {word.lower() for word in types}
     assert tq.summary(prepared).coverage == 1

@@ -103,11 +103,12 @@ def _depthwise(layer: Any) -> Any:
 
 def _pointwise(layer: Any) -> Any:
     config = layer.get_config()
-    kept = ("filters", "data_format", "use_bias", "activation", "bias_regularizer", "bias_constraint")
+    kept = ("filters", "data_format", "use_bias", "bias_regularizer", "bias_constraint")
     kind = getattr(keras.layers, type(layer).__name__.replace("Separable", ""))
     pointwise = kind(
         **{name: config[name] for name in kept},
         kernel_size=1,
+        activation=layer.activation,
         kernel_regularizer=config["pointwise_regularizer"],
         kernel_constraint=config["pointwise_constraint"],
         name=f"{layer.name}_pointwise",

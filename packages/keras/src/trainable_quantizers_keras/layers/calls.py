@@ -120,8 +120,20 @@ def _rebuild_sequential(model: Any, stand_in: Callable[[Call], Any], after: Call
     source, *calls = calls_of(model)
     layers = [keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name=source.layer.name), after(source)]
     for call in calls:
-        layers += [stand_in(call), after(call)]
+        layer, follower = stand_in(call), after(call)
+        if not (follower is None or isinstance(follower, keras.layers.Layer)):
+            before = [*model.layers[: model.layers.index(call.layer)], layer]
+            follower = _as_layer(follower, before, model.input_shape, f"{call.layer.name}_function")
+        layers += [layer, follower]
     return keras.Sequential([layer for layer in layers if layer is not None], name=model.name)
+
+
+def _as_layer(function: Callable[[Any], Any], before: Sequence[Any], shape: Any, name: str) -> Any:
+    """A function of what the layers before it give, as a model: a Sequential takes no functions."""
+    for layer in before:
+        shape = layer.compute_output_shape(shape)
+    symbol = keras.Input(shape[1:], dtype=before[-1].compute_dtype)
+    return keras.Model(symbol, function(symbol), name=name)
 
 
 def _calls(model: Any) -> list[Call]:
