@@ -1,6 +1,7 @@
-"""Draws the eight quantizers and their gradients, as the package computes them: ``python3 tools/dev.py docs plots``.
+"""Draws quantizers that learn by STE and LSQ with their gradients, as the package computes them.
 
-Each picture in ``docs/plots`` carries the digest of its curves, by which the tests notice that it is stale.
+Run ``python3 tools/dev.py docs plots``. Each picture in ``docs/plots`` carries the digest of its curves, by which the
+tests notice that it is stale.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import trainable_quantizers_torch as tq
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "plots"
 BITS, THRESHOLD, ENDS = 3, 1.0, (-0.5, 1.25)
+TABLES = {"Weights": [-96, -24, 8, 88], "Activation": [0, 24, 88, 224]}
 INPUTS = torch.linspace(-1.6, 1.6, 321)
 Curves = dict[str, list[float]]
 
@@ -34,7 +36,25 @@ def quantizers() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
                 name = f"{gradient}{kind}{target}"
                 sign = ", unsigned" if symmetric and target == "Activation" else ""
                 result[name] = getattr(tq, f"{name}TrainableQuantizer")(config), f"{BITS} bits{sign}, {where}"
-    return result
+    return result | tables()
+
+
+def tables() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
+    """The quantizers with a table of two bits."""
+    method, values = tq.QuantizationMethod.LUT_POT_QUANTIZER, {tq.THRESHOLD: THRESHOLD}
+    weights = values | {tq.LUT_VALUES: TABLES["Weights"]}
+    activation = values | {tq.LUT_VALUES: TABLES["Activation"], tq.SIGNED: False}
+    configs = {
+        "Weights": tq.TrainableQuantizerWeightsConfig(method, 2, weights, True, 0, False, tq.MIN_THRESHOLD),
+        "Activation": tq.TrainableQuantizerActivationConfig(method, 2, activation, True, tq.MIN_THRESHOLD),
+    }
+    return {
+        f"LSQTable{target}": (
+            getattr(tq, f"LSQTable{target}TrainableQuantizer")(config),
+            f"entries {', '.join(map(str, TABLES[target]))}, t = {THRESHOLD:g}",
+        )
+        for target, config in configs.items()
+    }
 
 
 def curves(quantizer: tq.PytorchRangeQuantizer) -> Curves:
