@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+torch.manual_seed(0)  # every process has the same inputs
+
 
 class Residual(nn.Module):
     """Functional activations, a sum, batch norms and functional dropout."""

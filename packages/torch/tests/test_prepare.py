@@ -283,7 +283,7 @@ def test_tensors_that_a_forward_makes_of_constants_are_quantized_where_they_are_
 def test_what_wraps_a_model_takes_its_batches(wrap):
     _, model, inputs = prepared("shared")
     wrapped = {
-        "compiled": lambda: torch.compile(model, backend="eager"),
+        "compiled": lambda: torch.compile(model, backend="aot_eager"),
         "averaged": lambda: torch.optim.swa_utils.AveragedModel(model),
         "parallel": lambda: nn.DataParallel(model),
     }[wrap]()

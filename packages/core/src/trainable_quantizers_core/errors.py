@@ -5,7 +5,10 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
+
+Member = TypeVar("Member", bound=Enum)
 
 
 class QuantizerError(ValueError):
@@ -30,6 +33,23 @@ def _shown(value: Any) -> str:
     except Exception:  # of whatever the caller handed in
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 200 else text[:200] + "..."
+
+
+def member(owner: str, argument: str, kind: type[Member], value: Any) -> Member:
+    """The member of an enumeration of strings, from itself or from its string.
+
+    Raises:
+        QuantizerError: there is no such member.
+
+    Examples:
+        >>> from trainable_quantizers_core.enums import RoundingRule
+        >>> member("to_integer", "rounding", RoundingRule, "half_up").name
+        'HALF_UP'
+    """
+    known = [each.value for each in kind]
+    if value not in known:
+        raise invalid(owner, argument, f"one of {', '.join(known)}", value, nearest(value, known))
+    return kind(value)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

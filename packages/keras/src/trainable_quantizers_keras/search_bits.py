@@ -28,9 +28,9 @@ def search_bits(
     """The recipe with rules that give each layer the width it needs, within a budget and without labels.
 
     For each width the model is prepared with it everywhere and runs once for each quantizer, all others set aside:
-    error = Σ(y - y_float)²/Σy_float² of the outputs, in evaluation. A greedy search then looks for the widths with the
-    least sum of errors within the budget. The result is a recipe like any other: write it to a file, prepare the model
-    by it with the same ``fold_batch_norm``, train.
+    error = Σ(y - y_float)²/Σy_float² of the outputs, in evaluation. Then the widths with the least sum of
+    errors within the budget are searched: exactly, but for bit operations. The result is a recipe like any other: write
+    it to a file, prepare the model by it with the same ``fold_batch_norm``, train.
 
     Args:
         model: The float model; stays as it is.

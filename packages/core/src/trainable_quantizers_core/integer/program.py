@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
+from trainable_quantizers_core.errors import QuantizerError, invalid, member
 from trainable_quantizers_core.files import optional, write_atomically
 from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
 from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, numbers_of
@@ -226,7 +226,7 @@ class Program:
         Raises:
             QuantizerError: no such rule.
         """
-        rule = rounding_rule(rule)
+        rule = member("Program", "rounding", RoundingRule, rule)
         steps = [
             replace(step, attributes={**step.attributes, "rule": rule.value}) if "rule" in step.attributes else step
             for step in self.steps
@@ -379,18 +379,6 @@ _OWN: dict[str, Callable[..., np.ndarray]] = {
     "requantize": _requantize,
     "rescale": _rescale,
 }
-
-
-def rounding_rule(rule: RoundingRule | str) -> RoundingRule:
-    """The rule by its name.
-
-    Raises:
-        QuantizerError: no such rule.
-    """
-    known = [each.value for each in RoundingRule]
-    if rule not in known:
-        raise invalid("Program", "rounding", f"one of {', '.join(known)}", rule, nearest(rule, known))
-    return RoundingRule(rule)
 
 
 _PER_CHANNEL = ("exponent", "scale")

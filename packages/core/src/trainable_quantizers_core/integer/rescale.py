@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.integer.arithmetic import along, divide_rounded, round_floats
 
 _MULTIPLIER_BITS = 31
@@ -66,15 +65,3 @@ def rescaled(
     else:
         levels = divide_rounded(x * factor, np.left_shift(1, along(shift, axis, x.ndim)), rule)
     return np.clip(levels, low, high).astype(np.int64)
-
-
-def rescale_rule(rule: RescaleRule | str) -> RescaleRule:
-    """The rule by its name.
-
-    Raises:
-        QuantizerError: no such rule.
-    """
-    known = [each.value for each in RescaleRule]
-    if rule not in known:
-        raise invalid("to_integer", "rescale", f"one of {', '.join(known)}", rule, nearest(rule, known))
-    return RescaleRule(rule)

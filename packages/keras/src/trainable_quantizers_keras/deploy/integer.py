@@ -12,11 +12,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.errors import QuantizerError, invalid, member
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
-from trainable_quantizers_core.integer.program import Program, rounding_rule
-from trainable_quantizers_core.integer.rescale import rescale_rule
+from trainable_quantizers_core.integer.program import Program
 
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
@@ -70,7 +69,11 @@ def to_integer(
         raise
     except Exception as error:  # whatever the names of inputs raise
         raise _not_traced(example_inputs, error) from error
-    return program_of(model, inputs, rounding_rule(rounding), rescale_rule(rescale))
+    rules = (
+        member("to_integer", "rounding", RoundingRule, rounding),
+        member("to_integer", "rescale", RescaleRule, rescale),
+    )
+    return program_of(model, inputs, *rules)
 
 
 def program_of(

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.errors import QuantizerError, invalid, member
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
-from trainable_quantizers_core.integer.program import Program, rounding_rule
-from trainable_quantizers_core.integer.rescale import rescale_rule
+from trainable_quantizers_core.integer.program import Program
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import quantizers_in
@@ -64,7 +63,10 @@ def to_integer(
         raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
     if any(quantizers_in(module) for module in model.modules()):
         raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
-    rules = rounding_rule(rounding), rescale_rule(rescale)
+    rules = (
+        member("to_integer", "rounding", RoundingRule, rounding),
+        member("to_integer", "rescale", RescaleRule, rescale),
+    )
     return program_of(model, *arguments_of(model, example_inputs), *rules)
 
 

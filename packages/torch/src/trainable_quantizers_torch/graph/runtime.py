@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.backends import mha
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from trainable_quantizers_core import QuantizerError
 
@@ -166,6 +168,40 @@ class Quantizing(TorchFunctionMode):
             self.frame, self.steps, self.counts = outer
 
 
+class _AttentionInParts:
+    """While it is open, PyTorch computes attention by functions that quantizers see.
+
+    It has one function for a whole layer where no gradient is asked for, and takes it under no mode; but the compiler
+    takes no notice of modes there. The switch is one for the process: the first forward turns it off, the last one
+    puts it back. Compiled code has it off while it is traced.
+    """
+
+    lock = threading.Lock()
+    open = 0
+    before = True
+
+    def __enter__(self) -> None:
+        self.traced = torch.compiler.is_compiling()
+        if self.traced:
+            self.before = mha._is_fastpath_enabled  # the compiler refuses the function that sets it
+            mha._is_fastpath_enabled = False
+            return
+        with _AttentionInParts.lock:
+            if not _AttentionInParts.open:
+                _AttentionInParts.before = mha.get_fastpath_enabled()
+                mha.set_fastpath_enabled(False)
+            _AttentionInParts.open += 1
+
+    def __exit__(self, *error: object) -> None:
+        if self.traced:
+            mha._is_fastpath_enabled = self.before
+            return
+        with _AttentionInParts.lock:
+            _AttentionInParts.open -= 1
+            if not _AttentionInParts.open:
+                mha.set_fastpath_enabled(_AttentionInParts.before)
+
+
 @dataclass
 class Calls:
     """What a module's calls compute, kept in the module.
@@ -199,7 +235,7 @@ class QuantizedCalls:
                 mode.counts[calls.number] = count + 1
                 return mode.run(calls, frames[min(count, len(frames) - 1)], self, args, kwargs)
         mode = Quantizing()
-        with mode:
+        with mode, _AttentionInParts():
             return mode.run(calls, calls.frames[0], self, args, kwargs)
 
 
