@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from trainable_quantizers_core.files import write_atomically
+from trainable_quantizers_core import files
+from trainable_quantizers_core.files import put_in_place, write_atomically
 
 OLD, NEW = b"old" * 2**20, b"new" * 2**20
 FORK = multiprocessing.get_context("fork")
@@ -30,6 +31,44 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path, seconds):
     writer.join()
     assert writer.exitcode == -signal.SIGKILL
     assert path.read_bytes() in (OLD, NEW)
+
+
+def exchange_for_ever(one, path):
+    while True:
+        put_in_place(one, path)
+
+
+def folder(path, content):
+    path.mkdir()
+    (path / "content").write_bytes(content)
+    return path
+
+
+def test_a_folder_is_the_old_one_or_the_new_one_at_any_moment(tmp_path):
+    path = folder(tmp_path / "model", b"old")
+    writer = FORK.Process(target=exchange_for_ever, args=(folder(tmp_path / "written", b"new"), path))
+    writer.start()
+    present = [path.is_dir() for _ in range(20_000)]
+    writer.kill()
+    writer.join()
+    assert all(present)
+    assert {(tmp_path / name / "content").read_bytes() for name in ("model", "written")} == {b"old", b"new"}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("before", ["a folder", "a file", "nothing"])
+def test_a_folder_takes_the_place_of_what_is_there(before, exchanges, tmp_path, monkeypatch):
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # as a system that cannot
+    path, written = tmp_path / "model", folder(tmp_path / "written", b"new")
+    if before == "a folder":
+        folder(path, b"old")
+    elif before == "a file":
+        path.write_bytes(b"old")
+    put_in_place(written, path)
+    assert (path / "content").read_bytes() == b"new"
+    assert written.exists() == (before != "nothing")
+    assert {each.name for each in tmp_path.iterdir()} <= {"model", "written"}
 
 
 def write_with_little_room(path):

@@ -1,5 +1,7 @@
 """Batch norms that are folded into the layers before them."""
 
+import copy
+
 import pytest
 import torch
 import trainable_quantizers_torch as tq
@@ -57,3 +59,17 @@ def test_a_layer_with_another_reader_is_not_folded():
     assert isinstance(model.norm, nn.BatchNorm2d)
     (reason,) = [row.reason for row in tq.summary(model).rows if row.layer == "norm"]
     assert "not folded" in reason
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_norms_of_several_processes_are_norms(fold):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), torch.randn(4, 3, 8, 8)
+    several = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
+    model, other = (
+        tq.prepare(each, WEIGHTS_OF_16_BITS, [x], verbose=False, fold_batch_norm=fold).eval()
+        for each in (network, several)
+    )
+    assert torch.equal(other(x), model(x))
+    later = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert torch.equal(tq.convert(later)(x), model(x))

@@ -342,21 +342,23 @@ def test_a_compiled_model_takes_batches_and_images_of_every_size():
     assert len(set(graphs[2:])) == 1, graphs  # one for the first size, one for all others
 
 
-def test_a_model_compiled_for_dynamic_sizes_does_not_compile_again_after_the_second():
+@pytest.mark.parametrize("method", ["power_of_two", "uniform", "lut_symmetric"])
+def test_a_model_compiled_for_dynamic_sizes_does_not_compile_again_after_the_second(method):
     torch._dynamo.reset()
     schedule = {"start": 2, "ramp": 2, "learn_from": 1, "learn_until": 5}
-    recipe = tq.Recipe({"num_bits": 4, "schedule": schedule}, {"num_bits": 4, "schedule": schedule})
+    activations = {"num_bits": 4, "schedule": schedule}
+    weights = {"num_bits": 4, "schedule": schedule, "method": method}
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    recipe = tq.Recipe(weights, activations)
     model = tq.prepare(network, recipe, [IMAGES], verbose=False)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     tq.follow_optimizer(model, optimizer)
     graphs = []
-    with torch._dynamo.config.patch(specialize_float=True):  # as the guide says
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
-        for batch, height, width in ((2, 8, 10), (3, 12, 8), (5, 16, 14), (4, 10, 20), (6, 8, 8), (7, 9, 12)):
-            compiled(torch.randn(batch, 3, height, width)).square().mean().backward()
-            optimizer.step()
-            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    for batch, height, width in ((2, 8, 10), (3, 12, 8), (5, 16, 14), (4, 10, 20), (6, 8, 8), (7, 9, 12)):
+        compiled(torch.randn(batch, 3, height, width)).square().mean().backward()
+        optimizer.step()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert len(set(graphs[1:])) == 1, graphs
 
 

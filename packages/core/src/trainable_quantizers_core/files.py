@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 from importlib import import_module
@@ -25,6 +26,28 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Move a file or a folder to a path. An older folder there, or an older file of a folder, comes back in its place.
+
+    Folders change places in one step where the system can do that: Linux, on most file systems. Elsewhere the older one
+    moves aside first, so that for a moment there is none.
+    """
+    if not path.exists() or not (path.is_dir() or written.is_dir()):
+        os.replace(written, path)
+    elif not _exchange(written, path):
+        aside = written.with_name(f"{written.name}.before")
+        os.replace(path, aside)
+        os.replace(written, path)
+        os.replace(aside, written)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether the system gave each of two paths what was at the other."""
+    rename = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def optional(module: str, extra: str, distribution: str = "trainable-quantizers-core") -> Any:

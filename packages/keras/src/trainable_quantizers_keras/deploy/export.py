@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core import QuantizerError, RescaleRule, Verification
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.files import put_in_place
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 
@@ -100,9 +101,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
             advice = f"it says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise invalid("export", "model", "one that TensorFlow can write", model.name, advice) from error
         found = verify(model, run, [example_inputs])
-        if path.exists() and (path.is_dir() or written.is_dir()):  # into the folder that is thrown away
-            os.replace(path, Path(folder) / f"{path.name}.before")
-        os.replace(written, path)
+        put_in_place(written, path)
     return found
 
 

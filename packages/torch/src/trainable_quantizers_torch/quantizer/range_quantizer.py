@@ -14,7 +14,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
-from trainable_quantizers_core.quantizer.specification import elements_per_sample
+from trainable_quantizers_core.quantizer.specification import RangeSpecification, elements_per_sample
 from trainable_quantizers_core.quantizer.ties import beside_ties
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
@@ -22,6 +22,12 @@ from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
 from trainable_quantizers_torch.kernels.soft_rounding import moved, soft_rounding
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer, put, whole
+
+
+@torch.compiler.assume_constant_result
+def min_threshold(specification: RangeSpecification) -> float:
+    """A number for the compiler too, which makes variables of the numbers of a model if sizes are dynamic."""
+    return specification.min_threshold
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
@@ -93,9 +99,9 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         variables = [self.shaped(whole(self._current(name))) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
-            return uniform_range(low, high, spec.grid, spec.min_threshold)
+            return uniform_range(low, high, spec.grid, min_threshold(spec))
         (threshold,) = variables
-        return symmetric_range(threshold, spec.grid, spec.min_threshold, spec.power_of_two)
+        return symmetric_range(threshold, spec.grid, min_threshold(spec), spec.power_of_two)
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
         """A variable per tensor is stored with one axis, because FSDP shards no other."""
