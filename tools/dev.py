@@ -14,6 +14,7 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,15 +65,32 @@ def test(arguments: list[str]) -> None:
         hatch("run", "keras2:all", *arguments)
 
 
-def oldest(arguments: list[str]) -> None:
-    """Core and Keras on Python 3.10, where that is installed: whole walks, not everything."""
+def python310() -> str | None:
+    """The program of Python 3.10, where that is installed."""
     pythons = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))]
     works = [each for each in pythons if each and not subprocess.run([each, "-V"], capture_output=True).returncode]
+    return works[0] if works else None
+
+
+def oldest(arguments: list[str]) -> None:
+    """Core and Keras on Python 3.10, where that is installed: whole walks, not everything."""
     with part("Python 3.10"):
-        if not works:
+        if python := python310():
+            hatch("run", "oldest:smoke", *arguments, HATCH_PYTHON=python)
+        else:
             print("There is no Python 3.10 here: nothing was tested on it.")
-            return
-        hatch("run", "oldest:smoke", *arguments, HATCH_PYTHON=works[0])
+
+
+def environments(arguments: list[str]) -> None:
+    """The environments of lint, test and oldest, made at once; the tasks make theirs when it is missing, one by one."""
+    hatch("--version")
+    names = ["lint", "test", *(["keras2"] if sys.version_info < (3, 12) else [])]
+    with part("Environments"), ThreadPoolExecutor() as pool:
+        made = [pool.submit(hatch, "env", "create", name) for name in names]
+        if python := python310():
+            made.append(pool.submit(hatch, "env", "create", "oldest", HATCH_PYTHON=python))
+        for each in made:
+            each.result()
 
 
 def lint(arguments: list[str]) -> None:
@@ -163,7 +181,7 @@ def part(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Hand over to the task."""
-    regular = (demo, test, oldest, lint, docs, build, release, versions)
+    regular = (demo, test, oldest, environments, lint, docs, build, release, versions)
     measuring = (bench, zoo, agreement, exact, accumulators, accuracy, endurance, toolkit)
     tasks = {task.__name__: task for task in (*regular, *measuring)}
     lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
