@@ -57,6 +57,31 @@ def test_no_sum_exceeds_the_bits_that_a_recipe_allows(bits, tmp_path):
     assert np.array_equal(again(IMAGES).numpy(), model(IMAGES).numpy())
 
 
+def test_the_bits_that_sums_needed_are_those_of_the_program():
+    model = trained()
+    program = tq.to_integer(tq.convert(model), IMAGES)
+    layers = [layer.name for layer in model.layers if hasattr(layer, "accumulator_bits") and layer.name != "twice"]
+    found = {each.name.partition("/")[0]: each.seen for each in program.accumulators(IMAGES)}
+    wanted = {name: found[name] for name in layers}  # "twice" has two grids, of which the program knows each
+    figures = tq.telemetry(model, [IMAGES[:16], IMAGES[16:]])
+    told = {name.partition(".")[0]: bits for name, bits in figures.items() if name.endswith("/accumulator_bits_seen")}
+    assert {name: told[name] for name in layers} == wanted
+    report = tq.report(model, [IMAGES])
+    seen = {each.layer: each.accumulator_bits_seen for each in report.tensors if each.target == "weights"}
+    assert {name: seen[name] for name in layers} == wanted
+    rows = {row.layer: row.reason for row in tq.summary(model, [IMAGES]).rows}
+    assert all(f" bits, {wanted[name]} seen" in rows[name] for name in layers)
+    assert " seen" not in str(tq.summary(model))
+
+
+def test_an_activation_function_of_a_layer_is_no_part_of_its_sums():
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "sigmoid", name="gate")])
+    model = tq.prepare(network, tq.Recipe.preset("power_of_two_8bit"), [x], verbose=False)
+    (found,) = tq.to_integer(tq.convert(model), x).accumulators(x)
+    assert tq.telemetry(model, [x])["gate.kernel/accumulator_bits_seen"] == found.seen > 9
+
+
 def test_a_limited_weight_learns_straight_through():
     wrapper = trained(accumulator_bits=12).get_layer("wide")
     (quantizer,) = wrapper.weights_quantizers.values()

@@ -99,6 +99,23 @@ def test_no_sum_exceeds_the_bits_that_a_recipe_allows(bits):
     assert re.search(r"sums of up to \d+ bits$", row.reason)
 
 
+def test_the_bits_that_sums_needed_are_those_of_the_program():
+    model = trained()
+    program = tq.to_integer(tq.convert(model), IMAGES)
+    wanted = dict.fromkeys(LAYERS, 0)
+    for each in program.accumulators(IMAGES):
+        name = each.name.partition(".")[0]
+        wanted.update({name: max(wanted[name], each.seen)} if name in wanted else {})
+    figures = tq.telemetry(model, [IMAGES[:16], IMAGES[16:]])
+    assert {name: figures[f"{name}.weight/accumulator_bits_seen"] for name in LAYERS} == wanted
+    report = tq.report(model, [IMAGES])
+    seen = {each.layer: each.accumulator_bits_seen for each in report.tensors if each.target == "weights"}
+    assert {name: seen[name] for name in LAYERS} == wanted
+    rows = {row.layer: row.reason for row in tq.summary(model, [IMAGES]).rows}
+    assert all(f" bits, {wanted[name]} seen" in rows[name] for name in LAYERS)
+    assert " seen" not in str(tq.summary(model))
+
+
 def test_a_limited_weight_learns_straight_through():
     model = copy.deepcopy(trained(accumulator_bits=12))
     model.zero_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,9 @@ class Sample:
         return self._kept
 
 
-def measured(placed: PlacedQuantizer, x: np.ndarray, quantize: Callable[[np.ndarray], np.ndarray]) -> TensorReport:
-    """The report of a tensor from its values before quantization."""
-    return measure(placed.report(), x, quantize(x))
+def measured(
+    placed: PlacedQuantizer, x: np.ndarray, quantize: Callable[[np.ndarray], np.ndarray], seen: Mapping[str, int]
+) -> TensorReport:
+    """The report of a tensor from its values before quantization, and from the bits that sums needed, by layer."""
+    bits = seen.get(placed.layer) if placed.target == "weights" else None
+    return replace(measure(placed.report(), x, quantize(x)), accumulator_bits_seen=bits)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mct_quantizers
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
+from trainable_quantizers_core.quantizer.accumulator import bits_of
 
+from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.layers.copies import parts_of
@@ -31,6 +34,21 @@ def quantizers_of(model: Any) -> list[PlacedQuantizer]:
         for name, attribute, quantizer, holder in (_inside(model, "") if isinstance(model, keras.layers.Layer) else ())
         if isinstance(quantizer, KerasRangeQuantizer) and quantizer.enabled
     ]
+
+
+@contextmanager
+def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
+    """While it is open: the bits that the sums of layers needed so far, by layer, where they lie on known grids."""
+    watched = {id(each.holder): each for each in placed if each.accumulator_bits is not None}
+    seen: dict[str, int] = {}
+
+    def see(wrapper: Any, inputs: Any) -> None:
+        sums, layer = wrapper.sums(inputs).numpy(), watched[id(wrapper)].layer
+        if sums.size:
+            seen[layer] = max(bits_of(sums.min(), sums.max()), seen.get(layer, 0))
+
+    with watching([each.holder for each in watched.values()], see, before=True):
+        yield seen
 
 
 def trainable_quantizers(model: Any) -> list[BaseKerasTrainableQuantizer]:

@@ -33,7 +33,7 @@ from trainable_quantizers_keras.graph.record import (
     record,
 )
 from trainable_quantizers_keras.graph.watch import watching
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place, quantizers_of
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place, quantizers_of, watched_sums
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
 from trainable_quantizers_keras.layers.copies import copied, input_shape_of
@@ -102,25 +102,31 @@ def prepare(
         layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
         correct_biases(model, prepared, layers, first or calibration_data)
     found = made.found.with_norms(folded) if fold_batch_norm else made.found
-    found = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
-    found = found.with_accumulators(accumulator_bits(quantizers_of(prepared)))
-    vars(prepared)[_SUMMARY] = found
+    vars(prepared)[_SUMMARY] = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
     if verbose:
-        print(found)
+        print(summary(prepared))
     return prepared
 
 
-def summary(model: Any) -> Summary:
-    """What ``prepare`` did to each layer.
+def summary(model: Any, data: Any = None) -> Summary:
+    """What ``prepare`` did to each layer, and the bits that its sums need as it is now.
+
+    Args:
+        model: What ``prepare`` made.
+        data: Batches as for ``prepare``: the bits that sums need on them stand beside those that they need at worst.
 
     Raises:
-        QuantizerError: the model does not come from ``prepare``, or was loaded from a file.
+        QuantizerError: the model does not come from ``prepare``, was loaded from a file, or does not take the data.
     """
     found = find_summary(model)
     if found is None:
         advice = "prepare it first; a file does not keep the summary"
         raise invalid("summary", "model", "one that prepare made", type(model).__name__, advice)
-    return found
+    placed = quantizers_of(model)
+    with watched_sums(placed if data is not None else ()) as seen:
+        for _ in run_on(model, data, "summary") if data is not None else ():
+            pass
+    return found.with_accumulators(accumulator_bits(placed), seen)
 
 
 def find_summary(model: Any) -> Summary | None:

@@ -12,7 +12,7 @@ from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorRe
 
 from trainable_quantizers_keras.calibration.batches import run_on
 from trainable_quantizers_keras.graph.watch import watching
-from trainable_quantizers_keras.inventory import quantizers_of
+from trainable_quantizers_keras.inventory import quantizers_of, watched_sums
 from trainable_quantizers_keras.keras_version import full_precision, keras
 from trainable_quantizers_keras.prepare import find_summary
 
@@ -43,7 +43,7 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
     if not placed:
         advice = "prepare it first; a converted model has no trainable quantizers left"
         raise invalid("report", "model", "one that holds trainable quantizers", model, advice)
-    samples = _samples(model, placed, data) if data is not None else {}
+    samples, seen = _samples(model, placed, data) if data is not None else ({}, {})
     found = find_summary(model)
     skipped = [
         SkippedLayer(row.layer, row.type, row.reason)
@@ -54,27 +54,28 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
     return ModelReport(
         model=model.name,
         framework=f"Keras {version}, TensorFlow {tf.__version__}",
-        tensors=tuple(_measured(each, samples) for each in placed),
+        tensors=tuple(_measured(each, samples, seen) for each in placed),
         skipped=tuple(skipped),
         accuracies=dict(accuracies or {}),
         coverage={} if found is None else found.work.figures,
     )
 
 
-def _samples(model: Any, placed: list[PlacedQuantizer], data: Any) -> dict[int, Sample]:
-    """Of each holder, by identity."""
+def _samples(model: Any, placed: list[PlacedQuantizer], data: Any) -> tuple[dict[int, Sample], dict[str, int]]:
+    """Of each holder, by identity; and the bits that sums needed, by layer."""
     samples = {id(each.holder): Sample() for each in placed if each.target == "activation"}
 
     def see(holder: Any, inputs: Any) -> None:
         samples[id(holder)].add(tf.cast(inputs, tf.float32).numpy())
 
-    with watching([each.holder for each in placed if id(each.holder) in samples], see, before=True):
+    holders = [each.holder for each in placed if id(each.holder) in samples]
+    with watching(holders, see, before=True), watched_sums(placed) as seen:
         for _ in run_on(model, data, "report"):
             pass
-    return samples
+    return samples, seen
 
 
-def _measured(each: PlacedQuantizer, samples: dict[int, Sample]) -> TensorReport:
+def _measured(each: PlacedQuantizer, samples: dict[int, Sample], seen: dict[str, int]) -> TensorReport:
     if each.target == "weights":
         weights = {str(key): weight for key, weight, _ in each.holder.get_weights_vars()}
         values = tf.cast(full_precision(weights[each.attribute]), tf.float32).numpy()
@@ -82,4 +83,4 @@ def _measured(each: PlacedQuantizer, samples: dict[int, Sample]) -> TensorReport
         values = samples[id(each.holder)].values
     else:
         return each.report()
-    return measured(each, values, lambda x: each.quantizer(tf.convert_to_tensor(x), False).numpy())
+    return measured(each, values, lambda x: each.quantizer(tf.convert_to_tensor(x), False).numpy(), seen)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
+from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 from trainable_quantizers_torch.graph.runtime import Place, Quantizers
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
@@ -38,6 +41,26 @@ def _all(model: nn.Module) -> Iterator[PlacedQuantizer]:
     for module in sorted(holders, key=lambda module: places[module].order if module in places else -1):
         place = places.get(module, Place(holders[module], "output", -1))
         yield PlacedQuantizer(place.operation, place.attribute, module.activation_holder_quantizer, module)
+
+
+@contextmanager
+def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
+    """While it is open: the bits that the sums of layers needed so far, by layer, where they lie on known grids."""
+    seen: dict[str, int] = {}
+
+    def watch(each: PlacedQuantizer) -> Any:
+        def see(module: nn.Module, args: Any) -> None:
+            sums = each.holder.sums(args[0])
+            if sums.numel():
+                seen[each.layer] = max(bits_of(sums.min().item(), sums.max().item()), seen.get(each.layer, 0))
+
+        return see
+
+    with ExitStack() as stack:
+        for each in placed:
+            if each.accumulator_bits is not None:
+                stack.callback(each.holder.layer.register_forward_pre_hook(watch(each)).remove)
+        yield seen
 
 
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:

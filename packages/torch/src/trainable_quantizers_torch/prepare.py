@@ -36,7 +36,7 @@ from trainable_quantizers_torch.graph.fold import fold_batch_norms
 from trainable_quantizers_torch.graph.modules import layers_alone
 from trainable_quantizers_torch.graph.record import Recording, record
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
-from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.inventory import quantizers_of, watched_sums
 from trainable_quantizers_torch.layers.copies import copied
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
@@ -95,25 +95,30 @@ def prepare(
         options = (fold_batch_norm, given if check else None, process_group, verbose)
         found = _prepare_graph(model, recipe, calibration_data, *options)
     runtime = any(isinstance(module, QuantizedCalls) for module in model.modules())
-    found = replace(found, runtime=_PACKAGE if runtime else "").with_accumulators(
-        accumulator_bits(quantizers_of(model))
-    )
-    vars(next(_quantizing(model), model))[_SUMMARY] = found
+    vars(next(_quantizing(model), model))[_SUMMARY] = replace(found, runtime=_PACKAGE if runtime else "")
     if verbose:
-        print(found)
+        print(summary(model))
     return model
 
 
-def summary(model: nn.Module) -> Summary:
-    """What ``prepare`` did to each layer.
+def summary(model: nn.Module, data: Any = None) -> Summary:
+    """What ``prepare`` did to each layer, and the bits that its sums need as it is now.
+
+    Args:
+        model: What ``prepare`` made.
+        data: Batches as for ``prepare``: the bits that sums need on them stand beside those that they need at worst.
 
     Raises:
-        QuantizerError: the model does not come from ``prepare``.
+        QuantizerError: the model does not come from ``prepare``, or does not take the data.
     """
     found = find_summary(model)
     if found is None:
         raise invalid("summary", "model", "one that prepare made", type(model).__name__, "prepare it first")
-    return found
+    placed = quantizers_of(model)
+    with watched_sums(placed if data is not None else ()) as seen:
+        for _ in run_on(model, data, "summary") if data is not None else ():
+            pass
+    return found.with_accumulators(accumulator_bits(placed), seen)
 
 
 def find_summary(model: nn.Module) -> Summary | None:

@@ -15,7 +15,7 @@ from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measure
 from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport
 
 from trainable_quantizers_torch.calibration.batches import run_on
-from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.inventory import quantizers_of, watched_sums
 from trainable_quantizers_torch.prepare import find_summary
 
 
@@ -43,7 +43,7 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
     if not placed:
         advice = "prepare it first; a converted model has no trainable quantizers left"
         raise invalid("report", "model", "one that holds trainable quantizers", type(model).__name__, advice)
-    samples = _samples(model, placed, data) if data is not None else {}
+    samples, seen = _samples(model, placed, data) if data is not None else ({}, {})
     found = find_summary(model)
     skipped = [
         SkippedLayer(row.layer, row.type, row.reason)
@@ -53,15 +53,20 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
     return ModelReport(
         model=type(model).__name__,
         framework=f"PyTorch {torch.__version__.partition('+')[0]}",
-        tensors=tuple(_measured(each, samples) for each in placed),
+        tensors=tuple(_measured(each, samples, seen) for each in placed),
         skipped=tuple(skipped),
         accuracies=dict(accuracies or {}),
         coverage={} if found is None else found.work.figures,
     )
 
 
-def _samples(model: nn.Module, placed: list[PlacedQuantizer], data: Any) -> dict[int, Any]:
-    """Values of activations, spread over the batches, and of weights that forwards compute, by quantizer."""
+def _samples(
+    model: nn.Module, placed: list[PlacedQuantizer], data: Any
+) -> tuple[dict[int, np.ndarray], dict[str, int]]:
+    """Values of activations, spread over the batches, and of weights that forwards compute, by quantizer.
+
+    And the bits that sums needed, by layer.
+    """
     samples: dict[int, Any] = {}
 
     def watch(each: PlacedQuantizer) -> Any:
@@ -74,17 +79,17 @@ def _samples(model: nn.Module, placed: list[PlacedQuantizer], data: Any) -> dict
 
         return see
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, watched_sums(placed) as seen:
         for each in placed:
             if not isinstance(each.holder, PytorchQuantizationWrapper):
                 stack.callback(each.holder.register_forward_pre_hook(watch(each)).remove)
         for _ in run_on(model, data, "report"):
             pass
-    return {key: getattr(sample, "values", sample) for key, sample in samples.items()}
+    return {key: getattr(sample, "values", sample) for key, sample in samples.items()}, seen
 
 
 @torch.no_grad()
-def _measured(each: PlacedQuantizer, samples: Mapping[int, np.ndarray]) -> TensorReport:
+def _measured(each: PlacedQuantizer, samples: Mapping[int, np.ndarray], seen: Mapping[str, int]) -> TensorReport:
     if isinstance(each.holder, PytorchQuantizationWrapper):
         weights = {str(key): weight for key, weight, _ in each.holder.get_weights_vars()}
         values = weights[each.attribute].detach().float().cpu().numpy()
@@ -97,4 +102,4 @@ def _measured(each: PlacedQuantizer, samples: Mapping[int, np.ndarray]) -> Tenso
         device = each.quantizer.effective_range()[0].device  # type: ignore[attr-defined]
         return each.quantizer(torch.from_numpy(x).to(device), False).float().cpu().numpy()
 
-    return measured(each, values, quantize)
+    return measured(each, values, quantize, seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from trainable_quantizers_core.graph.costs import OperationCost
 from trainable_quantizers_core.graph.coverage import Coverage
@@ -86,18 +87,20 @@ class Summary:
             rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"{_FOLDED}{layer}"))
         return replace(self, rows=tuple(rows))
 
-    def with_accumulators(self, bits: Mapping[str, int]) -> Summary:
-        """The summary with the bits that the sums of layers need at worst, by layer.
+    def with_accumulators(self, bits: Mapping[str, int], seen: Mapping[str, int] = MappingProxyType({})) -> Summary:
+        """The summary with the bits that the sums of layers need at worst, by layer, and those that data needed.
 
         Examples:
             >>> row = SummaryRow("conv", "Conv2d", reason="default")
-            >>> Summary((row,)).with_accumulators({"conv": 19}).rows[0].reason
-            'default; sums of up to 19 bits'
+            >>> Summary((row,)).with_accumulators({"conv": 19}, {"conv": 14}).rows[0].reason
+            'default; sums of up to 19 bits, 14 seen'
         """
-        rows = [
-            replace(row, reason=f"{row.reason}; sums of up to {bits[row.layer]} bits") if row.layer in bits else row
-            for row in self.rows
-        ]
+
+        def said(row: SummaryRow) -> str:
+            needed = f", {seen[row.layer]} seen" if row.layer in seen else ""
+            return f"{row.reason}; sums of up to {bits[row.layer]} bits{needed}"
+
+        rows = [replace(row, reason=said(row)) if row.layer in bits else row for row in self.rows]
         return replace(self, rows=tuple(rows))
 
     def __str__(self) -> str:

@@ -96,6 +96,7 @@ class TensorReport(_Part):
         sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
         accumulator_bits: Of weights: bits of two's complement that the sums of the layer, bias included, need at worst;
             None if they lie on no power-of-two grid.
+        accumulator_bits_seen: Of weights: bits that the sums needed on the data of the report.
 
     Raises:
         QuantizerError: a target, method or parameters that do not fit.
@@ -120,6 +121,7 @@ class TensorReport(_Part):
     range_used: float = 0.0
     sqnr: float = inf
     accumulator_bits: int | None = None
+    accumulator_bits_seen: int | None = None
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:

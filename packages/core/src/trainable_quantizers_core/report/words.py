@@ -27,7 +27,8 @@ def name(tensor: TensorReport) -> str:
 def scheme(tensor: TensorReport) -> str:
     """Method, signedness where the method leaves a choice, granularity, bits of the accumulator."""
     sign = "" if tensor.method is QuantizationMethod.UNIFORM else ", signed" if tensor.signed else ", unsigned"
-    sums = f", sums of up to {tensor.accumulator_bits} bits" if tensor.accumulator_bits else ""
+    seen = f", {tensor.accumulator_bits_seen} seen" if tensor.accumulator_bits_seen else ""
+    sums = f", sums of up to {tensor.accumulator_bits} bits{seen}" if tensor.accumulator_bits else ""
     return f"{_METHODS[tensor.method]}{sign}{', per channel' if tensor.per_channel else ''}{sums}"
 
 

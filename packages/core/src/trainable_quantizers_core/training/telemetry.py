@@ -16,8 +16,8 @@ def scalars(report: ModelReport) -> dict[str, float]:
 
     ``threshold`` (``min_range`` and ``max_range`` when uniform) is the effective one; per channel the mean, and
     ``threshold_lowest`` and ``threshold_highest`` beside it. ``clipped``, ``range_used``, ``levels_used`` and ``sqnr``
-    (in dB) are those of ``TensorReport``; a tensor that was not measured has none of them. So is ``accumulator_bits``,
-    which weights have whose layers' sums lie on power-of-two grids.
+    (in dB) are those of ``TensorReport``; a tensor that was not measured has none of them. So are ``accumulator_bits``
+    and ``accumulator_bits_seen``, which weights have whose layers' sums lie on power-of-two grids.
 
     Examples:
         >>> from mct_quantizers import QuantizationMethod
@@ -40,8 +40,9 @@ def scalars(report: ModelReport) -> dict[str, float]:
             if tensor.per_channel:
                 found[f"{prefix}{name}_lowest"] = float(values.min())
                 found[f"{prefix}{name}_highest"] = float(values.max())
-        if tensor.accumulator_bits is not None:
-            found[f"{prefix}accumulator_bits"] = float(tensor.accumulator_bits)
+        for figure in ("accumulator_bits", "accumulator_bits_seen"):
+            if (bits := getattr(tensor, figure)) is not None:
+                found[f"{prefix}{figure}"] = float(bits)
         if tensor.measured:
             for figure in ("clipped", "range_used", "levels_used", "sqnr"):
                 found[f"{prefix}{figure}"] = float(getattr(tensor, figure))

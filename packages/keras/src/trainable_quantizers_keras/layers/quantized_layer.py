@@ -150,6 +150,20 @@ class QuantizedLayer(StructuredState):
         bias = self._bias_levels(grid, quantizer).numpy()
         return worst_bits(levels.astype(np.int64), bias.astype(np.int64), *grid.levels)
 
+    def sums(self, inputs: Any) -> tf.Tensor:
+        """What the layer adds up for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
+        grid: Any = self.accumulator
+        ((key, _, quantizer),) = self.get_weights_vars()
+        step, quantized = grid.input_step(tf.minimum), self.get_quantized_weights()
+        levels = {self._slots[key]: quantized[key] / quantizer._broadcast(quantizer.step(), quantized[key])}
+        if grid.bias:
+            levels[self._slots["bias"]] = quantized["bias"] / (self._step_of_bias(quantizer) * step)
+        inside = self._slots[key].rpartition(".")[0]
+        if "activation" in vars(part_at(self.layer, inside)):
+            levels[f"{inside}.activation".lstrip(".")] = keras.activations.linear
+        with _lock_of(self.layer), substituted(self.layer, levels):
+            return self.layer.call(tf.cast(inputs, tf.float32) / step)
+
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output with its weights quantized.
 

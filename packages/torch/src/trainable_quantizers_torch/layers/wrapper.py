@@ -170,6 +170,20 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         bias = self._bias_levels(grid, quantizer).cpu().numpy().astype(np.int64)
         return worst_bits(levels, bias, *grid.levels)
 
+    @torch.no_grad()
+    def sums(self, x: torch.Tensor) -> torch.Tensor:
+        """What the module adds up for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
+        grid: Any = self.accumulator
+        ((key, _, quantizer),) = self.get_weights_vars()
+        step, weight = grid.input_step(torch.minimum), self.get_quantized_weights()[key].float()
+        levels = {key: weight / quantizer._broadcast(quantizer.step(), weight)}
+        if grid.bias:
+            levels["bias"] = self._rounded_bias(grid, False).float() / (self._step_of_bias(quantizer) * step)
+        module = copy.copy(self.layer)
+        module._parameters = {**module._parameters, **{name: torch.nn.Parameter(q) for name, q in levels.items()}}
+        with without_modes(), torch.autocast(x.device.type, enabled=False):
+            return module.forward(x.float() / step)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output with its weights quantized."""
         quantized = self.get_quantized_weights()
