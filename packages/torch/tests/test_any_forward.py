@@ -301,3 +301,43 @@ def test_what_no_mode_sees_does_not_hide_the_layers_after_it():
 def test_coverage_that_nothing_shows_is_not_taken_for_granted():
     with pytest.raises(tq.QuantizerError, match="a run shows what the model computes"):
         tq.prepare(nn.Sequential(nn.Linear(4, 2)), tq.Recipe({}, require_coverage=1.0), verbose=False)
+
+
+class InPlace(nn.Module):
+    """Functions that change their argument, whose result a forward takes, or leaves for the argument itself."""
+
+    def __init__(self, takes):
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+        self.relu, self.takes = nn.ReLU(inplace=True), takes
+
+    def forward(self, x):
+        y, z = self.one(x), self.other(x)
+        if self.takes:
+            y = self.relu(y)
+            z = z.add_(y).mul_(0.5).relu_()
+        else:
+            self.relu(y)
+            z.add_(y)
+            z.mul_(0.5)
+            z.relu_()
+        return self.head(z)
+
+
+def test_a_function_that_changes_its_argument_leaves_quantized_values_there():
+    torch.manual_seed(0)
+    taken, x = InPlace(True), torch.randn(64, 4)
+    left = InPlace(False)
+    left.load_state_dict(taken.state_dict())
+    recipe = tq.Recipe({"num_bits": 4}, {"num_bits": 4})
+    models = [tq.prepare(each, recipe, [x], verbose=False) for each in (taken, left)]
+    outputs = [model(x) for model in models]
+    assert torch.equal(*outputs)
+    gradients = [
+        torch.autograd.grad(output.sum(), model.parameters()) for output, model in zip(outputs, models, strict=True)
+    ]
+    assert all(map(torch.equal, *gradients))
+    levels = []
+    models[1].head.layer.register_forward_pre_hook(lambda module, args: levels.append(len(args[0].unique())))
+    assert torch.equal(tq.convert(models[1].eval())(x), models[1](x))
+    assert levels and max(levels) <= 16

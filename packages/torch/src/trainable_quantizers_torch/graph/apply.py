@@ -136,7 +136,7 @@ class Placed:
             operation = self.recorded.graph[at]
             if operation.kind in SOURCES:
                 continue
-            step = Step(dict(self.weight_holders.get(at, {})), outputs.get(at), node.items)
+            step = Step(dict(self.weight_holders.get(at, {})), outputs.get(at), node.items, in_place=node.in_place)
             if operation.kind in _READS:
                 for path in node.read:
                     sources = [source for source in self.recorded.sources(at, path) if source in outputs]

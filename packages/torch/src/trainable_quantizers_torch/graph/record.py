@@ -51,6 +51,7 @@ class Node:
         takes_bias: Whether a layer's bias stands where its function takes one, or None does.
         bias: Name of that bias; empty where there is None.
         inside: What it computes inside stays in float, and why.
+        in_place: Whether it changes its first argument, from which the forward reads the result.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Node:
     takes_bias: bool = False
     bias: str = ""
     inside: str = ""
+    in_place: bool = False
 
 
 @dataclass(eq=False)
@@ -126,7 +128,7 @@ def record(
             mix(module, _Watched, first=True)
     with recorder:
         result = model(*args, **kwargs)
-    found = (recorder.known.get(tensor) for tensor in tensors_in(result))
+    found = (recorder.made_by(tensor) for tensor in tensors_in(result))
     recorder.recording.outputs = [node for node in found if node is not None]
     return recorder.recording
 
@@ -148,6 +150,8 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.recording = Recording()
         self.known: Any = WeakIdKeyDictionary()  # tensors -> nodes
+        self.changed: Any = WeakIdKeyDictionary()  # tensors that a function changed -> its node
+        self.results: Any = WeakIdKeyDictionary()  # what such a function gave instead -> the tensor
         self.names, self.folded = names, folded
         self.stack: list[Invocation] = []
         self.modules = dict(model.named_modules())
@@ -213,7 +217,23 @@ class _Recorder(TorchFunctionMode):
         node = self._node(function, arguments, args, kwargs, part)
         self.recording.calls.append((function, invocation, node))
         self._made(node, changed)
-        return result
+        if not args or changed is not args[0]:
+            return result
+        node.in_place = result is None
+        tensor = self.results.get(changed, changed)
+        self.changed[tensor] = node
+        if result is None:
+            return None
+        given = tensor.view_as(tensor)  # a forward that reads the tensor itself did not take the result
+        self.results[given] = tensor
+        return given
+
+    def made_by(self, tensor: torch.Tensor) -> Node | None:
+        """The node of a tensor that the forward reads; None if no function made it."""
+        if tensor in self.changed:
+            self.changed[tensor].in_place = True
+        found: Node | None = self.known.get(self.results.get(tensor, tensor))
+        return found
 
     def _skipped(self, arguments: dict[Path, Node]) -> Node:
         return Node("skipped", "batch_norm", "", arguments=arguments)
@@ -235,7 +255,7 @@ class _Recorder(TorchFunctionMode):
             node.kind = "other"
         self.recording.nodes.append(node)
         for tensor in tensors:
-            self.known[tensor] = node
+            self.known[self.results.get(tensor, tensor)] = node
 
     def _arguments(self, args: Any, kwargs: Any) -> dict[Path, Node]:
         found: dict[Path, Node] = {}
@@ -249,7 +269,7 @@ class _Recorder(TorchFunctionMode):
         return found
 
     def _node_of(self, tensor: torch.Tensor) -> Node:
-        node = self.known.get(tensor)
+        node = self.made_by(tensor)
         if node is None:
             node = self._source(tensor)
             node.size, node.floating = tensor.numel(), tensor.is_floating_point()

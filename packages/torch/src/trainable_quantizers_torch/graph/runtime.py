@@ -45,19 +45,28 @@ class Step:
         output: What quantizes the result.
         items: Which items of a result that is a tuple are quantized; None for a tensor.
         skipped: Whether the call gives its first argument: a batch norm that was folded.
+        in_place: Whether the call changes its first argument, from which the forward reads the result.
     """
 
     inputs: dict[Path, nn.Module] = field(default_factory=dict)
     output: nn.Module | None = None
     items: tuple[int, ...] | None = None
     skipped: bool = False
+    in_place: bool = False
 
     def __call__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the function, quantized."""
         if self.skipped:
             return args[0]
+        changed = args[0] if self.in_place else None
+        if changed is not None:  # autograd needs what the function gives: the quantized result is written afterwards
+            args = (changed.clone(), *args[1:])
         args, kwargs = self.given(args, kwargs)
-        return self.taken(function(*args, **kwargs))
+        result = function(*args, **kwargs)
+        if changed is None:
+            return self.taken(result)
+        changed.copy_(self.taken(args[0] if result is None else result))
+        return None if result is None else changed
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, quantized."""
