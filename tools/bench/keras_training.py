@@ -129,6 +129,24 @@ def depth(count: int) -> dict[str, float]:
     return {"build": round(middle - start, 3), "convert": round(time.perf_counter() - middle, 3)}
 
 
+BIASES: dict[str, dict[str, Any]] = {
+    "biases in float": {"bias": "float"},
+    "on their grids": {},
+    "sums of 24 bits": {"accumulator_bits": 24},
+}
+
+
+def with_biases() -> dict[str, Callable[[], None]]:
+    """Steps of a MobileNet with folded norms: what the grid of its biases costs, and a limit of its sums."""
+    network = keras.applications.MobileNet((96, 96, 3), weights=None, classes=10, classifier_activation=None)
+    x, steps = np.random.default_rng(0).normal(size=(16, 96, 96, 3)).astype("float32"), {}
+    for title, options in BIASES.items():
+        recipe = tq.Recipe(tq.WeightsScheme(num_bits=4, **options), tq.ActivationsScheme(num_bits=8))
+        model = tq.prepare(network, recipe, [x], fold_batch_norm=True, verbose=False)
+        steps[title] = training_step(model, x, jit_compile=False)
+    return steps
+
+
 def run(threads: int, quick: bool) -> dict[str, Result]:
     """Every table of this page."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -141,4 +159,5 @@ def run(threads: int, quick: bool) -> dict[str, Result]:
                 for title, quantized in (("float", False), ("W4A8 LSQ", True))
             }
             results[f"{name} training step, {mode}"] = compare(cases, 1.0 if quick else 20.0)
+    results["MobileNet training step, biases, tf.function"] = compare(with_biases(), 1.0 if quick else 20.0)
     return results

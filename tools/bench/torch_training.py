@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import trainable_quantizers_torch as tq
@@ -123,6 +124,25 @@ def depth(layers: int) -> dict[str, float]:
     return {"prepare": round(middle - start, 3), "convert": round(time.perf_counter() - middle, 3)}
 
 
+BIASES: dict[str, dict[str, Any]] = {
+    "biases in float": {"bias": "float"},
+    "on their grids": {},
+    "sums of 24 bits": {"accumulator_bits": 24},
+}
+
+
+def with_biases(compiled: bool) -> dict[str, Callable[[], None]]:
+    """Steps of a MobileNet with folded norms: what the grid of its biases costs, and a limit of its sums."""
+    build, shape = NETWORKS["MobileNet-like"]
+    torch.manual_seed(0)
+    network, x, steps = build().eval(), torch.randn(shape), {}
+    for title, options in BIASES.items():
+        recipe = tq.Recipe(tq.WeightsScheme(num_bits=4, **options), RECIPE.activations)
+        model = tq.prepare(network, recipe, [x], fold_batch_norm=True, verbose=False).train()
+        steps[title] = training_step(model, x, compiled)
+    return steps
+
+
 def run(threads: int, quick: bool) -> dict[str, Result]:
     """Every table of this page."""
     torch.set_num_threads(threads)
@@ -143,4 +163,7 @@ def run(threads: int, quick: bool) -> dict[str, Result]:
                 "W4A8 LSQ": training_step(quantized, x, compiled=True),
             }
             results[f"{name} training step, compiled"] = compare(compiled, 20.0)
+    results["MobileNet-like training step, biases, eager"] = compare(with_biases(False), 1.0 if quick else 20.0)
+    if not quick:
+        results["MobileNet-like training step, biases, compiled"] = compare(with_biases(True), 20.0)
     return results

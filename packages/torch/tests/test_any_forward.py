@@ -9,6 +9,7 @@ import torch
 import trainable_quantizers_torch as tq
 from networks import NETWORKS, Stochastic, call, language_model
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 
 RECIPE = tq.Recipe.preset("power_of_two_8bit")
@@ -301,6 +302,39 @@ def test_what_no_mode_sees_does_not_hide_the_layers_after_it():
 def test_coverage_that_nothing_shows_is_not_taken_for_granted():
     with pytest.raises(tq.QuantizerError, match="a run shows what the model computes"):
         tq.prepare(nn.Sequential(nn.Linear(4, 2)), tq.Recipe({}, require_coverage=1.0), verbose=False)
+
+
+class Repeated(nn.Module):
+    """Calls a module twice, from a module of its own."""
+
+    def __init__(self, recomputed):
+        super().__init__()
+        self.body, self.recomputed = nn.Sequential(nn.Linear(4, 4), nn.SiLU()), recomputed
+
+    def forward(self, x):
+        for factor in (1.0, 2.0):
+            x = checkpoint(self.body, x * factor, use_reentrant=False) if self.recomputed else self.body(x * factor)
+        return x
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_block_that_is_called_once_can_be_recomputed(reentrant):
+    torch.manual_seed(0)
+    x = torch.randn(8, 4, requires_grad=True)
+    model = tq.prepare(nn.Sequential(nn.Linear(4, 4), Repeated(False)), RECIPE, [x.detach()], verbose=False)
+    wanted = torch.autograd.grad(model(x).sum(), model.parameters())
+    recomputed = checkpoint(model[1], model[0](x), use_reentrant=reentrant)
+    recomputed.sum().backward()
+    assert all(torch.equal(each.grad, other) for each, other in zip(model.parameters(), wanted, strict=True))
+
+
+def test_a_module_with_quantizers_for_each_call_is_not_recomputed_without_them():
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    model = tq.prepare(Repeated(False), RECIPE, [x], verbose=False)
+    model.recomputed = True
+    with pytest.raises(tq.QuantizerError, match="checkpoint the module that calls it"):
+        model(x).sum().backward()
 
 
 class InPlace(nn.Module):

@@ -36,6 +36,12 @@ _HIDDEN_CALL = (
 )
 
 
+_RECOMPUTED = (
+    "torch.utils.checkpoint recomputes a module that the forward calls several times, each call with quantizers of its "
+    "own: checkpoint the module that calls it."
+)
+
+
 @dataclass
 class Step:
     """What happens at one call of a function.
@@ -243,6 +249,8 @@ class QuantizedCalls:
                 count = mode.counts.get(calls.number, 0)
                 mode.counts[calls.number] = count + 1
                 return mode.run(calls, frames[min(count, len(frames) - 1)], self, args, kwargs)
+        if len(calls.frames) > 1 and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            raise QuantizerError(_RECOMPUTED)
         mode = Quantizing()
         with mode, _AttentionInParts():
             return mode.run(calls, calls.frames[0], self, args, kwargs)
