@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,19 @@ from keras_trained import IMAGES, trained
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 from trainable_quantizers_keras.keras_version import keras
 
+
+def saved(model: Any, x: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        tq.export(model, f"{folder}/model", x[:2])
+        loaded = tf.saved_model.load(f"{folder}/model")  # held while it runs, with its variables
+        return loaded.serve(x).numpy()
+
+
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "one by one": lambda model, x: np.concatenate([model(image[None]).numpy() for image in x]),
     "tf.function": lambda model, x: tf.function(model)(x).numpy(),
     "XLA": lambda model, x: tf.function(model, jit_compile=True)(x).numpy(),
+    "SavedModel": saved,
 }
 
 

@@ -53,8 +53,9 @@ def test_outputs_are_the_same(bits, way):
         assert torch.equal(WAYS[way](deployed, IMAGES), deployed(IMAGES))
 
 
-def test_outputs_are_the_same_in_onnxruntime_at_every_level(tmp_path):
-    deployed = tq.convert(trained())
+@pytest.mark.parametrize("bits", [8, 4])
+def test_outputs_are_the_same_in_onnxruntime_at_every_level(bits, tmp_path):
+    deployed = tq.convert(trained(bits))
     tq.export(deployed, tmp_path / "model.onnx", IMAGES[:2])
     with torch.no_grad():
         expected = deployed(IMAGES).numpy()
