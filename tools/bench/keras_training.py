@@ -55,17 +55,7 @@ def mobilenet(build: Build) -> keras.Model:
 
     x = build.output(inputs)
     x = normalized(build.weights(layers.Conv2D(32, 3, 2, "same", use_bias=False)), x)
-    for out, stride in (
-        (64, 1),
-        (128, 2),
-        (128, 1),
-        (256, 2),
-        (256, 1),
-        (512, 2),
-        *((512, 1),) * 5,
-        (1024, 2),
-        (1024, 1),
-    ):
+    for out, stride in STAGES:
         x = normalized(build.weights(layers.DepthwiseConv2D(3, stride, "same", use_bias=False), 2), x)
         x = normalized(build.weights(layers.Conv2D(out, 1, use_bias=False)), x)
     x = build.output(layers.GlobalAveragePooling2D()(x))

@@ -30,17 +30,7 @@ def mobilenet() -> nn.Module:
     """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) of full width, on images of 96x96."""
     layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
     channels = 32
-    for out, stride in (
-        (64, 1),
-        (128, 2),
-        (128, 1),
-        (256, 2),
-        (256, 1),
-        (512, 2),
-        *((512, 1),) * 5,
-        (1024, 2),
-        (1024, 1),
-    ):
+    for out, stride in STAGES:
         layers += separable(channels, out, stride)
         channels = out
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
