@@ -68,7 +68,7 @@ def test_layers_stay_as_they_were():
 MISTAKES = {
     "no data": (lambda m: tq.verify(m, m, []), "at least one batch"),
     "other data": (lambda m: tq.verify(m, m, ROWS), "batches that the model takes"),
-    "no model": (lambda m: tq.verify(m, 3, IMAGES), "a model or a function, got 3"),
+    "no model": (lambda m: tq.verify(m, 3, IMAGES), "a model, a function or a .tflite file, got 3"),
     "nothing trained": (lambda m: tq.verify(lambda x: x, m, IMAGES), "trained must be a model, got <function"),
     "other inputs": (lambda m: tq.verify(m, lambda x: x @ x[:1, :2], IMAGES), "takes the batches of the trained model"),
     "other outputs": (lambda m: tq.verify(m, lambda x: x, IMAGES), "of shape (6, 5), got (6, 8, 8, 3)"),

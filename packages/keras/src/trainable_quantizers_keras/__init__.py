@@ -41,6 +41,7 @@ from trainable_quantizers_keras._version import __version__
 from trainable_quantizers_keras.deploy.convert import convert
 from trainable_quantizers_keras.deploy.export import export
 from trainable_quantizers_keras.deploy.integer import to_integer
+from trainable_quantizers_keras.deploy.lite_file import LiteFile
 from trainable_quantizers_keras.deploy.sensitivity import sensitivity
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.inventory import load_quantizers, save_quantizers
@@ -108,6 +109,7 @@ __all__ = [
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",
+    "LiteFile",
     "Program",
     "QuantizationMethod",
     "QuantizationSchedule",

@@ -34,6 +34,9 @@ class TensorDifference:
         """Whether the largest difference is more than a share of the largest magnitude."""
         return self.largest > share * self.scale
 
+    def __str__(self) -> str:
+        return f"{self.differing} of {self.elements} differ, by up to {self.largest:.3g}"
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -41,9 +44,11 @@ class Verification:
 
     Args:
         outputs: The outputs of the models.
-        layers: Layers that both have, in order of execution.
+        layers: Layers that both have, in order of execution; or the operations of a file, where ``alone``.
         causes: Where outputs differ, and no such layer does or the other is an integer program: what of the network
             leaves room for it.
+        alone: Whether each layer was compared on what the deployed model gave it, so that differences before it do not
+            count.
 
     Examples:
         >>> fine, off = TensorDifference("conv", 8, 0, 0.0), TensorDifference("head", 4, 1, 0.25)
@@ -57,6 +62,7 @@ class Verification:
     outputs: tuple[TensorDifference, ...]
     layers: tuple[TensorDifference, ...] = ()
     causes: tuple[str, ...] = ()
+    alone: bool = False
 
     @property
     def elements(self) -> int:
@@ -79,9 +85,14 @@ class Verification:
         return not self.differing
 
     @property
+    def different(self) -> tuple[TensorDifference, ...]:
+        """The layers whose outputs differ."""
+        return tuple(layer for layer in self.layers if layer.differing)
+
+    @property
     def first_difference(self) -> TensorDifference | None:
         """The first layer whose output differs; None if none does."""
-        return next((layer for layer in self.layers if layer.differing), None)
+        return next(iter(self.different), None)
 
     def raise_if_different(self, tolerance: float = 0.0) -> None:
         """Nothing, or an error that says what ``print`` says.
@@ -93,15 +104,26 @@ class Verification:
             raise QuantizerError(f"verify: {self}")
 
     def __str__(self) -> str:
-        if self.identical:
-            return f"All {self.elements} output values are identical."
         text = f"{self.differing} of {self.elements} output values differ, by up to {self.largest:.3g}"
+        if self.identical:
+            text = f"All {self.elements} output values are identical"
+        if self.alone:
+            return f"{text}. {self._operations()}"
+        if self.identical:
+            return f"{text}."
         first = self.first_difference
         reasons = f" Possible causes: {' '.join(self.causes)}" if self.causes else ""
         if first is None:
             return f"{text}; no layer that both models have differs.{reasons}"
-        where = f"{first.differing} of {first.elements} differ, by up to {first.largest:.3g}"
-        return f"{text}; it begins in {first.name}, where {where}.{reasons}"
+        return f"{text}; it begins in {first.name}, where {first}.{reasons}"
+
+    def _operations(self) -> str:
+        """Which operations of a file differ on the same inputs."""
+        if not self.layers:
+            return "Its operations were not compared: the model has no integer program."
+        found = "; ".join(f"{each.name}, where {each}" for each in self.different)
+        count = f"{len(self.different) or 'none'} of its {len(self.layers)} operations"
+        return f"By itself, {count} {'differs' if len(self.different) < 2 else 'differ'}{found and f': {found}'}."
 
 
 class Comparison:
@@ -114,7 +136,7 @@ class Comparison:
         >>> comparison.result()  # doctest: +NORMALIZE_WHITESPACE
         Verification(outputs=(TensorDifference(name='output', elements=2, differing=1, largest=0.5, scale=1.0),),
                      layers=(TensorDifference(name='conv', elements=2, differing=0, largest=0.0, scale=2.0),),
-                     causes=())
+                     causes=(), alone=False)
     """
 
     def __init__(self) -> None:

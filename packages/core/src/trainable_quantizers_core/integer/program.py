@@ -127,17 +127,30 @@ class Program:
 
     __call__ = run
 
-    def observed(self, *inputs: Any, **named: Any) -> tuple[Any, dict[str, list[np.ndarray]]]:
+    def observed(
+        self, *inputs: Any, given: Mapping[str, Sequence[Any]] | None = None, **named: Any
+    ) -> tuple[Any, dict[str, list[np.ndarray]]]:
         """What ``run`` returns, and beside it what the quantizers gave, in floats, by name and in order of execution.
+
+        Args:
+            inputs: As of ``run``.
+            given: What the quantizers of a device gave for these inputs, as far as it shows them: likewise in floats,
+                by name and in order of execution, with None for what is unknown. Operations behind a quantizer read
+                this, so that each quantizer tells what differs there alone, and not what came before.
+            named: As of ``run``.
 
         Raises:
             QuantizerError: as of ``run``.
         """
         steps = [step for step in self.steps if step.operation in QUANTIZING]
         seen: dict[int, list[np.ndarray]] = {step.output: [] for step in steps}
+        shown = {name: iter(arrays) for name, arrays in (given or {}).items()}
+        of_device = [(step.output, next(shown.get(step.name, iter(())), None)) for step in steps]
+        instead = {index: self._integers(index, array) for index, array in of_device if array is not None}
 
         def compute(sample: list[np.ndarray]) -> dict[int, np.ndarray]:
-            held = dict(self._held(sample, keep=seen))
+            at = len(next(iter(seen.values()), ()))
+            held = dict(self._held(sample, seen, {index: array[at : at + 1] for index, array in instead.items()}))
             for index, samples in seen.items():
                 samples.append(self.floats(index, held[index]))
             return held
@@ -311,19 +324,23 @@ class Program:
             parts = [array[at : at + 1] if array.ndim else array for array in arrays]
             yield [part.astype(value.dtype) for part, value in zip(parts, wanted, strict=True)]
 
-    def _held(self, sample: Sequence[np.ndarray], keep: Any = ()) -> Iterator[tuple[int, np.ndarray]]:
-        """Position and value of the results, and of what is to be kept."""
+    def _held(
+        self, sample: Sequence[np.ndarray], keep: Any = (), instead: Mapping[int, np.ndarray] | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Position and value of the results, and of what is to be kept; later steps read ``instead``, where it is."""
         kept = {*self.outputs.values(), *keep}
+        made: dict[int, np.ndarray] = {}
         last = {each: at for at, step in enumerate(self.steps) for each in step.inputs}
         held: dict[Any, np.ndarray] = {**self.constants, **dict(zip(self.inputs, sample, strict=True))}
         for at, step in enumerate(self.steps):
             result = self.computed(step, [held[each] for each in step.inputs])
-            held[step.output] = result
+            held[step.output] = result if instead is None else instead.get(step.output, result)
+            made |= {step.output: result} if step.output in kept else {}
             for each in step.inputs:
                 if last[each] == at and each not in kept:
                     held.pop(each, None)
         for index in kept:
-            yield index, held[index]
+            yield index, made[index] if index in made else held[index]
 
     def computed(self, step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """The result of a step.
@@ -353,6 +370,13 @@ class Program:
             return result
         scale, exponent = (along(each, value.axis, result.ndim) for each in (value.scale, value.exponent))
         return numbers_of(result, scale, exponent, value.divisor)
+
+    def _integers(self, index: int, numbers: Any) -> np.ndarray:
+        """The integers at a position that stand for floats on the grid there."""
+        value = self.values[index]
+        scale, exponent = (along(each, value.axis, np.ndim(numbers)) for each in (value.scale, value.exponent))
+        levels = np.rint(np.ldexp(np.asarray(numbers, np.float64) * value.divisor / scale, -np.asarray(exponent)))
+        return np.clip(levels, value.low, value.high).astype(np.int64)
 
 
 def _lookup(x: np.ndarray, table: np.ndarray, *, low: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -116,3 +117,12 @@ def named_tensors(result: Any, name: str) -> list[tuple[str, Any]]:
     else:
         return [(name, result)]
     return [pair for inner, item in items for pair in named_tensors(item, inner)]
+
+
+def names_of_inputs(model: Any, inputs: Any) -> list[str]:
+    """By key of a dictionary, or as the tensors of the model are called; in the order in which they are flattened."""
+    if isinstance(inputs, dict) and not any(map(tf.nest.is_nested, inputs.values())):
+        return sorted(inputs)
+    count, known = len(tf.nest.flatten(inputs)), list(getattr(model, "input_names", None) or [])
+    names = known if len(known) == count else [f"input_{index}" for index in range(count)]
+    return [re.sub(r"\W", "_", name) for name in names]

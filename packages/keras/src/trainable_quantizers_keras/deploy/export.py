@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core import QuantizerError, RescaleRule, Verification
 from trainable_quantizers_core.errors import invalid, nearest
@@ -18,10 +16,11 @@ from trainable_quantizers_core.files import put_in_place
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 
-from trainable_quantizers_keras.calibration.batches import in_words, inputs_of
+from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, names_of_inputs
 from trainable_quantizers_keras.deploy.convert import quantized_inside
 from trainable_quantizers_keras.deploy.integer import to_integer
 from trainable_quantizers_keras.deploy.lite import float_operations, lite_model
+from trainable_quantizers_keras.deploy.lite_file import LiteFile, scoped
 from trainable_quantizers_keras.deploy.verify import verify
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.calls import is_graph
@@ -34,9 +33,10 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
 
     ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
-    TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds the quantizers as QUANTIZE and
-    DEQUANTIZE of 8 bits, all that its runtime knows. ``.c`` holds the integer program of ``to_integer`` in C99, a
-    function of one sample; the compiler of this machine builds it for the comparison.
+    TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds weights of 8 bits and activations of 8
+    bits, or of 16 where any has more than 8; ``verify`` compares it operation by operation. ``.c`` holds the integer
+    program of ``to_integer`` in C99, a function of one sample; the compiler of this machine builds it for the
+    comparison.
 
     Args:
         model: What ``convert`` returned.
@@ -113,7 +113,7 @@ def _keras_file(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[...
 
 def _function(model: Any, inputs: Any, sizes: str) -> Any:
     """The model in evaluation as one function of its inputs, in the order in which they are flattened."""
-    names = _names_of_inputs(model, inputs)
+    names = names_of_inputs(model, inputs)
     symbols = tf.nest.flatten(getattr(model, "inputs", None) or [])
     leaves = tf.nest.flatten(inputs)
     known = [tuple(symbol.shape) for symbol in symbols] if len(symbols) == len(leaves) else [None] * len(leaves)
@@ -131,15 +131,6 @@ def _function(model: Any, inputs: Any, sizes: str) -> Any:
         return model(tf.nest.pack_sequence_as(inputs, values), training=False)
 
     return serve
-
-
-def _names_of_inputs(model: Any, inputs: Any) -> list[str]:
-    """By key of a dictionary, or as the tensors of the model are called; in the order in which they are flattened."""
-    if isinstance(inputs, dict) and not any(map(tf.nest.is_nested, inputs.values())):
-        return sorted(inputs)
-    count, known = len(tf.nest.flatten(inputs)), list(getattr(model, "input_names", None) or [])
-    names = known if len(known) == count else [f"input_{index}" for index in range(count)]
-    return [re.sub(r"\W", "_", name) for name in names]
 
 
 def _saved_model(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
@@ -165,27 +156,19 @@ def _by_name(serve: Any) -> Any:
 
 
 def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
-    signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
+    with scoped(model):
+        signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
     data = lite_model(signature, path.with_suffix(""))
     left = float_operations(data)
     if left:
         text = f"export: the .tflite file computes in float32: {', '.join(left)}"
         warnings.warn(f"{text}; an integer accelerator leaves these to its host.", stacklevel=3)
     path.write_bytes(data)
-    interpreter = tf.lite.Interpreter(model_path=str(path))
-    names = _names_of_inputs(model, inputs)
-    return lambda x: _interpret(interpreter, dict(zip(names, tf.nest.flatten(x), strict=True)))
+    file, names = LiteFile(path), names_of_inputs(model, inputs)
+    return lambda x: file.run(dict(zip(names, tf.nest.flatten(x), strict=True)))
 
 
 def _c(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
     program = to_integer(model, inputs, rescale=RescaleRule.FIXED_POINT)
     path.write_text(c_source(program))
     return compiled(program)
-
-
-def _interpret(interpreter: Any, values: dict[str, tf.Tensor]) -> Any:
-    run = interpreter.get_signature_runner("serving_default")
-    given = run(**{name: np.asarray(value) for name, value in values.items()})
-    names = sorted(given, key=lambda name: (int(re.sub(r"^output_(?=\d+$)|.*", "", name) or 0), name))
-    results = [given[name] for name in names]
-    return results if len(results) > 1 else results[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,9 +15,10 @@ from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Ver
 from trainable_quantizers_core.deploy.verification import Comparison
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.calibration.batches import named_tensors, run_on
+from trainable_quantizers_keras.calibration.batches import named_tensors, names_of_inputs, run_on
 from trainable_quantizers_keras.deploy.convert import convert, quantized_inside
 from trainable_quantizers_keras.deploy.integer import program_of
+from trainable_quantizers_keras.deploy.lite_file import LiteFile
 from trainable_quantizers_keras.graph.watch import named_layers, watching
 from trainable_quantizers_keras.inventory import trainable_quantizers
 from trainable_quantizers_keras.keras_version import keras
@@ -28,8 +30,9 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
 
     Args:
         trained: The model that was trained.
-        deployed: The model that ``convert`` made of it, its integer program, or any function that takes the same
-            inputs and gives tensors or arrays, such as the interpreter of an exported file.
+        deployed: The model that ``convert`` made of it, its integer program, a ``.tflite`` file (its path, or a
+            ``LiteFile`` with the kernels to run it), or any function that takes the same inputs and gives tensors or
+            arrays. Of a file, each operation is compared with the integer program on what the file gave it.
         data: Batches as for ``prepare``.
 
     Raises:
@@ -45,8 +48,13 @@ def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verif
     """
     if not isinstance(trained, keras.Model):
         raise invalid("verify", "trained", "a model", trained, "pass what prepare returned, trained")
+    if isinstance(deployed, (str, os.PathLike)):
+        deployed = LiteFile(deployed)
+    if isinstance(deployed, LiteFile):
+        return _compared_with_file(trained, deployed, data)
     if not callable(deployed):
-        raise invalid("verify", "deployed", "a model or a function", deployed, "pass what convert returned")
+        rule = "a model, a function or a .tflite file"
+        raise invalid("verify", "deployed", rule, deployed, "pass what convert returned")
     found, inputs = compared(trained, deployed, data)
     if found.identical or (found.first_difference is not None and not isinstance(deployed, Program)):
         return found
@@ -73,19 +81,42 @@ def compared(trained: Any, deployed: Any, data: Any, layers: bool = True) -> tup
     return comparison.result(), inputs
 
 
+def _compared_with_file(trained: Any, file: LiteFile, data: Any) -> Verification:
+    """Outputs of the model and the file; and each operation of the file with that of the integer program."""
+    comparison = Comparison()
+    program: Program | None = None
+    for count, (inputs, wanted) in enumerate(run_on(trained, data, "verify")):
+        named = dict(zip(names_of_inputs(trained, inputs), tf.nest.flatten(inputs), strict=True))
+        given = _given(file.run, named)
+        program = program if count else _program(trained, inputs)
+        seen: list[dict[str, list[Any]]] = [{}, {}]
+        if program is not None:
+            shown = file.observed(named, program)
+            _, own = program.observed(inputs, given=shown)
+            for name, arrays in shown.items():
+                pairs = [pair for pair in zip(own[name], arrays, strict=True) if pair[1] is not None]
+                seen[0][name], seen[1][name] = ([pair[side] for pair in pairs] for side in (0, 1))
+        _compare(comparison, seen, wanted, given)
+    return replace(comparison.result(), alone=True)
+
+
 def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:
     """What of the network leaves room for other outputs, as far as its integer program tells."""
-    if isinstance(deployed, Program):
-        return deployed.causes
+    program = deployed if isinstance(deployed, Program) else _program(trained, inputs)
+    return () if program is None else program.causes
+
+
+def _program(trained: Any, inputs: Any) -> Program | None:
+    """The integer program of a model, with the rule for ties that it was trained with; None if it has none."""
     rules = (getattr(quantizer, "rounding", None) for quantizer in trainable_quantizers(trained))
     rounding = next(filter(None, rules), RoundingRule.HALF_UP)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of convert, which the user did not call
             converted = convert(trained) if quantized_inside(trained) else trained
-        return program_of(converted, inputs, rounding).causes
-    except QuantizerError:  # it has none
-        return ()
+        return program_of(converted, inputs, rounding)
+    except QuantizerError:
+        return None
 
 
 def _given(deployed: Any, inputs: Any) -> Any:

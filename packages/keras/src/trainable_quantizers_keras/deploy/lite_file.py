@@ -1,0 +1,176 @@
+"""A LiteRT file: running it, and what its operations give beside the quantizers of the network."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
+from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.integer.program import QUANTIZING, Program, Step
+
+from trainable_quantizers_keras.graph.watch import named_layers, replaced_calls
+from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
+
+_RESOLVERS = tf.lite.experimental.OpResolverType
+KERNELS = {
+    "xnnpack": _RESOLVERS.AUTO,
+    "builtin": _RESOLVERS.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    "reference": _RESOLVERS.BUILTIN_REF,
+}
+_SAME_STEP = 1e-6  # relative: both are rounded to float32
+
+
+class LiteFile:
+    """A ``.tflite`` file with the kernels that run it, to ``verify`` it operation by operation.
+
+    Args:
+        path: Of the file.
+        kernels: ``"xnnpack"``, which the runtime takes where nothing else is asked, on computers and phones;
+            ``"builtin"``, its own without XNNPACK; or ``"reference"``, from which those of microcontrollers come.
+
+    Raises:
+        QuantizerError: no such kernels, or a file of something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kernels: str = "xnnpack") -> None:
+        if kernels not in KERNELS:
+            rule = f"one of {', '.join(map(repr, KERNELS))}"
+            raise invalid("LiteFile", "kernels", rule, kernels, nearest(kernels, KERNELS))
+        self.path, self.kernels = Path(path), kernels
+        try:
+            data = self.path.read_bytes()
+            self._plain = self._interpreter(data)
+        except (OSError, ValueError) as error:
+            advice = f"the runtime says: {str(error).partition(chr(10))[0]}"
+            raise invalid("LiteFile", "path", "a .tflite file", str(path), advice) from error
+        self._shown: Any = None
+
+    def _interpreter(self, data: bytes) -> Any:
+        return tf.lite.Interpreter(model_content=data, experimental_op_resolver_type=KERNELS[self.kernels])
+
+    def run(self, inputs: Mapping[str, Any]) -> Any:
+        """What the file gives: an array, or a list of them in the order of their names.
+
+        Args:
+            inputs: Arrays by the names that the file has for its inputs.
+        """
+        run = self._plain.get_signature_runner("serving_default")
+        given = run(**{name: np.asarray(value) for name, value in inputs.items()})
+        names = sorted(given, key=lambda name: (int(re.sub(r"^output_(?=\d+$)|.*", "", name) or 0), name))
+        results = [given[name] for name in names]
+        return results if len(results) > 1 else results[0]
+
+    def observed(self, inputs: Mapping[str, Any], program: Program) -> dict[str, list[np.ndarray | None]]:
+        """What its operations give where the program of the network has quantizers: as ``Program.observed`` takes it.
+
+        A tensor of the file belongs to a quantizer if it has the same grid, and is the last that is called as the
+        quantizer or as a layer between it and the quantizers before it. None stands for quantizers without one.
+        """
+        if self._shown is None:
+            model = flatbuffer_utils.read_model(self.path)
+            self._tensors = _quantized_tensors(model)
+            graph = model.subgraphs[0]
+            graph.outputs = list(dict.fromkeys([*graph.outputs, *(each.index for each in self._tensors)]))
+            self._places = {each.name.decode(): each.tensorIndex for each in model.signatureDefs[0].inputs}
+            self._shown = self._interpreter(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+        arrays = {self._places[name]: np.asarray(value) for name, value in inputs.items()}
+        for index, array in arrays.items():
+            self._shown.resize_tensor_input(index, array.shape)
+        self._shown.allocate_tensors()
+        for index, array in arrays.items():
+            self._shown.set_tensor(index, array)
+        self._shown.invoke()
+        samples = max(len(array) for array in arrays.values() if array.ndim)
+        found: dict[str, list[np.ndarray | None]] = {}
+        for step, tensor in _matched(program, self._tensors):
+            numbers = None
+            if tensor is not None:
+                levels = self._shown.get_tensor(tensor.index).astype(np.int64) - tensor.zero
+                shape = program.values[step.output].shape
+                numbers = program.floats(step.output, levels.reshape(samples, *shape[1:]))
+            found.setdefault(step.name, []).append(numbers)
+        return found
+
+
+class _Tensor:
+    """A tensor of integers in a file."""
+
+    def __init__(self, index: int, tensor: Any) -> None:
+        self.index = index
+        self.layers = [each.removeprefix("StatefulPartitionedCall/") for each in tensor.name.decode().split(";")]
+        self.step, self.zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+        self.size = int(np.prod([max(size, 1) for size in tensor.shape]))
+
+    def of(self, layers: set[str]) -> bool:
+        """Whether it is called as one of some layers."""
+        return any(each == layer or each.startswith(f"{layer}/") for each in self.layers for layer in layers)
+
+
+def _quantized_tensors(model: Any) -> list[_Tensor]:
+    """What the operations of a file give in integers with one step, in order of execution."""
+    graph = model.subgraphs[0]
+    integers = (flatbuffer_utils.schema_fb.TensorType.INT8, flatbuffer_utils.schema_fb.TensorType.INT16)
+    made = [index for operator in graph.operators for index in operator.outputs]
+    scales = {index: getattr(graph.tensors[index].quantization, "scale", None) for index in made}
+    one = [index for index in made if scales[index] is not None and len(scales[index]) == 1]
+    return [_Tensor(index, graph.tensors[index]) for index in one if graph.tensors[index].type in integers]
+
+
+def _matched(program: Program, tensors: Sequence[_Tensor]) -> Iterator[tuple[Step, _Tensor | None]]:
+    """Each quantizer of a program with the tensor that holds the same."""
+    made = {step.output: step for step in program.steps}
+    left = list(tensors)
+    for step in program.steps:
+        if step.operation not in QUANTIZING:
+            continue
+        value = program.values[step.output]
+        layers = {_plain(name) for name in (step.name.removesuffix(HOLDER_SUFFIX), *_names(step, made))}
+        fitting = [
+            each
+            for each in left
+            if each.of(layers)
+            and each.size == np.prod(value.shape)
+            and abs(each.step / np.ldexp(value.scale, value.exponent) - 1) < _SAME_STEP
+        ]
+        if fitting:
+            left.remove(fitting[-1])
+        yield step, fitting[-1] if fitting else None
+
+
+def _names(step: Step, made: Mapping[int | str, Step]) -> Iterator[str]:
+    """Of a quantizer, and of the operations between it and the quantizers before it."""
+    yield step.name
+    for each in step.inputs:
+        before = made.get(each)
+        if before is not None and before.operation not in QUANTIZING:
+            yield from _names(before, made)
+
+
+@contextmanager
+def scoped(model: Any) -> Iterator[None]:
+    """Operations of a graph are called as the layer in whose call they are made: Keras 3 changes these names there."""
+    names = {id(layer): name for name, layer in named_layers(model).items()}
+
+    def marked(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def in_scope(*args: Any, **kwargs: Any) -> Any:
+            with tf.name_scope(f"{_plain(names[id(layer)])}/"):
+                return call(*args, **kwargs)
+
+        return in_scope
+
+    with replaced_calls(named_layers(model).values(), marked):
+        yield
+
+
+def _plain(name: str) -> str:
+    """The name of a layer in a graph of TensorFlow."""
+    return re.sub(r"[^\w./-]", "_", name)
