@@ -123,3 +123,25 @@ def test_twins_have_programs_that_differ_in_the_rule_for_ties_alone(accumulator_
     assert not np.array_equal(ours.run(images), theirs.run(last))
     assert np.array_equal(ours.with_rounding("half_up").run(images), theirs.run(last))
     assert np.array_equal(ours.run(images), theirs.with_rounding("half_even").run(last))
+
+
+@pytest.mark.parametrize("method", ["symmetric", "uniform"])
+def test_programs_of_twins_with_other_steps_differ_in_the_rule_for_ties_alone_too(method):
+    in_torch, in_keras = twins(method)
+    images = np.random.default_rng(1).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    last = images.transpose(0, 2, 3, 1)
+    in_torch, in_keras = tt.convert(in_torch), tk.convert(in_keras)
+    for rescale in ("float32", "fixed_point"):
+        ours = tt.to_integer(in_torch, torch.from_numpy(images), rescale=rescale)
+        theirs = tk.to_integer(in_keras, last, rescale=rescale)
+        assert [each.operation for each in ours.steps] == [each.operation for each in theirs.steps]
+        assert ours.rounding == {"half_even"} and theirs.rounding == {"half_up"}
+        for rule in ("half_even", "half_up", "half_away"):
+            pair = ours.with_rounding(rule).run(images), theirs.with_rounding(rule).run(last)
+            assert np.array_equal(*pair)
+        found = tt.verify(in_torch, ours, [torch.from_numpy(images)]), tk.verify(in_keras, theirs, [last])
+        assert found[0].outputs[0].differing == found[1].outputs[0].differing, found
+        for each in found:  # biases and multipliers are rounded: a value next to a tie moves by one level
+            steps = [layer.scale / 7 for layer in each.layers]
+            assert all(one.differing <= 0.1 * one.elements for one in each.layers), each
+            assert all(one.largest <= 1.2 * step for one, step in zip(each.layers, steps, strict=True)), each

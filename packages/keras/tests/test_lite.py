@@ -68,6 +68,10 @@ pytestmark = [
 ]
 
 
+TWICE = {(8, "xnnpack"): {"second_quantized"}} if tf.__version__ < "2.16" else {}
+"""Operations whose kernels round twice: depthwise convolutions, in older releases of LiteRT."""
+
+
 @pytest.mark.parametrize(
     ("bits", "rounding", "kernels"),
     [(8, "half_even", "xnnpack"), (12, "half_up", "builtin"), (12, "half_up", "xnnpack")],
@@ -76,7 +80,7 @@ def test_sums_of_products_are_the_program_with_the_rule_of_the_kernels(bits, rou
     model, path = written(products, bits, rounding, "power_of_two")
     found = tq.verify(model, tq.LiteFile(path, kernels), [IMAGES, IMAGES[:3]])
     assert found.identical, str(found)
-    assert not found.different
+    assert {layer.name for layer in found.different} <= TWICE.get((bits, kernels), set()), str(found)
     names = ["first", "second", "third", "averages", "hidden", "last"]
     assert [layer.name for layer in found.layers][1:] == [f"{name}_quantized" for name in names]
     assert found.layers[1].elements == (len(IMAGES) + 3) * 8 * 8 * 8
@@ -126,15 +130,16 @@ def test_wide_activations_make_a_file_of_16_bits_at_the_trained_steps(build, bit
 def test_an_operation_that_differs_is_found_and_what_reads_it_is_not(written, tmp_path):
     _, path = written(products, 8, "half_even", "power_of_two")
     model = flatbuffer_utils.read_model(str(path))
-    convolution = model.subgraphs[0].operators[3]
-    bias = model.buffers[model.subgraphs[0].tensors[convolution.inputs[2]].buffer]
-    bias.data = (np.frombuffer(bias.data.tobytes(), np.int32) + 8).view(np.uint8)
+    tensors = model.subgraphs[0].tensors
+    third = next(each for each in model.subgraphs[0].operators if b"/third/" in tensors[each.outputs[0]].name)
+    bias = model.buffers[tensors[third.inputs[2]].buffer]
+    bias.data = (np.frombuffer(bytes(bias.data), np.int32) + 8).view(np.uint8)
     flatbuffer_utils.write_model(model, str(tmp_path / "other.tflite"))
     found = tq.verify(prepared(products, 8, "half_even", "power_of_two"), tmp_path / "other.tflite", [IMAGES])
-    assert [layer.name for layer in found.different] == ["third_quantized"]
+    assert {layer.name for layer in found.different} - TWICE.get((8, "xnnpack"), set()) == {"third_quantized"}
     assert not found.identical
     with pytest.raises(
-        tq.QuantizerError, match=r"verify: .* By itself, 1 of its 7 operations differs: third_quantized"
+        tq.QuantizerError, match=r"verify: .* By itself, \d of its 7 operations differs?: .*third_quantized"
     ):
         found.raise_if_different()
 
