@@ -75,6 +75,23 @@ def test_the_limit_costs_no_more_than_it_must():
     assert (np.abs(levels).sum(1) * 15 > 0.97 * 2**15).all()
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_channel_is_limited_by_the_largest_factor_whatever_the_others_need(signed):
+    rng = np.random.default_rng(1)
+    values = np.float32(rng.normal(0, [[2], [20], [40], [60]], (4, 100))).clip(-128, 127)
+    room = np.float32([1e6, 1e4, 1.5e4, 5e4])
+    levels, changed = limited(NUMPY_OPS, values, room, 15, signed)
+    assert changed.tolist() == [False, True, True, signed]
+    for row, value, space, shrunk in zip(levels, values, room, changed, strict=True):
+        alone, alone_shrunk = limited(NUMPY_OPS, value[None], np.float32([space]), 15, signed)
+        assert np.array_equal(alone[0], row) and alone_shrunk[0] == shrunk
+        for half in (value,) if signed else (value.clip(0), value.clip(None, 0)):
+            factors = np.arange(4097) / 4096
+            sums = np.abs(np.rint(half * np.float32(factors[:, None]))).sum(1) * 15
+            wanted = np.rint(half * np.float32(factors[sums <= space][-1]))
+            assert np.array_equal(row[half != 0], wanted[half != 0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

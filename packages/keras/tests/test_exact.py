@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
 from keras_trained import IMAGES, trained
-from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, largest_bias, largest_sum, limited
+from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
 from trainable_quantizers_keras.keras_version import keras
 
 
@@ -90,6 +91,28 @@ def test_an_activation_function_of_a_layer_is_no_part_of_its_sums():
     model = tq.prepare(network, tq.Recipe.preset("power_of_two_8bit"), [x], verbose=False)
     (found,) = tq.to_integer(tq.convert(model), x).accumulators(x)
     assert tq.telemetry(model, [x])["gate.kernel/accumulator_bits_seen"] == found.seen > 9
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("weight_bits", "bits"), [(8, 24), (4, 16), (2, 32)])
+def test_weights_too_few_to_exceed_a_limit_are_not_looked_at(weight_bits, bits, signed):
+    method, params = tq.QuantizationMethod.POWER_OF_TWO, {tq.THRESHOLD: 1.0, tq.SIGNED: signed}
+    config = tq.TrainableQuantizerActivationConfig(method, 8, params, True, tq.MIN_THRESHOLD)
+    inputs = tq.STESymmetricActivationTrainableQuantizer(config)
+    config = tq.TrainableQuantizerWeightsConfig(
+        method, weight_bits, {tq.THRESHOLD: 1.0}, True, 0, True, tq.MIN_THRESHOLD
+    )
+    weights = tq.STESymmetricWeightsTrainableQuantizer(config)
+    grid = tq.AccumulatorGrid(inputs, bits, 0)
+    most = max(count for count in map(int, 2.0 ** np.arange(0, 24, 0.125)) if grid.always_holds(weights, count))
+    room = np.float32([largest_sum(bits) - largest_bias(bits)])
+
+    def exceeds(count):
+        lowest = np.full((1, count), -(2 ** (weight_bits - 1)), np.float32)
+        return bool(limited(NUMPY_OPS, lowest, room, 128 if signed else 255, signed)[1].any())
+
+    assert not exceeds(most)
+    assert exceeds(most + most // 8 + 2) or most > 2**22  # float32 adds no more of them exactly
 
 
 def test_a_limited_weight_learns_straight_through():

@@ -27,7 +27,9 @@ def products():
     x = L.AveragePooling2D(2, name="averages")(
         L.MaxPooling2D()(L.Conv2D(6, 1, bias_initializer="ones", name="third")(x))
     )
-    return keras.Model(image, L.Dense(4, name="last")(L.Dense(6, "relu", name="hidden")(L.Flatten()(x))))
+    return keras.Model(
+        image, L.Dense(4, name="last")(L.Dense(6, "relu", bias_initializer="ones", name="hidden")(L.Flatten()(x)))
+    )
 
 
 def islands():

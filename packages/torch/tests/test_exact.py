@@ -14,7 +14,8 @@ import torch
 import trainable_quantizers_torch as tq
 from torch import nn
 from torch_trained import IMAGES, trained
-from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, largest_bias, largest_sum, limited
+from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
 
 
 def without_onednn(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -115,6 +116,28 @@ def test_the_bits_that_sums_needed_are_those_of_the_program():
     rows = {row.layer: row.reason for row in tq.summary(model, [IMAGES]).rows}
     assert all(f" bits, {wanted[name]} seen" in rows[name] for name in LAYERS)
     assert " seen" not in str(tq.summary(model))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("weight_bits", "bits"), [(8, 24), (4, 16), (2, 32)])
+def test_weights_too_few_to_exceed_a_limit_are_not_looked_at(weight_bits, bits, signed):
+    method, params = tq.QuantizationMethod.POWER_OF_TWO, {tq.THRESHOLD: 1.0, tq.SIGNED: signed}
+    config = tq.TrainableQuantizerActivationConfig(method, 8, params, True, tq.MIN_THRESHOLD)
+    inputs = tq.STESymmetricActivationTrainableQuantizer(config)
+    config = tq.TrainableQuantizerWeightsConfig(
+        method, weight_bits, {tq.THRESHOLD: 1.0}, True, 0, True, tq.MIN_THRESHOLD
+    )
+    weights = tq.STESymmetricWeightsTrainableQuantizer(config)
+    grid = tq.AccumulatorGrid(inputs, bits, 0)
+    most = max(count for count in map(int, 2.0 ** np.arange(0, 24, 0.125)) if grid.always_holds(weights, count))
+    room = np.float32([largest_sum(bits) - largest_bias(bits)])
+
+    def exceeds(count):
+        lowest = np.full((1, count), -(2 ** (weight_bits - 1)), np.float32)
+        return bool(limited(NUMPY_OPS, lowest, room, 128 if signed else 255, signed)[1].any())
+
+    assert not exceeds(most)
+    assert exceeds(most + most // 8 + 2) or most > 2**22  # float32 adds no more of them exactly
 
 
 def test_a_limited_weight_learns_straight_through():

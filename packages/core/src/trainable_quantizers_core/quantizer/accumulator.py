@@ -94,6 +94,14 @@ class AccumulatorGrid:
         limited = self.bits is not None
         return is_power_of_two(quantizer) and not (limited and quantizer.specification.method in TABLED)
 
+    def always_holds(self, quantizer: RangeQuantizer, count: int) -> bool:
+        """Whether no ``count`` weights of a channel exceed the bits, whatever they are: nothing is to be limited."""
+        levels, bits = quantizer.specification.grid, self.bits or MAX_ACCUMULATOR_BITS
+        largest = count * max(-levels.lowest, levels.highest)
+        widest = max(-self.levels[0], self.levels[1])
+        room = largest_sum(bits) - (largest_bias(bits) if self.bias else 0)
+        return largest < 2**24 and largest * widest * (1 + 2**-20) <= room  # as float32 decides it, too
+
     def bias_limit(self, ops: ArrayOps, finest: Any, coarsest: Any) -> Any:
         """The largest multiple of the coarsest Δ_x that a bias may be: half of the accumulator, in finest steps."""
         steps = largest_bias(self.bits or MAX_ACCUMULATOR_BITS) * finest / coarsest
@@ -196,11 +204,16 @@ def _factor(ops: ArrayOps, sizes: Any, room: Any, widest: int) -> Any:
     def fits(factor: Any) -> Any:
         return ops.sum(ops.round(sizes * factor[:, None]), [1]) * widest <= room
 
-    found = ops.where(fits(room * 0.0 + 1.0), 1.0, 0.0)
-    for halving in range(1, _HALVINGS + 1):
-        larger = found + 2.0**-halving
-        found = ops.where(fits(larger) & (larger <= 1.0), larger, found)
-    return found
+    def search() -> Any:
+        found = ops.where(whole, 1.0, 0.0)
+        for halving in range(1, _HALVINGS + 1):
+            larger = found + 2.0**-halving
+            found = ops.where(fits(larger) & (larger <= 1.0), larger, found)
+        return found
+
+    one = room * 0.0 + 1.0
+    whole = ops.sum(ops.round(sizes), [1]) * widest <= room
+    return ops.shortcut(whole, one, search)
 
 
 def worst_bits(levels: np.ndarray, bias: np.ndarray, lowest: int, highest: int) -> int:

@@ -70,6 +70,8 @@ class ArrayOps:
         neighbours: ``neighbours(ascending, array)``: positions of the last value that is not above each, and of the
             next one; both within.
         total: ``total(array, positions, count)``: sums of the values at each of ``count`` positions.
+        shortcut: ``shortcut(condition, values, other)``: ``values`` if it holds everywhere, else ``other()``.
+            Both give the same where it holds: ``other`` is called where conditions cannot be read, too.
     """
 
     where: Callable[[Any, Any, Any], Any]
@@ -82,6 +84,7 @@ class ArrayOps:
     take: Callable[[Any, Any], Any]
     neighbours: Callable[[Any, Any], tuple[Any, Any]]
     total: Callable[[Any, Any, int], Any]
+    shortcut: Callable[[Any, Any, Callable[[], Any]], Any]
 
 
 def _neighbours(ascending: np.ndarray, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +97,7 @@ _TABLES: dict[str, Any] = {
     "take": np.take,
     "neighbours": _neighbours,
     "total": lambda array, positions, count: np.bincount(np.ravel(positions), np.ravel(array), count),
+    "shortcut": lambda condition, values, other: values if np.all(condition) else other(),
 }
 
 NUMPY_OPS = ArrayOps(

@@ -27,6 +27,7 @@ TF_OPS = ArrayOps(
     take=tf.gather,
     neighbours=_neighbours,
     total=tf.math.unsorted_segment_sum,
+    shortcut=lambda condition, values, other: tf.cond(tf.reduce_all(condition), lambda: values, other),
 )
 
 

@@ -132,7 +132,10 @@ class QuantizedLayer(StructuredState):
         return levels if levels.shape[0] == channels else tf.fill([channels], tf.reduce_max(levels))
 
     def _limited(self, weight: tf.Tensor, quantizer: Any, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
-        where = (grid.axis(quantizer) or 0, quantizer.specification.grid, grid.levels)
+        axis = grid.axis(quantizer) or 0
+        if grid.always_holds(quantizer, weight.shape.num_elements() // max(weight.shape[axis], 1)):
+            return weight
+        where = (axis, quantizer.specification.grid, grid.levels)
         room = grid.room(self._bias_levels(grid, quantizer))
         return _scheduled(quantizer, weight, limit_weight(weight, quantizer.step(), room, *where), training)
 

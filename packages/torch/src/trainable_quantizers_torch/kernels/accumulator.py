@@ -9,7 +9,7 @@ from trainable_quantizers_core.quantizer import accumulator as rules
 from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS
-from trainable_quantizers_torch.kernels.operator import operator
+from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
 
 def round_bias(bias: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
@@ -79,20 +79,23 @@ def _limited(
 ) -> torch.Tensor:
     rows, step = _rows(weight, axis), step.reshape(-1, 1)
     levels, changed = rules.limited(TORCH_OPS, (rows / step).clamp(lowest, highest), room, widest, signed)
+    if on_cpu(changed) and not changed.any():
+        return weight.clone(memory_format=torch.contiguous_format)
     found = torch.where(changed[:, None], levels * step, rows)
     return found.reshape(weight.movedim(axis, 0).shape).movedim(0, axis).contiguous()
 
 
 def _keep_weight(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     weight, step, _, axis, lowest, highest, *_ = inputs
+    if on_cpu(weight) and torch.equal(weight, output):
+        return
     levels = _rows(weight, axis) / step.reshape(-1, 1)
     inside = ((levels >= lowest) & (levels <= highest)).reshape(weight.movedim(axis, 0).shape).movedim(0, axis)
     ctx.save_for_backward(inside | (output == weight))
 
 
 def _weight_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
-    (passes,) = ctx.saved_tensors
-    return g * passes, *(None,) * 7
+    return g * ctx.saved_tensors[0] if ctx.saved_tensors else g, *(None,) * 7
 
 
 _limit_weight = operator(
@@ -102,4 +105,5 @@ _limit_weight = operator(
     _keep_weight,
     _weight_backward,
     fake=lambda weight, *_: torch.empty_like(weight, memory_format=torch.contiguous_format),
+    opaque=True,
 )

@@ -30,6 +30,7 @@ TORCH_OPS = ArrayOps(
     order=lambda tensor: torch.argsort(tensor, stable=True),
     take=lambda tensor, positions: tensor[positions],
     neighbours=_neighbours,
+    shortcut=lambda condition, values, other: values if on_cpu(condition) and bool(condition.all()) else other(),
     total=lambda tensor, positions, count: tensor.new_zeros(count).index_add(0, positions.flatten(), tensor.flatten()),
 )
 

@@ -17,6 +17,7 @@ def operator(
     keep: Callable[..., None],
     backward: Callable[..., Any],
     fake: Callable[..., Any],
+    opaque: bool = False,
 ) -> Callable[..., Any]:
     """A differentiable operation from its forward and backward.
 
@@ -30,6 +31,7 @@ def operator(
         keep: ``keep(ctx, inputs, output)`` saves what the backward needs.
         backward: ``backward(ctx, *gradients)``: gradients of the inputs; has no derivative itself.
         fake: The outputs by shape and type alone.
+        opaque: Whether the compiler does not look into it on a CPU, because it reads values to decide what to compute.
     """
     name, backward = schema.partition("(")[0], _differentiable_once(backward)
     exported = torch.library.custom_op(
@@ -58,7 +60,7 @@ def operator(
     Operation.__name__ = Transformed.__name__ = name
 
     def call(*inputs: Any) -> Any:
-        if _is_exporting():
+        if _is_exporting() or (opaque and torch.compiler.is_compiling() and inputs[0].device.type == "cpu"):
             return exported(*inputs)
         if torch.compiler.is_compiling() and not torch.is_grad_enabled():
             with torch._C.DisableTorchFunction():  # the compiler would show function modes what is inside apply

@@ -143,8 +143,11 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return levels if levels.numel() == channels else levels.max().expand(channels)
 
     def _limited(self, weight: torch.Tensor, quantizer: Any, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
+        axis = grid.axis(quantizer) or 0
+        if grid.always_holds(quantizer, weight.numel() // max(weight.shape[axis], 1)):
+            return weight
         room = grid.room(self._bias_levels(grid, quantizer))
-        where = (grid.axis(quantizer) or 0, quantizer.specification.grid, grid.levels)
+        where = (axis, quantizer.specification.grid, grid.levels)
         limited = limit_weight(weight, quantizer.step(), room, *where)
         return quantizer.blended(weight, limited) if training and quantizer.schedule is not None else limited
 
