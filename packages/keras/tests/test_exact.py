@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +93,26 @@ def test_an_activation_function_of_a_layer_is_no_part_of_its_sums():
     model = tq.prepare(network, tq.Recipe.preset("power_of_two_8bit"), [x], verbose=False)
     (found,) = tq.to_integer(tq.convert(model), x).accumulators(x)
     assert tq.telemetry(model, [x])["gate.kernel/accumulator_bits_seen"] == found.seen > 9
+
+
+IN_THREADS = """
+import sys
+import numpy, tensorflow
+folder, threads = sys.argv[1:]
+tensorflow.config.threading.set_intra_op_parallelism_threads(int(threads))
+loaded = tensorflow.saved_model.load(f"{folder}/model")
+numpy.save(f"{folder}/{threads}.npy", loaded.serve(numpy.load(f"{folder}/images.npy")))
+"""
+
+
+def test_outputs_are_the_same_with_one_thread_and_two(tmp_path):
+    model = tq.convert(trained())
+    tq.export(model, tmp_path / "model", IMAGES[:2])
+    np.save(tmp_path / "images.npy", IMAGES)
+    for process in [subprocess.Popen([sys.executable, "-c", IN_THREADS, tmp_path, threads]) for threads in "12"]:
+        assert process.wait() == 0
+    for threads in "12":
+        assert np.array_equal(np.load(tmp_path / f"{threads}.npy"), model(IMAGES).numpy())
 
 
 @pytest.mark.parametrize("signed", [True, False])
