@@ -116,7 +116,7 @@ PAGES_THAT_RUN = {  # and what they write
     "portability": {"learned.safetensors"},
     "prepare": set(),
     "exact": set(),
-    "integer": {"network.safetensors", "network.c"},
+    "integer": {"network.tflite", "network.safetensors", "network.c"},
     "training": set(),
     "export": {"model.onnx"},
     "migration-mct": set(),
