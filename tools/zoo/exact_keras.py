@@ -77,7 +77,12 @@ def seconds(count: int = 10, size: int = 96) -> str:
     network = keras.applications.MobileNetV2((size, size, 3), weights=None, classifier_activation=None)
     images = np.random.default_rng(2).normal(size=(count, size, size, 3)).astype("float32")
     program = to_integer(
-        convert(prepare(network, Recipe({}, {}), [images], fold_batch_norm=True, verbose=False)), images
+        convert(
+            prepare(
+                network, Recipe(WeightsScheme(), ActivationsScheme()), [images], fold_batch_norm=True, verbose=False
+            )
+        ),
+        images,
     )
     found = []
     for run in (program, compiled(program)):

@@ -289,7 +289,7 @@ class _Rewriting:
         return average
 
     def _joined(self, node: Any) -> _Rule:
-        axis = int(self._constant(node.input[-1]))
+        axis = int(np.asarray(self._constant(node.input[-1])))
         sizes = [self._tensor(name).shape.with_rank_at_least(1)[axis] for name in node.input[:-1]]
         starts = np.cumsum([0, *sizes])
 

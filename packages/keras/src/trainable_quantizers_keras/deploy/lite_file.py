@@ -38,6 +38,17 @@ class LiteFile:
 
     Raises:
         QuantizerError: no such kernels, or a file of something else.
+
+    Examples:
+        >>> from trainable_quantizers_keras import Recipe, convert, export, prepare, verify
+        >>> import tempfile
+        >>> x = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
+        >>> network = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2)])
+        >>> model = prepare(network, Recipe(activations={"rounding": "half_even"}), [x], verbose=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = export(convert(model), f"{folder}/model.tflite", x)
+        ...     print(verify(model, LiteFile(f"{folder}/model.tflite"), [x]))
+        All 16 output values are identical. By itself, none of its 2 operations differs.
     """
 
     def __init__(self, path: str | os.PathLike[str], kernels: str = "xnnpack") -> None:
@@ -119,14 +130,13 @@ def _quantized_tensors(model: Any) -> list[_Tensor]:
     graph = model.subgraphs[0]
     integers = (flatbuffer_utils.schema_fb.TensorType.INT8, flatbuffer_utils.schema_fb.TensorType.INT16)
     made = [index for operator in graph.operators for index in operator.outputs]
-    scales = {index: getattr(graph.tensors[index].quantization, "scale", None) for index in made}
-    one = [index for index in made if scales[index] is not None and len(scales[index]) == 1]
-    return [_Tensor(index, graph.tensors[index]) for index in one if graph.tensors[index].type in integers]
+    typed = [(index, graph.tensors[index]) for index in made if graph.tensors[index].type in integers]
+    return [_Tensor(index, each) for index, each in typed if np.size(each.quantization.scale) == 1]
 
 
 def _matched(program: Program, tensors: Sequence[_Tensor]) -> Iterator[tuple[Step, _Tensor | None]]:
     """Each quantizer of a program with the tensor that holds the same."""
-    made = {step.output: step for step in program.steps}
+    made: dict[int | str, Step] = {step.output: step for step in program.steps}
     left = list(tensors)
     for step in program.steps:
         if step.operation not in QUANTIZING:
