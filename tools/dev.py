@@ -52,17 +52,18 @@ def demo(arguments: list[str]) -> None:
 
 
 def test(arguments: list[str]) -> None:
-    """Every package's tests and tests-integration: PyTorch with Keras 3, then Keras 2 in both its forms."""
+    """Every package's tests and tests-integration, and what Keras 2 does differently; ``test everything`` runs all of it."""
+    everything, arguments = "everything" in arguments, [each for each in arguments if each != "everything"]
     with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
         hatch("run", "test:all", *arguments)
     if sys.version_info >= (3, 12):
         with part("Keras 2 as tf-keras (TensorFlow 2.21); TensorFlow 2.15 needs Python 3.11 or older"):
             hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
         return
-    with part("Keras 2 as tf-keras (TensorFlow 2.21): layers, files and mistakes"):
-        hatch("run", "test:legacy-beside-keras2", *arguments, TF_USE_LEGACY_KERAS="1")
+    with part("Keras 2 as tf-keras (TensorFlow 2.21)"):
+        hatch("run", f"test:legacy{'' if everything else '-beside-keras2'}", *arguments, TF_USE_LEGACY_KERAS="1")
     with part("Keras 2 (TensorFlow 2.15)"):
-        hatch("run", "keras2:all", *arguments)
+        hatch("run", f"keras2:{'all' if everything else 'beside-keras3'}", *arguments)
 
 
 def python310() -> str | None:

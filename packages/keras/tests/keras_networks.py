@@ -160,11 +160,14 @@ def adapted():
     return keras.Model(rows, L.Dense(2)(norm(rows)))
 
 
+PLAIN = {"recurrent_activation": "hard_sigmoid"}  # for Keras 2: each call of other LSTMs compiles a kernel for GPUs
+
+
 def masked():
     """Steps that are left out, by tokens and by values."""
     tokens, sequence = keras.Input((5,), dtype="int32"), keras.Input((5, 8))
-    words = L.LSTM(4, name="of_words")(L.Embedding(10, 4, mask_zero=True)(tokens))
-    values = L.LSTM(4, name="of_values")(L.Dense(6)(L.Masking()(sequence)))
+    words = L.LSTM(4, name="of_words", **PLAIN)(L.Embedding(10, 4, mask_zero=True)(tokens))
+    values = L.LSTM(4, name="of_values", **PLAIN)(L.Dense(6)(L.Masking()(sequence)))
     return keras.Model([tokens, sequence], L.Dense(2)(L.Concatenate()([words, values])))
 
 
@@ -180,9 +183,9 @@ def attention_with_options():
 def with_states():
     """Recurrent layers that begin where others ended."""
     sequence = keras.Input((5, 8))
-    x, hidden, cell = L.LSTM(4, return_state=True, return_sequences=True)(sequence)
-    x = L.LSTM(4, return_sequences=True)(x, initial_state=[hidden, cell])
-    return keras.Model(sequence, L.Bidirectional(L.GRU(3))(x))
+    x, hidden, cell = L.LSTM(4, return_state=True, return_sequences=True, **PLAIN)(sequence)
+    x = L.LSTM(4, return_sequences=True, **PLAIN)(x, initial_state=[hidden, cell])
+    return keras.Model(sequence, L.Bidirectional(L.GRU(3, **PLAIN))(x))
 
 
 def shared_across_models():
