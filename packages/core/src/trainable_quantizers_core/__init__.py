@@ -16,6 +16,7 @@ from trainable_quantizers_core.enums import (
     Granularity,
     RescaleRule,
     RoundingRule,
+    ThresholdDomain,
     TrainingMethod,
     VariableGroup,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "SummaryRow",
     "TensorDifference",
     "TensorStatistics",
+    "ThresholdDomain",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
     "TrainableQuantizerConfig",

@@ -29,6 +29,15 @@ class VariableGroup(Enum):
     """Quantization parameters: thresholds and range ends."""
 
 
+class ThresholdDomain(str, Enum):
+    """What the variable of a threshold t holds."""
+
+    LINEAR = "linear"
+    """t itself."""
+    LOG2 = "log2"
+    """log2 t, so that an optimizer moves t by factors (Jain et al. 2019, arXiv 1903.08066)."""
+
+
 class Granularity(str, Enum):
     """What of a weight shares one set of quantization parameters."""
 
@@ -57,7 +66,8 @@ class CalibrationMethod(str, Enum):
     MSE = "mse"
     """The range with the least squared error, rounding and clipping taken together."""
     LSQ = "lsq"
-    """Step 2·mean|x|/sqrt(highest) (Esser et al. 2020, arXiv 1902.08153)."""
+    """Step 2·mean|x|/sqrt(highest) (Esser et al. 2020, arXiv 1902.08153); of a uniform range, the scale and offset with
+    the least squared error (LSQ+, Bhalgat et al. 2020, arXiv 2004.09576)."""
 
 
 class RoundingRule(str, Enum):

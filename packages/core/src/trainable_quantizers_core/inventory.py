@@ -19,6 +19,7 @@ from trainable_quantizers_core.report.data import TensorReport
 from trainable_quantizers_core.report.measure import measure
 from trainable_quantizers_core.training.matching import match
 from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
+from trainable_quantizers_core.training.telemetry import gradient_ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,14 @@ class PlacedQuantizer:
 
     @property
     def values(self) -> dict[str, np.ndarray]:
-        """The raw variables by name."""
+        """The parameters by name, of variables in the log2 domain too."""
         return {name: self.quantizer.read_variable(name) for name in self.quantizer.specification.initial}
+
+    def gradient_ratio(self, gradients: Sequence[np.ndarray], x: np.ndarray, its_gradient: np.ndarray) -> float:
+        """``gradient_ratio`` of its parameters, from the gradients of its variables: the same in every domain."""
+        values, parameter_gradient = self.values, self.quantizer.specification.parameter_gradient
+        found = [parameter_gradient(*each) for each in zip(values, values.values(), gradients, strict=True)]
+        return gradient_ratio(list(values.values()), found, x, its_gradient)
 
     @property
     def accumulator_bits(self) -> int | None:

@@ -19,7 +19,7 @@ from trainable_quantizers_core.constants import (
     TABLE,
     THRESHOLD,
 )
-from trainable_quantizers_core.enums import TrainingMethod
+from trainable_quantizers_core.enums import ThresholdDomain, TrainingMethod
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
@@ -49,6 +49,8 @@ class Case:
         axis: Channel axis; None is per tensor.
         min_threshold: Smallest threshold.
         shape: Shape of the weight; activations have any.
+        log2: Whether the variable holds log2 of the threshold.
+        ewgs: δ, by which rounding errors scale dL/dx.
     """
 
     identifier: Any
@@ -59,12 +61,15 @@ class Case:
     axis: int | None = None
     min_threshold: float = MIN_THRESHOLD
     shape: tuple[int, ...] = SHAPE
+    log2: bool = False
+    ewgs: float = 0.0
 
     def __str__(self) -> str:
         sign = "" if self.uniform else "signed-" if self.signed else "unsigned-"
         where = "" if self.is_activation else "-tensor" if self.axis is None else f"-axis{self.axis}"
         name = getattr(self.identifier, "value", self.identifier)
-        return f"{name}-{self.target.value.lower()}-{self.method.name.lower()}-{sign}{self.num_bits}bit{where}"
+        rules = ("-log2" if self.log2 else "") + (f"-ewgs{self.ewgs:g}" if self.ewgs else "")
+        return f"{name}-{self.target.value.lower()}-{self.method.name.lower()}-{sign}{self.num_bits}bit{where}{rules}"
 
     @property
     def uniform(self) -> bool:
@@ -92,7 +97,12 @@ class Case:
         return None if self.is_activation else self.shape
 
     def initial_values(self) -> dict[str, np.ndarray]:
-        """Raw parameters, different for every channel."""
+        """What the variables hold at the start, different for every channel."""
+        values = self.parameters()
+        return {**values, "threshold": np.log2(values["threshold"])} if self.log2 else values
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Parameters, different for every channel."""
         count = 1 if self.axis is None else self.shape[self.axis]
         shape = () if self.axis is None else (count,)
         if self.uniform:
@@ -119,10 +129,14 @@ class Case:
     def config(self, **changes: Any) -> TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig:
         """The configuration object, with other values for some of its fields on request."""
         names = {"min_range": RANGE_MIN, "max_range": RANGE_MAX, "threshold": THRESHOLD}
-        values = self.initial_values()
+        values = self.parameters()
         params: dict[str, Any] = {names[name]: value.tolist() for name, value in values.items() if name != TABLE}
         if self.tabled:
             params[LUT_VALUES] = self._levels().astype(int).tolist()
+        learning = {
+            "threshold_domain": ThresholdDomain.LOG2 if self.log2 else ThresholdDomain.LINEAR,
+            "ewgs": self.ewgs,
+        }
         if self.is_activation:
             if not self.uniform:
                 params[SIGNED] = self.signed
@@ -133,7 +147,7 @@ class Case:
                 "enable_activation_quantization": True,
                 "min_threshold": self.min_threshold,
             }
-            return TrainableQuantizerActivationConfig(**{**activation, **changes})
+            return TrainableQuantizerActivationConfig(**{**activation, **learning, **changes})
         weights = {
             "weights_quantization_method": self.method,
             "weights_n_bits": self.num_bits,
@@ -143,7 +157,27 @@ class Case:
             "weights_per_channel_threshold": self.axis is not None,
             "min_threshold": self.min_threshold,
         }
-        return TrainableQuantizerWeightsConfig(**{**weights, **changes})
+        return TrainableQuantizerWeightsConfig(**{**weights, **learning, **changes})
+
+
+_WEIGHTS, _ACTIVATION = QuantizationTarget.Weights, QuantizationTarget.Activation
+_POT, _SYMMETRIC, _UNIFORM = QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM
+_LUT_SYM, _LUT_POT = QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER
+_STE, _LSQ, _ADAROUND = TrainingMethod.STE, TrainingMethod.LSQ, TrainingMethod.ADAROUND
+
+GRADIENT_RULES = (
+    Case(_LSQ, _WEIGHTS, _SYMMETRIC, 4, axis=0, log2=True, ewgs=0.3),
+    Case(_LSQ, _WEIGHTS, _POT, 3, axis=0, log2=True),
+    Case(_LSQ, _WEIGHTS, _LUT_SYM, 4, axis=-1, log2=True),
+    Case(_ADAROUND, _WEIGHTS, _SYMMETRIC, 4, axis=1, log2=True),
+    Case(_LSQ, _ACTIVATION, _SYMMETRIC, 8, log2=True),
+    Case(_LSQ, _ACTIVATION, _LUT_POT, 4, log2=True),
+    Case(_STE, _ACTIVATION, _POT, 3, signed=False, log2=True),
+    Case(_LSQ, _WEIGHTS, _UNIFORM, 3, axis=1, ewgs=0.3),
+    Case(_STE, _ACTIVATION, _UNIFORM, 3, ewgs=1.5),
+    Case(_LSQ, _ACTIVATION, _POT, 2, signed=False, ewgs=0.3),
+)
+"""The rules by which thresholds and x learn, once on each path; of all of them a slow compiler gets the first alone."""
 
 
 def can_be(case: Case) -> bool:
@@ -164,7 +198,7 @@ def can_be(case: Case) -> bool:
 
 
 def all_cases(identifiers: tuple[Any, ...] = tuple(TrainingMethod)) -> Iterator[Case]:
-    """Every case of the shipped quantizers: about 180."""
+    """Every case of the shipped quantizers: about 190."""
     targets = (QuantizationTarget.Weights, QuantizationTarget.Activation)
     evenly = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
     methods = (*evenly, QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)
@@ -173,3 +207,4 @@ def all_cases(identifiers: tuple[Any, ...] = tuple(TrainingMethod)) -> Iterator[
         case = Case(*fields)
         if can_be(case):
             yield case
+    yield from (case for case in GRADIENT_RULES if case.identifier in identifiers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,11 +19,12 @@ from trainable_quantizers_core.conformance.comparison import (
     everywhere,
     refused,
     same_bits,
+    same_gradient_to_input,
     same_gradients,
     same_levels,
     that,
 )
-from trainable_quantizers_core.conformance.oracle import Expectation, effective_range, expect, tie_level
+from trainable_quantizers_core.conformance.oracle import EPS, Expectation, effective_range, expect, tie_level
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.conformance.soft_rounding import check_soft_rounding
 from trainable_quantizers_core.conformance.subject import Check, Subject, rounds_softly, updated
@@ -31,13 +33,15 @@ from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuan
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 
 
-def _seeded(values: dict[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
+def _seeded(case: Case, values: dict[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
     """Arbitrary parameters of the same shapes: ends on both sides of zero, thresholds over many magnitudes."""
     generator = np.random.default_rng(2)
 
     def draw(name: str, value: np.ndarray) -> np.ndarray:
         if name == "table":
             return np.asarray(generator.normal(0, 0.6, value.shape), np.float32)
+        if name == "threshold" and case.log2:
+            return np.asarray(generator.normal(0, 3, value.shape), np.float32)
         sign = -1.0 if name == "min_range" else 1.0
         return np.asarray(sign * np.exp(generator.normal(0, 2, value.shape)), np.float32)
 
@@ -69,7 +73,7 @@ def same_as_contract(run: Run, expected: Expectation, x: np.ndarray) -> None:
     """Levels, values and every gradient."""
     same_levels(run.output, expected, x)
     close(run.output, expected.output, expected, "outputs differ by more than an ulp per level", x)
-    everywhere(run.grad_x == expected.grad_x, ~(expected.near_end | expected.at_end), "dL/dx is wrong", x)
+    same_gradient_to_input(run.grad_x, expected, ~(expected.near_end | expected.at_end), x)
     same_gradients(run, expected)
 
 
@@ -93,12 +97,13 @@ def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type[BaseTraina
 def check_gradient_to_input(
     adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case
 ) -> None:
-    """dL/dx is g in the closed range, decided on x, and 0 outside."""
+    """dL/dx is g in the closed range, decided on x, and 0 outside; scaled by the rounding error where so configured."""
     subject = Subject(adapter, quantizer_class, case)
-    ones = np.ones_like(subject.x)
-    grad_x = adapter.run(subject.quantizer, subject.x, ones).grad_x
-    expected = expect(case, subject.values, subject.x, ones)
-    everywhere(grad_x == expected.grad_x, ~expected.near_end, "dL/dx is wrong", subject.x)
+    for sign in (1, -1) if case.ewgs else (1,):
+        g = np.full_like(subject.x, sign)
+        expected = expect(case, subject.values, subject.x, g)
+        grad_x = adapter.run(subject.quantizer, subject.x, g).grad_x
+        same_gradient_to_input(grad_x, expected, ~expected.near_end, subject.x)
 
 
 def check_gradient_to_parameters(
@@ -161,7 +166,8 @@ def check_recovery(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainabl
     if case.uniform:
         return
     subject = Subject(adapter, quantizer_class, case)
-    subject.assign({**subject.values, "threshold": np.full_like(subject.values["threshold"], -0.5)})
+    below = np.full_like(subject.values["threshold"], -40.0 if case.log2 else -0.5)
+    subject.assign({**subject.values, "threshold": below})
     for sign, moves in ((-1.0, True), (1.0, False)):
         run = adapter.run(subject.quantizer, np.abs(subject.x) + 1, np.full_like(subject.x, sign))
         gradient = run.gradients["threshold"]
@@ -189,7 +195,7 @@ def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type[BaseT
     Inferables derive their step anew, and go wrong for a few parameters in a hundred: so many are tried.
     """
     subject = Subject(adapter, quantizer_class, case)
-    for values in (subject.values, updated(subject.values), *_seeded(subject.values, 16)):
+    for values in (subject.values, updated(subject.values), *_seeded(case, subject.values, 16)):
         subject.assign(values)
         x = probe_inputs(case, values, infinite=True)
         for training in (True, False):
@@ -228,7 +234,7 @@ def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type[BaseTrai
     assert case.axis is not None
     subject = Subject(adapter, quantizer_class, case)
     output, moved = np.moveaxis(subject.output(), case.axis, 0), np.moveaxis(subject.x, case.axis, 0)
-    alone = Case(case.identifier, case.target, case.method, case.num_bits, case.signed)
+    alone = replace(case, axis=None)
     for channel in range(output.shape[0]):
         single = Subject(adapter, quantizer_class, alone)
         single.assign(case.of_channel(subject.values, channel))
@@ -294,7 +300,28 @@ def check_ties(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQua
         run = adapter.run(quantizer, x, np.ones_like(x))
         expected = (tie_level(lower, rule) * span.step).astype(np.float32)
         everywhere(run.output == expected, True, f"ties are not rounded {rule.value}", x)
-        everywhere(run.grad_x == 1, True, f"dL/dx is wrong at ties that are rounded {rule.value}", x)
+        wanted = 1 + case.ewgs * (lower + 0.5 - tie_level(lower, rule))
+        close_enough = np.abs(run.grad_x - wanted) <= case.ewgs * 2.0 ** (case.num_bits - 20)
+        everywhere(close_enough, True, f"dL/dx is wrong at ties that are rounded {rule.value}", x)
+
+
+def check_log2_domain(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
+    """Variables alone are logarithms: t is written and read; of powers of two t_eff is that of what was written."""
+    given = case.parameters()
+    shape = given["threshold"].shape
+    beyond = np.nextafter(2.0 ** np.arange(-9, 17, 5, dtype=np.float32), np.float32(np.inf))
+    for threshold in (given["threshold"], *(np.full(shape, number, np.float32) for number in beyond)):
+        quantizer: Any = quantizer_class(case.config())
+        adapter.build(quantizer, case.tensor_shape)
+        quantizer.write_variable("threshold", threshold)
+        found = quantizer.read_variable("threshold")
+        everywhere(np.abs(found - threshold) <= 2.0**-15 * threshold, True, "another threshold is read", threshold)
+        quantizer.write_variable("threshold", found)
+        same_bits(quantizer.read_variable("threshold"), found, "what was read and written again changed", threshold)
+        used = adapter.read(quantizer.step()).reshape(-1)
+        values = {**given, "threshold": threshold if case.power_of_two else found}
+        wanted = effective_range(replace(case, log2=False), values).step
+        everywhere(np.abs(used - wanted) <= EPS * wanted, True, "the step is not that of the threshold", threshold)
 
 
 def check_disabled(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
@@ -320,12 +347,17 @@ def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type[BaseTra
         "an unknown key": {params: {**good, "treshold": 1.0}},
         "NaN": {params: {**good, **bad_numbers}},
         "text": {params: {**good, **dict.fromkeys(bad_numbers, "1.0")}},
+        "an unknown domain": {"threshold_domain": "log10"},
+        "a gradient that changes its sign": {"ewgs": 2.0},
     }
     if case.uniform:
         changes["crossed ends"] = {params: {"range_min": 1.0, "range_max": -1.0}}
+        changes["a logarithm of no threshold"] = {"threshold_domain": "log2"}
     else:
         changes["a negative threshold"] = {params: {**good, "threshold": -1.0}}
         changes["a zero threshold"] = {params: {**good, "threshold": 0.0}}
+    if case.tabled or rounds_softly(quantizer_class):
+        changes["a rounding error where there is none"] = {"ewgs": 0.3}
     for what, change in changes.items():
         refused(what, partial(_build, quantizer_class, case, change))
     if case.axis is not None:
@@ -355,6 +387,7 @@ EAGER_CHECKS: tuple[Check, ...] = (
     check_disabled,
     check_invalid_input,
     check_ties,
+    check_log2_domain,
     check_soft_rounding,
     check_bias,
     check_limit,
@@ -369,6 +402,7 @@ def _has_sums(quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool
 
 APPLIES: dict[Check, Callable[[type[BaseTrainableQuantizer], Case], bool]] = {
     check_range_order: lambda _, case: case.uniform,
+    check_log2_domain: lambda _, case: case.log2,
     check_channel_axis: lambda _, case: case.axis is not None,
     check_bias: _has_sums,
     check_limit: lambda quantizer_class, case: not case.tabled and _has_sums(quantizer_class, case),
@@ -390,7 +424,8 @@ def applies(check: Check, quantizer_class: type[BaseTrainableQuantizer], case: C
     soft = rounds_softly(quantizer_class)
     if soft or check is check_soft_rounding:
         without_inputs = (check_config_round_trip, check_disabled, check_invalid_input)
-        return soft and check in (check_soft_rounding, *without_inputs)
+        promised = (check_soft_rounding, *without_inputs, *((check_log2_domain,) if case.log2 else ()))
+        return soft and check in promised
     return check not in APPLIES or APPLIES[check](quantizer_class, case)
 
 

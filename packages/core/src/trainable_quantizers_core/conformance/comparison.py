@@ -51,6 +51,11 @@ def same_levels(output: np.ndarray, expected: Expectation, x: np.ndarray) -> Non
     everywhere(levels == expected.levels, ~(expected.near_tie | expected.overflow), "levels differ off the ties", x)
 
 
+def same_gradient_to_input(found: np.ndarray, expected: Expectation, where: Any, x: np.ndarray) -> None:
+    """dL/dx, where it counts: exactly, unless rounding errors scale it."""
+    everywhere(np.abs(found - expected.grad_x) <= expected.tolerance_x, where, "dL/dx is wrong", x)
+
+
 def same_gradients(run: Run, expected: Expectation) -> None:
     """The gradient of each parameter, within what float32 sums may be off."""
     for name, wanted in expected.gradients.items():

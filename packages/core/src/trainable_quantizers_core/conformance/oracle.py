@@ -64,6 +64,7 @@ class Expectation:
         at_end: Where x lies within a few ulps of an end, which compiled code may compute another ulp away.
         overflow: Where the level of a channel exceeds 64 bits: PyTorch's deployed kernel then wraps to the lowest.
         range: The effective range, shaped for broadcasting against x.
+        tolerance_x: Largest rounding error of dL/dx, which is exact unless rounding errors scale it.
     """
 
     levels: np.ndarray
@@ -76,6 +77,7 @@ class Expectation:
     at_end: np.ndarray
     overflow: np.ndarray
     range: Range
+    tolerance_x: Any = 0.0
 
 
 Oracle = Callable[[Case, Mapping[str, np.ndarray], np.ndarray, np.ndarray], Expectation]
@@ -96,7 +98,12 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
         lowest, highest = 0, 2**bits - 1
     else:
         bits = 8 if case.tabled else bits
-        threshold = np.maximum(np.asarray(values["threshold"], f32).reshape(-1), minimum)
+        threshold = np.asarray(values["threshold"], f32).reshape(-1)
+        if case.log2:
+            threshold = (
+                2.0 ** np.ceil(threshold) if case.power_of_two else _sixteen_bits(2.0 ** threshold.astype(np.float64))
+            )
+        threshold = np.maximum(threshold.astype(f32), minimum)
         if case.power_of_two:
             mantissa, exponent = np.frexp(threshold)  # threshold = mantissa·2^exponent, 0.5 <= mantissa < 1
             threshold = np.ldexp(f32(1), np.where(mantissa == 0.5, exponent - 1, exponent)).astype(f32)
@@ -107,6 +114,12 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
     low, high = (lowest - zero_point) * forward_step, (highest - zero_point) * forward_step
     low, high, step, zero_point = (array.astype(np.float64) for array in (low, high, step, zero_point))
     return Range(low, high, step, zero_point, lowest, highest)
+
+
+def _sixteen_bits(number: np.ndarray) -> np.ndarray:
+    """float32, then rounded to 16 significant bits, halves up."""
+    mantissa, exponent = np.frexp(number.astype(np.float32))  # 0.5 <= mantissa < 1
+    return np.ldexp(np.floor(mantissa.astype(np.float64) * 2**16 + 0.5) / 2**16, exponent)
 
 
 def tie_level(lower: np.ndarray, rule: RoundingRule) -> np.ndarray:
@@ -200,10 +213,11 @@ def expect_range(
         )
         gradients, tolerance = {"threshold": gradient}, {"threshold": allowed}
     scale = _gradient_scale(case, x.shape, span.highest) if scaled else 1.0
+    grad_x = np.where(inside, g, 0.0)
     return Expectation(
         levels,
         output,
-        np.where(inside, g, 0.0),
+        grad_x * (1 + case.ewgs * np.sign(g) * (v - np.rint(v))),
         {name: gradient * scale for name, gradient in gradients.items()},
         {name: allowed * scale for name, allowed in tolerance.items()},
         near_tie,
@@ -211,6 +225,7 @@ def expect_range(
         at_end,
         overflow,
         span,
+        np.abs(grad_x) * (case.ewgs * np.where(near_tie, 1.0, blurred) + 2 * EPS) * (case.ewgs > 0),
     )
 
 
@@ -218,7 +233,11 @@ def _through_threshold(
     case: Case, raw: np.ndarray, effective: np.ndarray, gradient: Any, allowed: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Section 2: dL/dt and its tolerance from those of t_eff."""
-    through = effective.reshape(raw.shape) / np.maximum(raw, case.min_threshold)
+    effective = effective.reshape(raw.shape)
+    if case.log2:
+        raw, through = _sixteen_bits(2.0**raw), effective * np.log(2)
+    else:
+        through = effective / np.maximum(raw, case.min_threshold)
     gradient = gradient * through
     return np.where((raw < case.min_threshold) & (gradient > 0), 0.0, gradient), allowed * through
 

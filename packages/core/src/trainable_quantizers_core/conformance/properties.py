@@ -12,10 +12,12 @@ from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import same_as_contract
 from trainable_quantizers_core.conformance.comparison import same_bits
+from trainable_quantizers_core.conformance.oracle import effective_range
 from trainable_quantizers_core.conformance.subject import Subject
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 
 THRESHOLDS = st.floats(2.0**-20, 2.0**20, width=32)
+LOGARITHMS = st.floats(-20, 20, width=32)
 ENDS = st.floats(-(2.0**20), 2.0**20, width=32)
 FRACTIONS = st.floats(-1.5, 1.5, width=32)
 INPUTS = st.floats(width=32, allow_nan=False)
@@ -28,12 +30,13 @@ def cases(draw: st.DrawFn) -> tuple[Case, dict[str, np.ndarray], np.ndarray]:
     shape = draw(arrays.array_shapes(min_dims=1, max_dims=5, max_side=5))
     axis = None if case.axis is None else draw(st.integers(-len(shape), len(shape) - 1))
     case = replace(case, num_bits=draw(st.integers(2, 5 if case.tabled else 16)), shape=shape, axis=axis)
-    elements = {"threshold": THRESHOLDS, "table": FRACTIONS}
+    elements = {"threshold": LOGARITHMS if case.log2 else THRESHOLDS, "table": FRACTIONS}
     values = {
         name: draw(arrays.arrays(np.float32, value.shape, elements=elements.get(name, ENDS)))
         for name, value in case.initial_values().items()
     }
-    largest = max(float(np.abs(value).max()) for name, value in values.items() if name != "table")
+    span = effective_range(case, values)
+    largest = max(np.abs(span.low).max(), np.abs(span.high).max())
     around = arrays.arrays(np.float32, shape, elements=st.floats(-2, 2, width=32))
     scaled = around.map(lambda array: array * np.float32(largest))
     x = draw(st.one_of(scaled, arrays.arrays(np.float32, shape, elements=INPUTS)))

@@ -15,7 +15,7 @@ from mct_quantizers import QuantizationMethod
 from mct_quantizers.common.get_all_subclasses import get_all_subclasses
 
 from trainable_quantizers_core.constants import MIN_THRESHOLD, SMALLEST_MIN_THRESHOLD
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RoundingRule, ThresholdDomain
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.serialization import decode, encode, register_class
 from trainable_quantizers_core.reading import check_size, parsed_json, reading
@@ -149,6 +149,11 @@ class TrainableQuantizerCandidateConfig(TrainableQuantizerConfig):
         self._check_params("quantization_params")
 
 
+def keeps_sign(ewgs: Any) -> bool:
+    """Whether no gradient that is scaled by its rounding error, of half a step at most, changes its sign."""
+    return isinstance(ewgs, Real) and not isinstance(ewgs, bool) and 0 <= ewgs < 2
+
+
 @dataclass(frozen=True, eq=False)
 class _TargetConfig(TrainableQuantizerConfig):
     """The fields that weights and activations share, under the names ``{target}_*``."""
@@ -185,6 +190,20 @@ class _TargetConfig(TrainableQuantizerConfig):
         )
         self._check(name, accepted, "None or a list of TrainableQuantizerCandidateConfig", "wrap each candidate in one")
         object.__setattr__(self, name, None if candidates is None else list(candidates))
+        self._check_gradient()
+
+    def _check_gradient(self) -> None:
+        config: Any = self
+        domain, known = config.threshold_domain, [each.value for each in ThresholdDomain]
+        named = isinstance(domain, str) and domain in known
+        self._check("threshold_domain", named, f"one of {', '.join(known)}", nearest(domain, known))
+        object.__setattr__(self, "threshold_domain", ThresholdDomain(domain))
+        has_threshold = self.quantization_method is not QuantizationMethod.UNIFORM
+        advice = "a range of two ends has no threshold: leave it out"
+        linear = domain == ThresholdDomain.LINEAR
+        self._check("threshold_domain", linear or has_threshold, "linear where ranges are uniform", advice)
+        self._check("ewgs", keeps_sign(config.ewgs), "a number of at least 0 and below 2", "0 scales no gradient")
+        object.__setattr__(self, "ewgs", float(config.ewgs))
 
     # One view for code that serves both targets.
     @property
@@ -224,6 +243,9 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
         min_threshold: Smallest threshold the quantizer may use; None for the usual one. Candidates may stand in its
             place, for callers that know no such argument.
         weights_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
+        threshold_domain: ``"log2"`` trains log2 of the threshold, which an optimizer then moves by factors; all else
+            speaks of the threshold. Not of UNIFORM.
+        ewgs: δ, by which the rounding error in steps scales the gradient to the values: g·(1 + δ·sign(g)·(x/Δ - y/Δ)).
 
     Raises:
         QuantizerError: a value of the wrong type or out of range.
@@ -245,6 +267,8 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
     weights_per_channel_threshold: bool
     min_threshold: float = MIN_THRESHOLD
     weights_quantization_candidates: list[TrainableQuantizerCandidateConfig] | None = field(default=None)
+    threshold_domain: ThresholdDomain = ThresholdDomain.LINEAR
+    ewgs: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -281,6 +305,9 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
         activation_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
         activation_rounding: How values half way between two levels are rounded, as the target device does; None for
             the rule of the framework. Of POWER_OF_TWO alone.
+        threshold_domain: ``"log2"`` trains log2 of the threshold, which an optimizer then moves by factors; all else
+            speaks of the threshold. Not of UNIFORM.
+        ewgs: δ, by which the rounding error in steps scales the gradient to the values: g·(1 + δ·sign(g)·(x/Δ - y/Δ)).
 
     Raises:
         QuantizerError: a value of the wrong type or out of range.
@@ -300,6 +327,8 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
     min_threshold: float = MIN_THRESHOLD
     activation_quantization_candidates: list[TrainableQuantizerCandidateConfig] | None = field(default=None)
     activation_rounding: RoundingRule | None = None
+    threshold_domain: ThresholdDomain = ThresholdDomain.LINEAR
+    ewgs: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

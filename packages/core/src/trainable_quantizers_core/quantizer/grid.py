@@ -65,6 +65,7 @@ class ArrayOps:
         sum: ``sum(array, axes)`` over a list of axes, none of them kept.
         bits: Reads float32 as int32.
         from_bits: Reads int32 as float32.
+        exp2: 2^x in float64, rounded to float32.
         order: Positions that sort an array of one axis, equal values in their order.
         take: ``take(array, positions)`` of an array of one axis.
         neighbours: ``neighbours(ascending, array)``: positions of the last value that is not above each, and of the
@@ -80,6 +81,7 @@ class ArrayOps:
     sum: Callable[[Any, list[int]], Any]
     bits: Callable[[Any], Any]
     from_bits: Callable[[Any], Any]
+    exp2: Callable[[Any], Any]
     order: Callable[[Any], Any]
     take: Callable[[Any, Any], Any]
     neighbours: Callable[[Any, Any], tuple[Any, Any]]
@@ -107,6 +109,7 @@ NUMPY_OPS = ArrayOps(
     sum=lambda array, axes: array.sum(tuple(axes)),
     bits=lambda array: array.view(np.int32),
     from_bits=lambda array: array.astype(np.int32).view(np.float32),
+    exp2=lambda array: np.exp2(array, dtype=np.float64).astype(np.float32),
     **_TABLES,
 )
 """For arrays of at least one axis."""
@@ -118,6 +121,7 @@ NUMBER_OPS = ArrayOps(
     sum=lambda array, axes: array.sum(tuple(axes)),
     bits=lambda number: number.view(np.int32),
     from_bits=lambda number: number.view(np.float32),
+    exp2=lambda number: np.float32(np.exp2(np.float64(number))),
     **_TABLES,
 )
 """For single numbers (``np.float32``), at a fifth of the time of arrays; ``numbers_stay_float32`` must hold."""
@@ -125,8 +129,24 @@ NUMBER_OPS = ArrayOps(
 numbers_stay_float32 = (np.float32(1) * 1.0).dtype == np.float32  # numpy 1 turns them into float64
 
 
-def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, power_of_two: bool) -> Any:
+def power(ops: ArrayOps, exponent: Any) -> Any:
+    """2^v with 16 significant bits, of which every library gives the same; within 2^-126..2^127 whatever v is.
+
+    Examples:
+        >>> power(NUMPY_OPS, np.float32([-3, 0.5, 1e9, np.nan])).tolist() == [0.125, 1.414215087890625, 2**127, 2**-126]
+        True
+    """
+    exponent = ops.where(exponent > -126, exponent, -126.0)  # false for NaN
+    exponent = ops.where(exponent < 127, exponent, 127.0)
+    return ops.from_bits((ops.bits(ops.exp2(exponent)) + 0x80) & ~0xFF)
+
+
+def effective_threshold(
+    ops: ArrayOps, threshold: Any, min_threshold: float, power_of_two: bool, log2: bool = False
+) -> Any:
     """t_eff = max(t, min_threshold), rounded up to a power of two on request; finite whatever t is.
+
+    With ``log2``, ``threshold`` is v and t = 2^v, or 2^ceil(v) of powers of two.
 
     The power of two comes from the bits of the float (a logarithm is off by one next to powers of two):
     adding all mantissa bits carries into the exponent unless the mantissa is zero.
@@ -135,6 +155,10 @@ def effective_threshold(ops: ArrayOps, threshold: Any, min_threshold: float, pow
         >>> effective_threshold(NUMPY_OPS, np.float32([-1, 3, 4, np.nan]), 0.25, power_of_two=True).tolist()
         [0.25, 4.0, 4.0, 0.25]
     """
+    if log2:
+        nearest = ops.round(threshold)
+        above = ops.where(nearest < threshold, nearest + 1, nearest)
+        threshold = power(ops, above if power_of_two else threshold)
     threshold = ops.where(threshold > min_threshold, threshold, min_threshold)  # false for NaN
     largest = 2.0**126  # LARGEST_THRESHOLD, but torch.compile(dynamic=True) takes a global for a variable
     threshold = ops.where(threshold < largest, threshold, largest)
@@ -156,30 +180,34 @@ def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
 
 
 def effective_symmetric_range(
-    ops: ArrayOps, threshold: Any, grid: Grid, min_threshold: float, power_of_two: bool
+    ops: ArrayOps, threshold: Any, grid: Grid, min_threshold: float, power_of_two: bool, log2: bool = False
 ) -> tuple[Any, Any]:
     """The range of the effective threshold."""
-    return symmetric_range(effective_threshold(ops, threshold, min_threshold, power_of_two), grid)
+    return symmetric_range(effective_threshold(ops, threshold, min_threshold, power_of_two, log2), grid)
 
 
-def threshold_gradient(
-    ops: ArrayOps, threshold: Any, grad_min: Any, grad_max: Any, grid: Grid, min_threshold: float, power_of_two: bool
-) -> Any:
+def threshold_gradient(ops: ArrayOps, threshold: Any, grad_min: Any, grad_max: Any, grid: Grid, *how: Any) -> Any:
     """dL/dt from dL/dmin and dL/dmax of the effective symmetric range, whose ends are multiples of t_eff."""
     gradient = (grid.lowest * grad_min + grid.highest * grad_max) / grid.steps_per_threshold
-    return through_threshold(ops, threshold, gradient, min_threshold, power_of_two)
+    return through_threshold(ops, threshold, gradient, *how)
 
 
-def through_threshold(ops: ArrayOps, threshold: Any, gradient: Any, min_threshold: float, power_of_two: bool) -> Any:
-    """dL/dt from dL/dt_eff: dt_eff/dt = t_eff/t, straight through the rounding.
+def through_threshold(
+    ops: ArrayOps, threshold: Any, gradient: Any, min_threshold: float, power_of_two: bool, log2: bool = False
+) -> Any:
+    """dL/dt from dL/dt_eff: dt_eff/dt = t_eff/t, straight through the rounding; with ``log2``, dt_eff/dv = t_eff·ln 2.
 
     There is no push further below ``min_threshold``: a descent step moves t against its gradient, so a positive
     gradient would lower t.
     """
-    effective = effective_threshold(ops, threshold, min_threshold, power_of_two)
-    bounded = ops.where(threshold > min_threshold, threshold, min_threshold)
+    slope = effective_threshold(ops, threshold, min_threshold, power_of_two, log2)
+    if log2:
+        threshold = power(ops, threshold)
+        slope = slope * 0.6931472
+    else:
+        slope = slope / ops.where(threshold > min_threshold, threshold, min_threshold)
     passes = (threshold >= min_threshold) | (gradient < 0)
-    return ops.where(passes, gradient * (effective / bounded), 0.0)
+    return ops.where(passes, gradient * slope, 0.0)
 
 
 def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_threshold: float) -> tuple[Any, Any]:
@@ -250,25 +278,42 @@ def range_gradients(
     shared: list[int],
     of_range: bool,
     from_rounding: bool,
+    ewgs: float,
 ) -> tuple[Any, Any, Any]:
     """(dL/dx, dL/dmin, dL/dmax) of contract section 4 without r; the last two are None unless ``of_range``.
 
     ``low`` and ``high`` are those of ``grid_ends``. With in = (low <= x <= high) and e = round(v) - v, v = x/step:
 
-    - dL/dx = g·in
+    - dL/dx = g·in·(1 - δ·sign(g)·e), where δ is ``ewgs``
     - dL/dmin = Σ g over x < low, and less Σ g·e/(2^b - 1) over in if ``from_rounding``
     - dL/dmax = Σ g over x > high, and plus Σ g·e/(2^b - 1) over in if ``from_rounding``
 
     The sums run over the axes ``shared``.
     """
     inside = (x >= low) & (x <= high)
-    passed = ops.where(inside, g, 0.0)
+    passed = grad_x = ops.where(inside, g, 0.0)
+    error = None
+    if ewgs or (of_range and from_rounding):
+        v = x * (num_steps / (high - low))
+        error = ops.where(inside, ops.round(v) - v, 0.0)
+    if ewgs:
+        grad_x = scaled_by_error(ops, passed, error, ewgs)
     if not of_range:
-        return passed, None, None
+        return grad_x, None, None
     below = ops.sum(ops.where(x < low, g, 0.0), shared)
     above = ops.sum(ops.where(x > high, g, 0.0), shared)
     if not from_rounding:
-        return passed, below, above
-    v = x * (num_steps / (high - low))
-    moved = ops.sum(passed * ops.where(inside, ops.round(v) - v, 0.0), shared) / num_steps
-    return passed, below - moved, above + moved
+        return grad_x, below, above
+    moved = ops.sum(passed * error, shared) / num_steps
+    return grad_x, below - moved, above + moved
+
+
+def scaled_by_error(ops: ArrayOps, g: Any, error: Any, ewgs: float) -> Any:
+    """EWGS: g·(1 - δ·sign(g)·e), with e = round(v) - v and δ = ``ewgs``.
+
+    Examples:
+        >>> g, error = np.float32([1, 1, -1]), np.float32([0.5, -0.5, 0.5])
+        >>> scaled_by_error(NUMPY_OPS, g, error, 0.5).tolist()
+        [0.75, 1.25, -1.25]
+    """
+    return g * (1 - ewgs * ops.where(g < 0, -error, error))

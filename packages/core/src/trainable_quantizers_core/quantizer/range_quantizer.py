@@ -49,6 +49,9 @@ class RangeQuantizer(BaseTrainableQuantizer):
         self.specification = RangeSpecification.from_config(type(self).__name__, quantization_config)
         self.channel_axis: int | None = None
         self._rank: int | None = None
+        if self.gradient.soft_rounding and self.specification.ewgs:
+            advice = "weights that are not rounded in training have no rounding error"
+            raise invalid(type(self).__name__, "ewgs", "0 with soft rounding", self.specification.ewgs, advice)
 
     def __repr__(self) -> str:
         spec = self.specification
@@ -57,6 +60,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         state = ("" if self.enabled else ", disabled") + (", frozen" if self.freeze_quant_params else "")
         state += "" if self.schedule is None else f", {self.schedule}"
         state += "" if self.rounding is None else f", ties {self.rounding.value}"
+        state += (", log2 threshold" if spec.log2 else "") + (f", ewgs {spec.ewgs:g}" if spec.ewgs else "")
         return f"{type(self).__name__}({spec.method.name}, {spec.grid.num_bits} bits{sign}{channels}{state})"
 
     @property
@@ -74,6 +78,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
             "num_bits": spec.grid.num_bits,
             "signed": spec.grid.signed,
             "channel_axis": self.channel_axis,
+            "threshold_domain": spec.threshold_domain.value,
         }
 
     def adopt_sign(self, signed: bool) -> None:
@@ -112,11 +117,11 @@ class RangeQuantizer(BaseTrainableQuantizer):
             advice = "build one for each layer (from_config(get_config()) makes a fresh one)"
             raise invalid(type(self).__name__, "quantizer", "of one layer", list(self.quantizer_parameters), advice)
         shape = None if tensor_shape is None else tuple(tensor_shape)
-        axis = self.specification.channel_axis
-        values = self.specification.initial_values(shape)
+        spec = self.specification
+        values = {each: spec.variable(each, value) for each, value in spec.initial_values(shape).items()}
         if shape is not None:
             self._rank = len(shape)
-            self.channel_axis = None if axis is None else axis % len(shape)
+            self.channel_axis = None if spec.channel_axis is None else spec.channel_axis % len(shape)
         kept = {f"{variable}_{HELD}": value for variable, value in values.items()} if self._holds else {}
         counted = {} if self.schedule is None else {STEP: np.zeros((), np.int64)}
         for variable, value in {**values, **kept, **counted}.items():
@@ -152,19 +157,20 @@ class RangeQuantizer(BaseTrainableQuantizer):
         return self._create_inferable(f"{name}InferableQuantizer", values, target)
 
     def read_variable(self, name: str) -> np.ndarray:
-        """The value of a variable that the next call uses, as float32.
+        """The value of a variable that the next call uses, as float32: of a threshold t itself, in the log2 domain too.
 
         Raises:
             QuantizerError: there is none of that name (yet).
         """
-        return np.asarray(self._read_variable(self._current(name)), np.float32)
+        return self.specification.parameter(name, np.asarray(self._read_variable(self._current(name)), np.float32))
 
     def write_variable(self, name: str, value: np.ndarray) -> None:
-        """Give a variable a value of its shape.
+        """Give a variable a value of its shape: a threshold t itself, in the log2 domain too.
 
         Raises:
             QuantizerError: there is none of that name (yet).
         """
+        value = self.specification.variable(name, value)
         for written in (name, f"{name}_{HELD}"):
             if written == name or written in self.quantizer_parameters:
                 self._write_variable(self.get_quantizer_variable(written), value)

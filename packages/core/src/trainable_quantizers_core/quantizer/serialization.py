@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.enums import RoundingRule, TrainingMethod, VariableGroup
+from trainable_quantizers_core.enums import RoundingRule, ThresholdDomain, TrainingMethod, VariableGroup
 from trainable_quantizers_core.errors import invalid, nearest
 
-_KNOWN = (QuantizationMethod, QuantizationTarget, RoundingRule, TrainingMethod, VariableGroup)
+_KNOWN = (QuantizationMethod, QuantizationTarget, RoundingRule, ThresholdDomain, TrainingMethod, VariableGroup)
 _DTYPES = [np.dtype(code).name for code in "?bBhHiIqQefd"]
 _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in _KNOWN}
 _CLASSES: dict[str, tuple[Any, Callable[[Any], Any]]] = {}

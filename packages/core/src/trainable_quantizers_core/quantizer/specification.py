@@ -21,13 +21,14 @@ from trainable_quantizers_core.constants import (
     TABLE,
     THRESHOLD,
 )
-from trainable_quantizers_core.enums import RoundingRule
+from trainable_quantizers_core.enums import RoundingRule, ThresholdDomain
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
 )
+from trainable_quantizers_core.quantizer.domain import logarithm, threshold
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS, NUMPY_OPS, Grid
 from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS, effective_table, table_grid
 
@@ -72,6 +73,8 @@ class RangeSpecification:
         channel_axis: Axis of the channels that have parameters of their own; None is per tensor.
         initial: Raw initial values by variable name, scalars or one per channel.
         rounding: How ties are rounded; None for the rule of the framework.
+        threshold_domain: Whether the variable holds the threshold or its log2.
+        ewgs: δ, by which the rounding error scales dL/dx.
     """
 
     owner: str
@@ -81,6 +84,8 @@ class RangeSpecification:
     channel_axis: int | None
     initial: Mapping[str, np.ndarray]
     rounding: RoundingRule | None = None
+    threshold_domain: ThresholdDomain = ThresholdDomain.LINEAR
+    ewgs: float = 0.0
 
     @classmethod
     def from_config(cls, owner: str, config: RangeConfig) -> RangeSpecification:
@@ -96,6 +101,9 @@ class RangeSpecification:
             if tabled:
                 advice = f"a table holds some of the levels of {MAX_TABLE_BITS + 1} bits; for more use SYMMETRIC"
             raise invalid(owner, f"{config.target}_n_bits", f"in {MIN_BITS}..{most}", bits, advice)
+        if tabled and config.ewgs:
+            advice = "entries of a table have no common step to count the rounding error in"
+            raise invalid(owner, "ewgs", "0 with a look-up table", config.ewgs, advice)
         uniform = config.quantization_method is QuantizationMethod.UNIFORM
         params, signed = _parameters(owner, config, uniform)
         grid = Grid(bits, signed)
@@ -113,12 +121,30 @@ class RangeSpecification:
         else:
             params = {name: value if name == TABLE else _scalar(owner, name, value) for name, value in params.items()}
         rounding = getattr(config, "activation_rounding", None)
-        return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params, rounding)
+        learning = (config.threshold_domain, config.ewgs)
+        return cls(owner, config.quantization_method, grid, config.min_threshold, axis, params, rounding, *learning)
 
     @property
     def power_of_two(self) -> bool:
         """Whether thresholds are powers of two."""
         return self.method in POWERS
+
+    @property
+    def log2(self) -> bool:
+        """Whether the variable of the threshold holds its log2."""
+        return self.threshold_domain is ThresholdDomain.LOG2
+
+    def variable(self, name: str, value: np.ndarray) -> np.ndarray:
+        """What the variable of a parameter holds: the parameter, or v of a threshold in the log2 domain."""
+        return logarithm(value, self.power_of_two) if self.log2 and name == THRESHOLD else value
+
+    def parameter(self, name: str, variable: np.ndarray) -> np.ndarray:
+        """The parameter that a variable stands for, as it is read, saved and deployed: the inverse of ``variable``."""
+        return threshold(variable, self.power_of_two) if self.log2 and name == THRESHOLD else variable
+
+    def parameter_gradient(self, name: str, parameter: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """dL/dparameter from that of its variable: dL/dt = dL/dv/(t·ln 2) in the log2 domain."""
+        return gradient / (parameter * np.log(2)) if self.log2 and name == THRESHOLD else gradient
 
     @property
     def levels(self) -> Grid:

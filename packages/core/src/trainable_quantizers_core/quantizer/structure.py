@@ -11,7 +11,7 @@ SIGN = "signed"
 
 
 def structure_of(quantizers: Mapping[Any, Any]) -> str:
-    """JSON of method, bits, sign and channel axis of the shipped quantizers among these, by key.
+    """JSON of method, bits, sign, channel axis and domain of the shipped quantizers among these, by key.
 
     Examples:
         >>> structure_of({"kernel": object()})

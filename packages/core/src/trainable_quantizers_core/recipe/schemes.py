@@ -11,13 +11,21 @@ from typing import Any, ClassVar, TypeVar
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
 from trainable_quantizers_core.constants import MIN_THRESHOLD
-from trainable_quantizers_core.enums import BiasGrid, CalibrationMethod, Granularity, RoundingRule, TrainingMethod
+from trainable_quantizers_core.enums import (
+    BiasGrid,
+    CalibrationMethod,
+    Granularity,
+    RoundingRule,
+    ThresholdDomain,
+    TrainingMethod,
+)
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS, MIN_ACCUMULATOR_BITS
 from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
+    keeps_sign,
 )
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -41,6 +49,7 @@ _CHOICES: dict[str, dict[str, Enum]] = {
     "calibration": {member.value: member for member in CalibrationMethod},
     "bias": {member.value: member for member in BiasGrid},
     "rounding": {member.value: member for member in RoundingRule},
+    "threshold_domain": {member.value: member for member in ThresholdDomain},
 }
 
 _WIDTHS = {
@@ -64,6 +73,8 @@ class _Scheme:
     percentile: float = 99.99
     freeze: bool = False
     schedule: QuantizationSchedule | None = None
+    threshold_domain: ThresholdDomain = ThresholdDomain.LINEAR
+    ewgs: float = 0.0
     target: ClassVar[QuantizationTarget]
 
     def __post_init__(self) -> None:
@@ -73,6 +84,16 @@ class _Scheme:
             advice = "give it fewer bits, or choose a method of evenly spaced levels"
             rule = f"in {MIN_BITS}..{MAX_TABLE_BITS} for a look-up table"
             raise invalid(type(self).__name__, "num_bits", rule, self.num_bits, advice)
+        if self.threshold_domain is ThresholdDomain.LOG2 and self.method is QuantizationMethod.UNIFORM:
+            advice = "leave it out, or choose another method: a uniform range has two ends and no threshold"
+            raise invalid(type(self).__name__, "threshold_domain", "linear with method uniform", "log2", advice)
+        if self.ewgs and (self.method in TABLED or self.training_method is TrainingMethod.ADAROUND):
+            advice = "leave it out: they have no rounding error that is counted in steps"
+            raise invalid(type(self).__name__, "ewgs", "0 with look-up tables and AdaRound", self.ewgs, advice)
+
+    @property
+    def _gradient_rules(self) -> dict[str, Any]:
+        return {"threshold_domain": self.threshold_domain, "ewgs": self.ewgs}
 
     def quantizer(self, config: Any, base: Any) -> Any:
         """The quantizer of a framework, of which ``base`` is the base class.
@@ -104,6 +125,8 @@ class WeightsScheme(_Scheme):
         percentile: Share of the values, in percent, that ``calibration="percentile"`` keeps in range.
         freeze: Whether the parameters stay as calibrated.
         schedule: When training quantizes and the parameters learn; None does both from the first step.
+        threshold_domain: ``LOG2`` trains log2 of thresholds, which an optimizer then moves by factors; not ``UNIFORM``.
+        ewgs: δ, by which the rounding error in steps scales the gradient to the values; 0 does not scale it.
         granularity: One set of parameters per tensor or per channel.
         bias: ``ACCUMULATOR`` rounds it to the grid of the layer's sums wherever weights and input lie on power-of-two
             grids, as an integer accelerator has it: see ``AccumulatorGrid``. ``FLOAT`` leaves it.
@@ -152,7 +175,7 @@ class WeightsScheme(_Scheme):
         per_channel = self.granularity is Granularity.PER_CHANNEL
         axis: Any = channel_axis  # None is the axis of a tensor as a whole
         return TrainableQuantizerWeightsConfig(
-            self.method, self.num_bits, dict(params), True, axis, per_channel, MIN_THRESHOLD
+            self.method, self.num_bits, dict(params), True, axis, per_channel, MIN_THRESHOLD, **self._gradient_rules
         )
 
 
@@ -180,7 +203,13 @@ class ActivationsScheme(_Scheme):
             4
         """
         return TrainableQuantizerActivationConfig(
-            self.method, self.num_bits, dict(params), True, MIN_THRESHOLD, activation_rounding=self.rounding
+            self.method,
+            self.num_bits,
+            dict(params),
+            True,
+            MIN_THRESHOLD,
+            activation_rounding=self.rounding,
+            **self._gradient_rules,
         )
 
 
@@ -262,6 +291,10 @@ def _read(owner: str, key: str, value: Any, where: str) -> Any:
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not 50 < value <= 100:
             raise invalid(owner, key, "above 50 and at most 100", value, "it is a share in percent: 99.9, say", where)
+        return float(value)
+    if key == "ewgs":
+        if not keeps_sign(value):
+            raise invalid(owner, key, "a number of at least 0 and below 2", value, "0 scales no gradient", where)
         return float(value)
     if not isinstance(value, bool):
         raise invalid(owner, key, "true or false", value, "write it without quotes", where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -56,7 +56,8 @@ class Reconstruction:
             raise invalid(_OWNER, "quantizers of weights", "of evenly spaced levels", type(quantizer).__name__, advice)
         found = get_trainable_quantizer_class(QuantizationTarget.Weights, TrainingMethod.ADAROUND, method, base)
         schedule = QuantizationSchedule(start=self.steps // 5, ramp=self.steps - self.steps // 5)
-        return found(quantizer.quantization_config, freeze_quant_params=True, schedule=schedule)
+        config: Any = replace(quantizer.quantization_config, ewgs=0.0)
+        return found(config, freeze_quant_params=True, schedule=schedule)
 
 
 def check_biases(rows: Iterable[Any]) -> None:

@@ -23,6 +23,7 @@ TF_OPS = ArrayOps(
     sum=tf.reduce_sum,
     bits=lambda tensor: tf.bitcast(tensor, tf.int32),
     from_bits=lambda tensor: tf.bitcast(tensor, tf.float32),
+    exp2=lambda tensor: tf.cast(tf.pow(tf.constant(2, tf.float64), tf.cast(tensor, tf.float64)), tf.float32),
     order=lambda tensor: tf.argsort(tensor, stable=True),
     take=tf.gather,
     neighbours=_neighbours,
@@ -32,13 +33,14 @@ TF_OPS = ArrayOps(
 
 
 def symmetric_range(
-    threshold: tf.Tensor, grid: Grid, min_threshold: float, power_of_two: bool
+    threshold: tf.Tensor, grid: Grid, min_threshold: float, power_of_two: bool, log2: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """(lowest, highest) steps of t_eff = max(t, min_threshold), as a power of two on request.
 
-    dt_eff/dt = t_eff/t, and nothing pushes t below the minimum.
+    dt_eff/dt = t_eff/t, and nothing pushes t below the minimum. With ``log2``, ``threshold`` is v = log2 t, and
+    dt_eff/dv = t_eff·ln 2.
     """
-    rule = (grid, min_threshold, power_of_two)
+    rule = (grid, min_threshold, power_of_two, log2)
 
     @tf.custom_gradient
     def operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
-from trainable_quantizers_core.quantizer.grid import Grid, range_step
+from trainable_quantizers_core.quantizer.grid import Grid, range_step, scaled_by_error
 
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 
@@ -18,13 +18,14 @@ def fake_quantize(
     channel_axis: int | None = None,
     from_rounding: bool = False,
     gradient_scale: float | tf.Tensor = 1.0,
+    ewgs: float = 0.0,
 ) -> tf.Tensor:
     """Y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
 
     The forward is the kernel that the inferable quantizers run, so it equals theirs in every bit: halves
     round up. The backward is contract section 4, with in = (min <= x <= max) and e = (y - x)/Δ:
 
-    - dL/dx = g·in
+    - dL/dx = g·in·(1 - δ·sign(g)·e), where δ is ``ewgs``
     - dL/dmin = r·Σ (g where x < min; -g·e/(2^b - 1) where in, if ``from_rounding``)
     - dL/dmax = r·Σ (g where x > max; +g·e/(2^b - 1) where in, if ``from_rounding``)
 
@@ -40,6 +41,7 @@ def fake_quantize(
         channel_axis: Non-negative axis of x that counts channels; None is per tensor.
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
+        ewgs: δ, by which rounding errors scale dL/dx (Lee et al. 2021, arXiv 2104.00903).
 
     Examples:
         >>> x = tf.constant([-3.0, 0.3, 0.8])
@@ -60,13 +62,18 @@ def fake_quantize(
             passed, grad_min, grad_max = kernel_gradient(
                 gradients=g, inputs=x, min=low, max=high, num_bits=grid.num_bits, narrow_range=False
             )
-            if from_rounding:
+            grad_x = passed
+            if from_rounding or ewgs:
                 # The output once more: cheaper than to keep it, or to round x by hand.
-                products = tf.math.multiply_no_nan(forward() - x, passed)  # an infinite x does not count
-                error = tf.reduce_sum(products, None if channel_axis is None else 0)
-                moved = error / range_step(TF_OPS, low, high, grid) / grid.num_steps
+                error, step = forward() - x, range_step(TF_OPS, low, high, grid)
+            if from_rounding:
+                products = tf.math.multiply_no_nan(error, passed)  # an infinite x does not count
+                moved = tf.reduce_sum(products, None if channel_axis is None else 0) / step / grid.num_steps
                 grad_min, grad_max = grad_min - moved, grad_max + moved
-            return passed, grad_min * gradient_scale, grad_max * gradient_scale
+            if ewgs:
+                error = tf.where(passed == 0, 0.0, error / step)  # likewise
+                grad_x = scaled_by_error(TF_OPS, passed, error, ewgs)
+            return grad_x, grad_min * gradient_scale, grad_max * gradient_scale
 
         return forward(), gradient
 

@@ -12,14 +12,18 @@ from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 
 
-def effective_threshold(threshold: tf.Tensor, min_threshold: float, power_of_two: bool) -> tf.Tensor:
+def effective_threshold(
+    threshold: tf.Tensor, min_threshold: float, power_of_two: bool, log2: bool = False
+) -> tf.Tensor:
     """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, and no push below the minimum.
+
+    With ``log2``, ``threshold`` is v = log2 t, and dt_eff/dv = t_eff·ln 2.
 
     Examples:
         >>> effective_threshold(tf.constant([0.7, -1.0]), 0.25, power_of_two=True).numpy().tolist()
         [1.0, 0.25]
     """
-    rule = (min_threshold, power_of_two)
+    rule = (min_threshold, power_of_two, log2)
 
     @tf.custom_gradient
     def operation(threshold: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

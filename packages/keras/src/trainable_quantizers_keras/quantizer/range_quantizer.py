@@ -75,7 +75,8 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         low, high = self.effective_range()
         scale = self._lsq_factor(inputs) if self.gradient.scaled else 1.0
         grid, from_rounding = self.specification.grid, self.gradient.from_rounding
-        return fake_quantize(inputs, low, high, grid, self.channel_axis, from_rounding, scale)
+        ewgs = self.specification.ewgs
+        return fake_quantize(inputs, low, high, grid, self.channel_axis, from_rounding, scale, ewgs)
 
     def rounding_of(self, weight: tf.Tensor) -> tf.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
@@ -110,7 +111,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             low, high = variables
             return uniform_range(low, high, spec.grid, spec.min_threshold)
         (threshold,) = variables
-        return symmetric_range(threshold, spec.grid, spec.min_threshold, spec.power_of_two)
+        return symmetric_range(threshold, spec.grid, spec.min_threshold, spec.power_of_two, spec.log2)
 
     def _learned(self, name: str) -> tf.Tensor:
         variable = full_precision(self._current(name))

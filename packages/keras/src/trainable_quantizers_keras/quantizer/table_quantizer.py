@@ -26,7 +26,7 @@ class KerasTableQuantizer(KerasRangeQuantizer):
 
     def _threshold(self) -> tf.Tensor:
         spec = self.specification
-        return effective_threshold(self._learned(THRESHOLD), spec.min_threshold, spec.power_of_two)
+        return effective_threshold(self._learned(THRESHOLD), spec.min_threshold, spec.power_of_two, spec.log2)
 
     def effective_range(self) -> tuple[tf.Tensor, tf.Tensor]:
         """The lowest and the highest value that an entry of the table can stand for."""

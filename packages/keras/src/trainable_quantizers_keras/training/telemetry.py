@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
-from trainable_quantizers_core.training.telemetry import gradient_ratio, means, repeatable, scalars
+from trainable_quantizers_core.training.telemetry import means, repeatable, scalars
 
 from trainable_quantizers_keras.calibration.batches import batches_of
 from trainable_quantizers_keras.graph.watch import watching
@@ -145,7 +145,7 @@ def _gradient_ratios(
     if not isinstance(value, tf.Tensor) or value.shape.rank:
         advice = "write loss=lambda model, batch: tf.reduce_mean(losses.mse(batch[1], model(batch[0])))"
         raise invalid("telemetry", "loss", "a function that gives a scalar", value, advice)
-    wanted = {}
+    wanted = []
     for each in placed:
         names = each.quantizer.specification.initial
         parameters = [stored(each.quantizer.get_quantizer_variable(name)) for name in names]
@@ -156,16 +156,16 @@ def _gradient_ratios(
         else:
             quantized = inputs.get(id(each.holder), [])
         if quantized and not each.quantizer.freeze_quant_params:
-            wanted[f"{each.layer}.{each.attribute}/gradient_ratio"] = parameters, quantized
-    gradients = tape.gradient(value, wanted, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            wanted.append((each, (parameters, quantized)))
+    tensors = [parts for _, parts in wanted]
+    gradients = tape.gradient(value, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return {
-        name: gradient_ratio(
-            [_array(variable) for variable in parameters],
-            [_array(gradient) for gradient in gradients[name][0]],
+        f"{each.layer}.{each.attribute}/gradient_ratio": each.gradient_ratio(
+            [_array(gradient) for gradient in of_parameters],
             np.concatenate([_array(tensor).ravel() for tensor in quantized]),
-            np.concatenate([_array(gradient).ravel() for gradient in gradients[name][1]]),
+            np.concatenate([_array(gradient).ravel() for gradient in of_quantized]),
         )
-        for name, (parameters, quantized) in wanted.items()
+        for (each, (_, quantized)), (of_parameters, of_quantized) in zip(wanted, gradients, strict=True)
     }
 
 

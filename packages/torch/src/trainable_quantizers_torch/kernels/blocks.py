@@ -48,6 +48,7 @@ def gradients(
     channel_axis: int | None,
     of_range: bool,
     from_rounding: bool,
+    ewgs: float,
 ) -> tuple[Any, ...] | None:
     """What ``range_gradients`` of core computes; None if sums are not finite."""
     grad_x = torch.empty_like(x)
@@ -67,11 +68,15 @@ def gradients(
             clipped = torch.minimum(torch.maximum(xs, lo, out=one), hi, out=one)
         inside = torch.eq(xs, clipped, out=other)
         passed = torch.mul(gs, inside, out=target if target.dtype == torch.float32 else torch.empty_like(gs))
+        if ewgs or (of_range and from_rounding):
+            v = clipped.mul_(inverse)
+            error = torch.round(v, out=other).sub_(v)
+        if of_range and from_rounding:
+            moved.append(layout.dot(error, passed, one))
+        if ewgs:
+            passed.mul_(torch.sign(passed, out=one).mul_(error.nan_to_num_()).mul_(-ewgs).add_(1))
         if passed is not target:
             target.copy_(passed)
-        if of_range and from_rounding:
-            v = clipped.mul_(inverse)
-            moved.append(layout.dot(torch.round(v, out=other).sub_(v), passed, one))
     if not of_range:
         return grad_x, None, None
     grad_low, grad_high = (layout.total(parts).view(low.shape) for parts in (below, above))

@@ -27,6 +27,7 @@ TORCH_OPS = ArrayOps(
     sum=lambda tensor, axes: tensor.sum(axes) if axes else tensor,
     bits=lambda tensor: tensor.view(torch.int32),
     from_bits=lambda tensor: tensor.view(torch.float32),
+    exp2=lambda tensor: torch.exp2(tensor.double()).float(),
     order=lambda tensor: torch.argsort(tensor, stable=True),
     take=lambda tensor, positions: tensor[positions],
     neighbours=_neighbours,
@@ -36,13 +37,14 @@ TORCH_OPS = ArrayOps(
 
 
 def symmetric_range(
-    threshold: torch.Tensor, grid: Grid, min_threshold: float, power_of_two: bool
+    threshold: torch.Tensor, grid: Grid, min_threshold: float, power_of_two: bool, log2: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(lowest, highest) steps of t_eff = max(t, min_threshold), as a power of two on request.
 
-    dt_eff/dt = t_eff/t, and nothing pushes t below the minimum.
+    dt_eff/dt = t_eff/t, and nothing pushes t below the minimum. With ``log2``, ``threshold`` is v = log2 t, and
+    dt_eff/dv = t_eff·ln 2.
     """
-    return _symmetric_range(threshold.float(), grid.num_bits, grid.signed, min_threshold, power_of_two)
+    return _symmetric_range(threshold.float(), grid.num_bits, grid.signed, min_threshold, power_of_two, log2)
 
 
 def uniform_range(
@@ -80,11 +82,11 @@ def _keep_threshold(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _symmetric_backward(ctx: Any, grad_min: torch.Tensor, grad_max: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     (threshold,) = ctx.saved_tensors
-    return follow(rules.threshold_gradient, (threshold, grad_min, grad_max), *ctx.rule), None, None, None, None
+    return follow(rules.threshold_gradient, (threshold, grad_min, grad_max), *ctx.rule), *(None,) * 5
 
 
 _symmetric_range = operator(
-    "symmetric_range(Tensor threshold, int num_bits, bool signed, float min_threshold, bool power_of_two)"
+    "symmetric_range(Tensor threshold, int num_bits, bool signed, float min_threshold, bool power_of_two, bool log2)"
     " -> (Tensor, Tensor)",
     _symmetric_forward,
     _keep_threshold,

@@ -33,6 +33,7 @@ def fake_quantize(
     channel_axis: int | None = None,
     from_rounding: bool = False,
     gradient_scale: float = 1.0,
+    ewgs: float = 0.0,
 ) -> torch.Tensor:
     """Y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
 
@@ -40,7 +41,7 @@ def fake_quantize(
     round to even, and x is multiplied by 1/Δ. The backward is contract section 4, with
     in = (min <= x <= max) and e = (y - x)/Δ:
 
-    - dL/dx = g·in
+    - dL/dx = g·in·(1 - δ·sign(g)·e), where δ is ``ewgs``
     - dL/dmin = r·Σ (g where x < min; -g·e/(2^b - 1) where in, if ``from_rounding``)
     - dL/dmax = r·Σ (g where x > max; +g·e/(2^b - 1) where in, if ``from_rounding``)
 
@@ -56,13 +57,14 @@ def fake_quantize(
         channel_axis: Non-negative axis of x that counts channels; None is per tensor.
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
+        ewgs: δ, by which rounding errors scale dL/dx (Lee et al. 2021, arXiv 2104.00903).
 
     Examples:
         >>> x = torch.tensor([-3.0, 0.3, 0.8])
         >>> fake_quantize(x, torch.tensor(-2.0), torch.tensor(1.0), Grid(2, signed=True)).tolist()
         [-2.0, 0.0, 1.0]
     """
-    how = (channel_axis, from_rounding, gradient_scale)
+    how = (channel_axis, from_rounding, gradient_scale, ewgs)
     return _fake_quantize(x, min_range, max_range, grid.num_bits, grid.signed, *how)
 
 
@@ -73,8 +75,7 @@ def _forward(
     num_bits: int,
     signed: bool,
     channel_axis: int | None,
-    from_rounding: bool,
-    gradient_scale: float,
+    *how_to_learn: Any,
 ) -> torch.Tensor:
     """Plain operations for compilers and ``vmap``, blocks on a CPU, else the deployed kernel itself."""
     grid = Grid(num_bits, signed)
@@ -115,9 +116,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, min_range, max_range = ctx.saved_tensors
-    channel_axis, from_rounding, gradient_scale = ctx.how
+    channel_axis, from_rounding, gradient_scale, ewgs = ctx.how
     low, high = follow(grid_ends, (min_range, max_range), ctx.grid)
-    how = (ctx.grid.num_steps, channel_axis, ctx.needs_input_grad[1] or ctx.needs_input_grad[2], from_rounding)
+    of_range = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    how = (ctx.grid.num_steps, channel_axis, of_range, from_rounding, ewgs)
     gradients = None
     if on_cpu(x):
         large = jit.gradients if limits.numba else blocks.gradients
@@ -127,11 +129,11 @@ def _backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = _gradients(TORCH_OPS, g.float(), x.float(), low, high, *how)
     grad_x, *ends = gradients
     grad_min, grad_max = (None if end is None else end * gradient_scale for end in ends)
-    return grad_x.to(x.dtype), grad_min, grad_max, None, None, None, None, None
+    return grad_x.to(x.dtype), grad_min, grad_max, *(None,) * 6
 
 
 def _gradients(
-    ops: ArrayOps, g: Any, x: Any, low: Any, high: Any, num_steps: int, channel_axis: int | None, *which: bool
+    ops: ArrayOps, g: Any, x: Any, low: Any, high: Any, num_steps: int, channel_axis: int | None, *which: Any
 ) -> tuple[Any, Any, Any]:
     """Whole tensors at once: for compilers, GPUs and odd numbers."""
     shared = [axis for axis in range(x.ndim) if axis != channel_axis]
@@ -157,7 +159,7 @@ def _broadcast(parameter: Any, x: Any, channel_axis: int | None) -> Any:
 
 _fake_quantize = operator(
     "fake_quantize(Tensor x, Tensor min_range, Tensor max_range, int num_bits, bool signed, int? channel_axis, "
-    "bool from_rounding, float gradient_scale) -> Tensor",
+    "bool from_rounding, float gradient_scale, float ewgs) -> Tensor",
     _forward,
     _keep,
     _backward,

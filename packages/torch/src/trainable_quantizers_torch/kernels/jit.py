@@ -46,17 +46,19 @@ def gradients(
     channel_axis: int | None,
     of_range: bool,
     from_rounding: bool,
+    ewgs: float,
 ) -> tuple[Any, ...] | None:
     """What ``range_gradients`` of core computes; short rows of channels are left to ``blocks``."""
     grad_x = torch.empty_like(x)
     layout = Layout(grad_x, channel_axis)
     if layout.inner < limits.row:
-        return blocks.gradients(g, x, low, high, num_steps, channel_axis, of_range, from_rounding)
+        return blocks.gradients(g, x, low, high, num_steps, channel_axis, of_range, from_rounding, ewgs)
     target = grad_x if grad_x.dtype == torch.float32 else torch.empty_like(grad_x, dtype=torch.float32)
     arrays = [*(as_array(layout.flat(tensor).float()) for tensor in (g, x)), layout.flat(target).numpy()]
     ends = [as_array(p.reshape(-1).float()) for p in (low, high)]
     inverse = np.float32(num_steps) / (ends[1] - ends[0])
-    parts = _in_ranges(_kernels()[1], x.numel(), *arrays, *ends, inverse, layout.inner)
+    scale = np.float32(ewgs) if ewgs else None  # numba compiles a kernel for each type, that of None without the rule
+    parts = _in_ranges(_kernels()[1], x.numel(), *arrays, *ends, inverse, scale, layout.inner)
     if target is not grad_x:
         grad_x.copy_(target)
     if not of_range:
@@ -92,7 +94,7 @@ def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(forward, backward), compiled at the first call of a process or loaded from numba's cache."""
     from numba import njit
 
-    zero = np.float32(0)
+    zero, one = np.float32(0), np.float32(1)
     overflow = np.float32(2.0**63)
 
     def quantize_part(x, y, inverse, zero_point, step, lowest, highest, wraps):  # type: ignore[no-untyped-def]
@@ -101,13 +103,15 @@ def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
             bounded = highest if level > highest else (level if level >= lowest else lowest)  # lowest for NaN
             y[i] = ((lowest if wraps and level >= overflow else bounded) - zero_point) * step
 
-    def differentiate_part(g, x, grad_x, low, high, inverse):  # type: ignore[no-untyped-def]
+    def differentiate_part(g, x, grad_x, low, high, inverse, ewgs):  # type: ignore[no-untyped-def]
         below = above = moved = zero
         for i in range(x.size):
             inside = (x[i] >= low) & (x[i] <= high)
-            grad_x[i] = g[i] if inside else zero
             v = x[i] * inverse
-            moved += g[i] * (np.rint(v) - v) if inside else zero
+            error = np.rint(v) - v if inside else zero
+            passed = g[i] if inside else zero
+            grad_x[i] = passed if ewgs is None else passed * (one - np.copysign(ewgs, passed) * error)
+            moved += passed * error
             below += g[i] if x[i] < low else zero
             above += g[i] if x[i] > high else zero
         return below, above, moved
@@ -126,14 +130,14 @@ def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
             start = end
 
     @exact
-    def backward(g, x, grad_x, low, high, inverse, inner, start, stop):  # type: ignore[no-untyped-def]
+    def backward(g, x, grad_x, low, high, inverse, ewgs, inner, start, stop):  # type: ignore[no-untyped-def]
         sums = np.zeros((3, low.size))
         while start < stop:
             row = start // inner
             end = min((row + 1) * inner, stop)
             c = row % low.size
             below, above, moved = part_backward(
-                g[start:end], x[start:end], grad_x[start:end], low[c], high[c], inverse[c]
+                g[start:end], x[start:end], grad_x[start:end], low[c], high[c], inverse[c], ewgs
             )
             sums[0, c] += below
             sums[1, c] += above

@@ -13,14 +13,18 @@ from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow
 from trainable_quantizers_torch.kernels.operator import operator
 
 
-def effective_threshold(threshold: torch.Tensor, min_threshold: float, power_of_two: bool) -> torch.Tensor:
+def effective_threshold(
+    threshold: torch.Tensor, min_threshold: float, power_of_two: bool, log2: bool = False
+) -> torch.Tensor:
     """t_eff = max(t, min_threshold), as a power of two on request; dt_eff/dt = t_eff/t, and no push below the minimum.
+
+    With ``log2``, ``threshold`` is v = log2 t, and dt_eff/dv = t_eff·ln 2.
 
     Examples:
         >>> effective_threshold(torch.tensor([0.7, -1.0]), 0.25, power_of_two=True).tolist()
         [1.0, 0.25]
     """
-    return _effective_threshold(threshold.float(), min_threshold, power_of_two)
+    return _effective_threshold(threshold.float(), min_threshold, power_of_two, log2)
 
 
 def effective_table(table: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -67,11 +71,11 @@ def _keep_first(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _threshold_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return follow(rules.through_threshold, (*ctx.saved_tensors, gradient), *ctx.how), None, None
+    return follow(rules.through_threshold, (*ctx.saved_tensors, gradient), *ctx.how), None, None, None
 
 
 _effective_threshold = operator(
-    "effective_threshold(Tensor threshold, float min_threshold, bool power_of_two) -> Tensor",
+    "effective_threshold(Tensor threshold, float min_threshold, bool power_of_two, bool log2) -> Tensor",
     lambda threshold, *how: follow(rules.effective_threshold, (threshold,), *how),
     _keep_first,
     _threshold_backward,

@@ -25,9 +25,17 @@ from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrain
 
 
 @torch.compiler.assume_constant_result
-def min_threshold(specification: RangeSpecification) -> float:
-    """A number for the compiler too, which makes variables of the numbers of a model if sizes are dynamic."""
-    return specification.min_threshold
+def threshold_rule(specification: RangeSpecification) -> tuple[float, bool, bool]:
+    """(min_threshold, power_of_two, log2).
+
+    Numbers for the compiler too, which makes variables of the numbers of a model if sizes are dynamic; as is ``ewgs``.
+    """
+    return specification.min_threshold, specification.power_of_two, specification.log2
+
+
+@torch.compiler.assume_constant_result
+def _ewgs(specification: RangeSpecification) -> float:
+    return specification.ewgs
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
@@ -68,7 +76,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         low, high = self.effective_range()
         spec, from_rounding = self.specification, self.gradient.from_rounding
         scale = spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0
-        return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale)
+        return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale, _ewgs(spec))
 
     def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
@@ -99,9 +107,9 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         variables = [self.shaped(whole(self._current(name))) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
-            return uniform_range(low, high, spec.grid, min_threshold(spec))
+            return uniform_range(low, high, spec.grid, threshold_rule(spec)[0])
         (threshold,) = variables
-        return symmetric_range(threshold, spec.grid, min_threshold(spec), spec.power_of_two)
+        return symmetric_range(threshold, spec.grid, *threshold_rule(spec))
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
         """A variable per tensor is stored with one axis, because FSDP shards no other."""

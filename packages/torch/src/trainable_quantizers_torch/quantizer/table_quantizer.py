@@ -11,7 +11,7 @@ from trainable_quantizers_core.quantizer.specification import elements_per_sampl
 
 from trainable_quantizers_torch.kernels.table import effective_table, effective_threshold, look_up
 from trainable_quantizers_torch.quantizer.base_quantizer import whole
-from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer, min_threshold
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer, threshold_rule
 
 
 class PytorchTableQuantizer(PytorchRangeQuantizer):
@@ -29,9 +29,8 @@ class PytorchTableQuantizer(PytorchRangeQuantizer):
         return look_up(inputs, self._threshold(), levels, grid, self.channel_axis, *scales)
 
     def _threshold(self) -> torch.Tensor:
-        spec = self.specification
         threshold = self.shaped(whole(self._current(THRESHOLD)))
-        return effective_threshold(threshold, min_threshold(spec), spec.power_of_two)
+        return effective_threshold(threshold, *threshold_rule(self.specification))
 
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The lowest and the highest value that an entry of the table can stand for."""

@@ -12,7 +12,7 @@ from mct_quantizers import PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
-from trainable_quantizers_core.training.telemetry import gradient_ratio, means, repeatable, scalars
+from trainable_quantizers_core.training.telemetry import means, repeatable, scalars
 
 from trainable_quantizers_torch.calibration.batches import batches_of, modes_kept, moved
 from trainable_quantizers_torch.inventory import quantizers_of
@@ -98,7 +98,7 @@ def _gradient_ratios(
 def _of_batch(
     placed: list[PlacedQuantizer], inputs: dict[int, list[torch.Tensor]], loss: torch.Tensor
 ) -> dict[str, float]:
-    wanted: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+    wanted: list[tuple[PlacedQuantizer, list[torch.Tensor], list[torch.Tensor]]] = []
     for each in placed:
         parameters = [each.quantizer.get_quantizer_variable(name) for name in each.quantizer.specification.initial]
         if isinstance(each.holder, PytorchQuantizationWrapper):
@@ -106,15 +106,16 @@ def _of_batch(
         else:
             quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
         if quantized and all(tensor.requires_grad for tensor in (*parameters, *quantized)):
-            wanted[f"{each.layer}.{each.attribute}/gradient_ratio"] = parameters, quantized
-    tensors = [tensor for parts in wanted.values() for part in parts for tensor in part]
+            wanted.append((each, parameters, quantized))
+    tensors = [tensor for _, *parts in wanted for part in parts for tensor in part]
     gradients = iter(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True) if tensors else ())
     ratios = {}
-    for name, (parameters, quantized) in wanted.items():
+    for each, parameters, quantized in wanted:
         of_parameters = [_array(next(gradients)) for _ in parameters]
         of_quantized = np.concatenate([_array(next(gradients)).ravel() for _ in quantized])
         values = np.concatenate([_array(tensor).ravel() for tensor in quantized])
-        ratios[name] = gradient_ratio([_array(tensor) for tensor in parameters], of_parameters, values, of_quantized)
+        ratio = each.gradient_ratio(of_parameters, values, of_quantized)
+        ratios[f"{each.layer}.{each.attribute}/gradient_ratio"] = ratio
     return ratios
 
 
