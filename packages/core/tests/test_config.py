@@ -12,6 +12,7 @@ from trainable_quantizers_core import (
     QuantizerError,
     Recipe,
     RoundingRule,
+    ThresholdDomain,
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
     TrainableQuantizerConfig,
@@ -206,6 +207,70 @@ def test_a_rule_for_ties_is_kept_by_json(rounding):
 def test_wrong_rules_for_ties_are_refused(rounding, method, message):
     with pytest.raises(QuantizerError, match=f"activation_rounding {message}"):
         rounding_config(rounding, method)
+
+
+def learning_config(target, method=QuantizationMethod.SYMMETRIC, **rules):
+    if target == "weights":
+        return TrainableQuantizerWeightsConfig(method, 8, {"threshold": 1.0}, True, 0, False, **rules)
+    return TrainableQuantizerActivationConfig(method, 8, {"threshold": 1.0}, True, **rules)
+
+
+@pytest.mark.parametrize("target", ["weights", "activations"])
+@pytest.mark.parametrize(
+    "rules", [{}, {"threshold_domain": "log2"}, {"ewgs": 1}, {"threshold_domain": "log2", "ewgs": 0.2}]
+)
+def test_rules_of_learning_are_kept_by_json_and_by_recipes(target, rules, tmp_path):
+    config = learning_config(target, **rules)
+    found = (config.threshold_domain, config.ewgs)
+    assert found == (ThresholdDomain(rules.get("threshold_domain", "linear")), rules.get("ewgs", 0.0))
+    assert type(config).from_json(config.to_json()) == config
+    recipe = Recipe(**{target: {"method": "symmetric", **rules}})
+    for name in ("npu.toml", "npu.json"):
+        recipe.to_file(tmp_path / name)
+        read = Recipe.from_file(tmp_path / name)
+        assert read == recipe
+        scheme = getattr(read, target)
+        made = scheme.config({"threshold": 1.0}, 0) if target == "weights" else scheme.config({"threshold": 1.0})
+        assert (made.threshold_domain, made.ewgs) == found
+
+
+WRONG_RULES = [
+    ({"threshold_domain": "log10"}, "threshold_domain must be one of linear, log2, got 'log10'"),
+    ({"threshold_domain": None}, "threshold_domain must be one of linear, log2, got None"),
+    ({"ewgs": 2.0}, "ewgs must be a number of at least 0 and below 2, got 2.0"),
+    ({"ewgs": -0.1}, "ewgs must be a number of at least 0 and below 2, got -0.1"),
+    ({"ewgs": float("nan")}, "ewgs must be a number of at least 0 and below 2, got nan"),
+    ({"ewgs": "0.2"}, "ewgs must be a number of at least 0 and below 2, got '0.2'"),
+    ({"ewgs": True}, "ewgs must be a number of at least 0 and below 2, got True"),
+]
+
+
+@pytest.mark.parametrize("target", ["weights", "activations"])
+@pytest.mark.parametrize(("rules", "message"), WRONG_RULES)
+def test_wrong_rules_of_learning_are_refused(target, rules, message):
+    with pytest.raises(QuantizerError, match=message):
+        learning_config(target, **rules)
+    with pytest.raises(QuantizerError, match=message):
+        Recipe(**{target: {"method": "symmetric", **rules}})
+
+
+NO_STEP = "ewgs must be 0 with look-up tables and AdaRound, got 0.2"
+MEANINGLESS = [
+    ({"method": "uniform", "threshold_domain": "log2"}, "threshold_domain must be linear with method uniform"),
+    ({"method": "lut_power_of_two", "num_bits": 4, "ewgs": 0.2}, NO_STEP),
+    ({"training_method": "AdaRound", "ewgs": 0.2}, NO_STEP),
+]
+
+
+@pytest.mark.parametrize(("scheme", "message"), MEANINGLESS)
+def test_rules_of_learning_are_refused_where_they_have_no_meaning(scheme, message):
+    with pytest.raises(QuantizerError, match=message):
+        Recipe(weights=scheme)
+
+
+def test_the_ends_of_a_uniform_range_have_no_logarithm():
+    with pytest.raises(QuantizerError, match="threshold_domain must be linear where ranges are uniform"):
+        learning_config("weights", QuantizationMethod.UNIFORM, threshold_domain="log2")
 
 
 def test_a_recipe_holds_the_rule_for_ties(tmp_path):

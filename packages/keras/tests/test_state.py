@@ -49,11 +49,21 @@ def test_every_weight_and_threshold_comes_back(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("data, weights", [(ONES, {}), (BOTH, {"num_bits": 5}), (BOTH, {"method": "symmetric"})])
+@pytest.mark.parametrize(
+    "data, weights",
+    [(ONES, {}), (BOTH, {"num_bits": 5}), (BOTH, {"method": "symmetric"}), (BOTH, {"threshold_domain": "log2"})],
+)
 def test_another_structure_is_refused(form, data, weights, tmp_path):
     path = saved(prepared(data, **weights), tmp_path, form)
     with pytest.raises((tq.QuantizerError, ValueError), match=r"quantizer of '(out|kernel)' must be as in the saved"):
         load(prepared(), path, form)
+
+
+def test_a_state_of_thresholds_is_refused_for_their_logarithms(tmp_path):
+    path = saved(prepared(), tmp_path, "weights file")
+    message = r"\(threshold_domain linear\), got threshold_domain log2"
+    with pytest.raises((tq.QuantizerError, ValueError), match=rf"of 'kernel' must be as in the saved state {message}"):
+        load(prepared(threshold_domain="log2"), path, "weights file")
 
 
 def test_a_prepared_model_becomes_a_saved_model_of_tensorflow(tmp_path):

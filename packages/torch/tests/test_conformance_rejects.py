@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -222,12 +223,33 @@ class LevelMoreThanFits(SymmetricWeights):
         return y + (torch.sign(y) * self.step().reshape(-1, 1)).detach()
 
 
+class RoundingErrorsLeftOut(SymmetricWeights):
+    def __init__(self, quantization_config: WEIGHTS, freeze_quant_params: bool = False):
+        super().__init__(quantization_config, freeze_quant_params)
+        self.specification = replace(self.specification, ewgs=0.0)
+
+
+class SlopeOfTheWrongBase(SymmetricWeights):
+    """dt/dv = t, as if v were the natural logarithm."""
+
+    def _current(self, name):
+        variable = super()._current(name)
+        return variable.detach() + (variable - variable.detach()) / math.log(2)
+
+
+class ReadsTheLogarithm(SymmetricWeights):
+    def read_variable(self, name):
+        return self._read_variable(self._current(name))
+
+
 POT_ACTIVATION = Case("LSQ", Target.Activation, Method.POWER_OF_TWO, 4)
 UNSIGNED = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4, signed=False)
 UNIFORM_ACTIVATION = Case("LSQ", Target.Activation, Method.UNIFORM, 4)
 SOFT_WEIGHT = Case("AdaRound", Target.Weights, Method.POWER_OF_TWO, 4, axis=1)
 POT_WEIGHT = Case("LSQ", Target.Weights, Method.POWER_OF_TWO, 4, axis=0)
 WEIGHT = Case("LSQ", Target.Weights, Method.SYMMETRIC, 4, axis=1)
+EWGS_WEIGHT = replace(WEIGHT, ewgs=0.3)
+LOG2_WEIGHT = replace(WEIGHT, log2=True)
 UNIFORM_WEIGHT = Case("LSQ", Target.Weights, Method.UNIFORM, 8, axis=0)
 
 
@@ -252,6 +274,10 @@ class HardFromTheStart(SoftWeights):
 
 
 BROKEN = [
+    (RoundingErrorsLeftOut, EWGS_WEIGHT, checks.check_gradient_to_input),
+    (SlopeOfTheWrongBase, LOG2_WEIGHT, checks.check_gradient_to_parameters),
+    (ReadsTheLogarithm, LOG2_WEIGHT, checks.check_log2_domain),
+    (ReadsTheLogarithm, LOG2_WEIGHT, checks.check_train_is_deploy),
     (RoundedBackAtConversion, SOFT_WEIGHT, checks.check_soft_rounding),
     (HardFromTheStart, SOFT_WEIGHT, checks.check_soft_rounding),
     (IgnoresTheRule, POT_ACTIVATION, checks.check_ties),

@@ -13,9 +13,10 @@ from trainable_quantizers_torch.kernels.limits import limited
 OPERATORS = torch.ops.trainable_quantizers
 THRESHOLD = torch.tensor([0.7, 1.0, 3.0])
 CALLS = {
-    "fake_quantize": (torch.randn(4, 3), torch.tensor(-2.0), torch.tensor(1.5), 3, True, None, True, 0.5),
-    "fake_quantize per channel": (torch.randn(4, 3), -THRESHOLD, THRESHOLD, 3, True, 1, True, 0.5),
-    "symmetric_range": (THRESHOLD, 4, True, 2.0**-16, True),
+    "fake_quantize": (torch.randn(4, 3), torch.tensor(-2.0), torch.tensor(1.5), 3, True, None, True, 0.5, 0.3),
+    "fake_quantize per channel": (torch.randn(4, 3), -THRESHOLD, THRESHOLD, 3, True, 1, True, 0.5, 0.0),
+    "symmetric_range": (THRESHOLD, 4, True, 2.0**-16, True, False),
+    "symmetric_range of logarithms": (THRESHOLD, 4, True, 2.0**-16, False, True),
     "uniform_range": (-THRESHOLD, THRESHOLD, 4, False, 2.0**-16),
 }
 

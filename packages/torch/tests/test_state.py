@@ -33,7 +33,15 @@ def test_a_state_brings_the_signs_that_calibration_found(first, later, through, 
     assert type(quantizer).from_config(quantizer.get_config()).specification.grid.signed is (first is BOTH)
 
 
-@pytest.mark.parametrize("other", [{"num_bits": 5}, {"method": "symmetric"}, {"granularity": "per_tensor"}])
+STRUCTURES = [
+    {"num_bits": 5},
+    {"method": "symmetric"},
+    {"granularity": "per_tensor"},
+    {"threshold_domain": "log2"},
+]
+
+
+@pytest.mark.parametrize("other", STRUCTURES)
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_state_of_another_structure_is_refused(other, strict):
     model = prepared(BOTH)
@@ -41,6 +49,12 @@ def test_a_state_of_another_structure_is_refused(other, strict):
     with pytest.raises(RuntimeError, match=r"0: quantizer of 'weight' must be as in the saved state"):
         model.load_state_dict(prepared(BOTH, **other).state_dict(), strict=strict)
     assert all(map(torch.equal, before, model[0].parameters()))
+
+
+def test_a_state_of_thresholds_is_refused_for_their_logarithms():
+    state, message = prepared(BOTH).state_dict(), r"\(threshold_domain linear\), got threshold_domain log2"
+    with pytest.raises(RuntimeError, match=rf"0: quantizer of 'weight' must be as in the saved state {message}"):
+        prepared(BOTH, threshold_domain="log2").load_state_dict(state)
 
 
 def test_a_damaged_structure_is_refused():
