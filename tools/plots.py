@@ -1,4 +1,4 @@
-"""Draws quantizers that learn by STE and LSQ with their gradients, as the package computes them.
+"""Draws quantizers that learn by STE and LSQ, and the rules for gradients, as the package computes them.
 
 Run ``python3 tools/dev.py docs plots``. Each picture in ``docs/plots`` carries the digest of its curves, by which the
 tests notice that it is stale.
@@ -36,7 +36,7 @@ def quantizers() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
                 name = f"{gradient}{kind}{target}"
                 sign = ", unsigned" if symmetric and target == "Activation" else ""
                 result[name] = getattr(tq, f"{name}TrainableQuantizer")(config), f"{BITS} bits{sign}, {where}"
-    return result | tables()
+    return result | tables() | rules()
 
 
 def tables() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
@@ -57,11 +57,26 @@ def tables() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
     }
 
 
+def rules() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
+    """Weights whose gradients follow another rule than that of their quantizer."""
+    threshold = 0.5
+    values = (tq.QuantizationMethod.SYMMETRIC, BITS, {tq.THRESHOLD: threshold}, True, 0, False)
+    ewgs = tq.TrainableQuantizerWeightsConfig(*values, ewgs=0.4)
+    log2 = tq.TrainableQuantizerWeightsConfig(*values, threshold_domain="log2")
+    made = tq.LSQSymmetricWeightsTrainableQuantizer
+    return {
+        "EWGS": (made(ewgs), f"{BITS} bits, t = {threshold:g}, ewgs = 0.4"),
+        "Log2Threshold": (made(log2), f"{BITS} bits, t = {threshold:g}"),
+    }
+
+
 def curves(quantizer: tq.PytorchRangeQuantizer) -> Curves:
     """Output, and the gradient of each output to its input and to every parameter, for single values."""
     owner = torch.nn.Module()
     quantizer.initialize_quantization(torch.Size([1]), "x", owner)
     parameters = {name.removeprefix("x_"): value for name, value in owner.named_parameters()}
+    if quantizer.specification.log2:
+        parameters = {"(log2 threshold)": parameters["threshold"]}
     result: Curves = {"y": [], "dy/dx": [], **{f"dy/d{name}": [] for name in parameters}}
     for value in INPUTS:
         x = value.reshape(1).requires_grad_()

@@ -17,7 +17,8 @@ L = keras.layers
 
 def prepared(method="power_of_two", rules=RULES, **weights):
     keras.utils.set_random_seed(0)
-    network = keras.Sequential([keras.Input((4,)), L.Dense(8, "swish"), L.Dense(2)])
+    layers = [L.Dense(8, "swish", name="hidden"), L.Dense(2, name="head")]
+    network = keras.Sequential([keras.Input((4,), name="x"), *layers])
     scheme = {"num_bits": 3, "method": method, **rules}
     return tq.prepare(network, tq.Recipe({**scheme, **weights}, scheme), [ROWS], verbose=False)
 
@@ -61,7 +62,7 @@ def test_an_optimizer_moves_a_threshold_in_the_log2_domain_by_factors():
         )
     factors = quantizer.read_variable("threshold") / np.array([0.01, 1.0, 100.0])
     assert factors.max() < 0.6
-    np.testing.assert_allclose(factors, factors[0], rtol=2e-4)
+    np.testing.assert_allclose(factors, factors[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["power_of_two", "symmetric", "lut_power_of_two"])

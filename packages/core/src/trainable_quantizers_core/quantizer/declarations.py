@@ -19,8 +19,9 @@ class STESymmetricWeights(RangeQuantizer):
     """Straight-through estimator over a symmetric or power-of-two range with one learned threshold.
 
     y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
     The threshold is one number, or one for each channel; weights are signed.
 
@@ -33,6 +34,7 @@ class STESymmetricWeights(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903; of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = STE
@@ -47,7 +49,7 @@ class STEUniformWeights(RangeQuantizer):
     """Straight-through estimator over a range with two learned ends.
 
     y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
 
     The ends are one number each, or one for each channel.
@@ -61,6 +63,7 @@ class STEUniformWeights(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903.
     """
 
     gradient = STE
@@ -75,8 +78,9 @@ class LSQSymmetricWeights(RangeQuantizer):
     """Learned step size over a symmetric or power-of-two range with one learned threshold.
 
     y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
     The threshold is one number, or one for each channel; weights are signed.
 
@@ -89,6 +93,7 @@ class LSQSymmetricWeights(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Esser et al. 2020, arXiv 1902.08153; r = 1/sqrt(N·highest), N = elements that share a parameter.
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903; of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = LSQ
@@ -103,7 +108,7 @@ class LSQUniformWeights(RangeQuantizer):
     """Learned step size over a range with two learned ends.
 
     y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
     dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
 
@@ -118,6 +123,7 @@ class LSQUniformWeights(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Esser et al. 2020, arXiv 1902.08153; r = 1/sqrt(N·highest), N = elements that share a parameter.
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903.
     """
 
     gradient = LSQ
@@ -139,6 +145,7 @@ class AdaRoundSymmetricWeights(RangeQuantizer):
     dL/dx = g where u lies in the closed range, else 0
     dL/dα = the same, times Δ·dh/dα
     dL/dt = t_eff/t·Σ g·(lowest where u is below the range, highest where it is above)/2^(b-s)
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
     α starts at 0, one for each weight: y = x in training, and the nearest level otherwise. ``start`` and ``ramp`` of
     the schedule say when ``rounding_regularizer`` begins to pull h to 0 or 1, and for how many steps.
@@ -152,6 +159,7 @@ class AdaRoundSymmetricWeights(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Nagel et al. 2020, arXiv 2004.10568; α is the distance of its V from the V that reproduces the weight.
+    Of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = ADAROUND
@@ -203,6 +211,7 @@ class LSQTableWeights(RangeQuantizer):
     c = round(clip(sorted(u)·128, -128, 127))
     dL/dx = g where -t_eff <= x <= 127/128·t_eff, else 0
     dL/dt = t_eff/t·r·Σ g·(c[k] - v inside, c[k] outside)/128
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
     dL/du[k] = r·Σ g·t_eff over the x that take entry k
 
     The table has 2^b entries, 2 <= b <= 7, and serves the whole tensor; the threshold is one number, or one for each
@@ -218,6 +227,7 @@ class LSQTableWeights(RangeQuantizer):
 
     Source: Han et al. 2016, arXiv 1510.00149; r = 1/sqrt(N·(2^(b-1) - 1)), N = elements that share a parameter
     (Esser et al. 2020, arXiv 1902.08153).
+    Of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = LSQ
@@ -232,8 +242,9 @@ class STESymmetricActivation(RangeQuantizer):
     """Straight-through estimator over a symmetric or power-of-two range with one learned threshold.
 
     y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
     The threshold is one number; unsigned when the configuration says so.
 
@@ -246,6 +257,7 @@ class STESymmetricActivation(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903; of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = STE
@@ -260,7 +272,7 @@ class STEUniformActivation(RangeQuantizer):
     """Straight-through estimator over a range with two learned ends.
 
     y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
 
     The ends are one number each.
@@ -274,6 +286,7 @@ class STEUniformActivation(RangeQuantizer):
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
 
     Source: Bengio et al. 2013, arXiv 1308.3432, with the gradient of the clipping bounds.
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903.
     """
 
     gradient = STE
@@ -288,8 +301,9 @@ class LSQSymmetricActivation(RangeQuantizer):
     """Learned step size over a symmetric or power-of-two range with one learned threshold.
 
     y = Δ·clip(round(x/Δ), lowest, highest), Δ = t_eff/2^(b-s)
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
     The threshold is one number; unsigned when the configuration says so.
 
@@ -303,6 +317,7 @@ class LSQSymmetricActivation(RangeQuantizer):
 
     Source: Esser et al. 2020, arXiv 1902.08153;
     r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903; of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = LSQ
@@ -317,7 +332,7 @@ class LSQUniformActivation(RangeQuantizer):
     """Learned step size over a range with two learned ends.
 
     y = Δ·(clip(round(x/Δ) + z, 0, 2^b - 1) - z), Δ = (max' - min')/(2^b - 1), z = -min'/Δ
-    dL/dx = g where x lies in the closed range, else 0
+    dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
     dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
 
@@ -333,6 +348,7 @@ class LSQUniformActivation(RangeQuantizer):
 
     Source: Esser et al. 2020, arXiv 1902.08153;
     r = 1/sqrt(N·highest), N = elements that share a parameter (of one sample).
+    Of ewgs, Lee et al. 2021, arXiv 2104.00903.
     """
 
     gradient = LSQ
@@ -350,6 +366,7 @@ class LSQTableActivation(RangeQuantizer):
     c = round(clip(sorted(u)·2^(8-s), lowest, highest))
     dL/dx = g where lowest·t_eff/2^(8-s) <= x <= highest·t_eff/2^(8-s), else 0
     dL/dt = t_eff/t·r·Σ g·(c[k] - v inside, c[k] outside)/2^(8-s)
+    dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
     dL/du[k] = r·Σ g·t_eff over the x that take entry k
 
     The table has 2^b entries, 2 <= b <= 7, in -128..127, or in 0..255 where the configuration says unsigned; s = 1
@@ -365,6 +382,7 @@ class LSQTableActivation(RangeQuantizer):
 
     Source: Han et al. 2016, arXiv 1510.00149; r = 1/sqrt(N·highest of b bits), N = elements of one sample
     (Esser et al. 2020, arXiv 1902.08153).
+    Of the log2 domain, Jain et al. 2019, arXiv 1903.08066.
     """
 
     gradient = LSQ
