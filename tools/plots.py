@@ -62,7 +62,7 @@ def rules() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
     threshold = 0.5
     values = (tq.QuantizationMethod.SYMMETRIC, BITS, {tq.THRESHOLD: threshold}, True, 0, False)
     ewgs = tq.TrainableQuantizerWeightsConfig(*values, ewgs=0.4)
-    log2 = tq.TrainableQuantizerWeightsConfig(*values, threshold_domain="log2")
+    log2 = tq.TrainableQuantizerWeightsConfig(*values, threshold_domain=tq.ThresholdDomain.LOG2)
     made = tq.LSQSymmetricWeightsTrainableQuantizer
     return {
         "EWGS": (made(ewgs), f"{BITS} bits, t = {threshold:g}, ewgs = 0.4"),

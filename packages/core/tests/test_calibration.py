@@ -212,6 +212,20 @@ def test_mse_finds_the_least_error_there_is(sample, bits, method):
     assert error <= 1.01 * min(squared_error(x, params, bits) for params in all_params)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_lsq_starts_scale_and_offset_of_signed_activations_where_the_squared_error_is_least(bits):
+    x = np.random.default_rng(4).normal(0, 3, size=20_000)
+    swish = (x / (1 + np.exp(-x))).astype(np.float32)
+    lsq, mse, ends = (
+        activation_parameters(seen(swish), ActivationsScheme("uniform", bits, calibration=calibration)).params
+        for calibration in ("lsq", "mse", "min_max")
+    )
+    assert lsq == mse
+    assert lsq[RANGE_MIN] <= 0 < lsq[RANGE_MAX] < ends[RANGE_MAX]
+    assert ends == {RANGE_MIN: pytest.approx(swish.min()), RANGE_MAX: pytest.approx(swish.max())}
+    assert squared_error(swish, lsq, bits) < squared_error(swish, ends, bits)
+
+
 @pytest.mark.parametrize("bits", range(10, 17))
 def test_mse_holds_where_a_step_is_as_wide_as_a_bin(bits):
     x = np.r_[np.random.default_rng(0).uniform(-1, 1, size=200_000), 1.0001]

@@ -98,12 +98,11 @@ def effective_range(case: Case, values: Mapping[str, np.ndarray]) -> Range:
         lowest, highest = 0, 2**bits - 1
     else:
         bits = 8 if case.tabled else bits
-        threshold = np.asarray(values["threshold"], f32).reshape(-1)
+        raw = np.asarray(values["threshold"], f32).reshape(-1)
         if case.log2:
-            threshold = (
-                2.0 ** np.ceil(threshold) if case.power_of_two else _sixteen_bits(2.0 ** threshold.astype(np.float64))
-            )
-        threshold = np.maximum(threshold.astype(f32), minimum)
+            v = raw.astype(np.float64)
+            raw = (2.0 ** np.ceil(v) if case.power_of_two else _sixteen_bits(2.0**v)).astype(f32)
+        threshold = np.maximum(raw, minimum)
         if case.power_of_two:
             mantissa, exponent = np.frexp(threshold)  # threshold = mantissa·2^exponent, 0.5 <= mantissa < 1
             threshold = np.ldexp(f32(1), np.where(mantissa == 0.5, exponent - 1, exponent)).astype(f32)

@@ -151,7 +151,7 @@ class TrainableQuantizerCandidateConfig(TrainableQuantizerConfig):
 
 def keeps_sign(ewgs: Any) -> bool:
     """Whether no gradient that is scaled by its rounding error, of half a step at most, changes its sign."""
-    return isinstance(ewgs, Real) and not isinstance(ewgs, bool) and 0 <= ewgs < 2
+    return isinstance(ewgs, Real) and not isinstance(ewgs, bool) and 0 <= float(ewgs) < 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,8 +56,8 @@ class Reconstruction:
             raise invalid(_OWNER, "quantizers of weights", "of evenly spaced levels", type(quantizer).__name__, advice)
         found = get_trainable_quantizer_class(QuantizationTarget.Weights, TrainingMethod.ADAROUND, method, base)
         schedule = QuantizationSchedule(start=self.steps // 5, ramp=self.steps - self.steps // 5)
-        config: Any = replace(quantizer.quantization_config, ewgs=0.0)
-        return found(config, freeze_quant_params=True, schedule=schedule)
+        config: Any = quantizer.quantization_config
+        return found(replace(config, ewgs=0.0), freeze_quant_params=True, schedule=schedule)
 
 
 def check_biases(rows: Iterable[Any]) -> None:
