@@ -7,7 +7,7 @@ import trainable_quantizers_keras as tq
 from keras_builders import Method, weights_config
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_keras.inventory import quantizers_of
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import keras, stored
 from trainable_quantizers_keras.kernels.fake_quantize import fake_quantize
 
 RULES = {"threshold_domain": "log2", "ewgs": 0.4}
@@ -83,7 +83,7 @@ def test_in_a_graph_it_learns_the_same():
     def gradients(x):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(model(x, training=True)))
-        return tape.gradient(loss, [getattr(each, "value", each) for each in model.trainable_variables])
+        return tape.gradient(loss, [stored(each) for each in model.trainable_variables])
 
     for eager, graph in zip(gradients(tf.constant(ROWS)), tf.function(gradients)(tf.constant(ROWS)), strict=True):
         np.testing.assert_allclose(eager, graph, rtol=1e-5, atol=1e-7)
@@ -95,7 +95,7 @@ def test_files_of_parameters_hold_thresholds_of_every_domain(method, tmp_path):
     tq.save_quantizers(log2, tmp_path / "log2.safetensors")
     for model in (linear, log2_again):
         for one, other in zip(model.weights, log2.weights, strict=True):
-            if len(one.shape) == 2 or one.name.startswith("bias"):
+            if len(one.shape) == 2 or "bias" in one.name:
                 one.assign(other)
         tq.load_quantizers(model, tmp_path / "log2.safetensors")
         np.testing.assert_array_equal(model(ROWS), log2(ROWS))
