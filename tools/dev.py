@@ -52,7 +52,7 @@ def demo(arguments: list[str]) -> None:
 
 
 def test(arguments: list[str]) -> None:
-    """Every package's tests and tests-integration, and what Keras 2 does differently; ``test everything`` runs all of it."""
+    """Every package's tests and tests-integration, and what Keras 2 does differently; ``test everything``: all of it."""
     everything, arguments = "everything" in arguments, [each for each in arguments if each != "everything"]
     with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
         hatch("run", "test:all", *arguments)

@@ -78,7 +78,12 @@ MUTANTS = [  # package whose suite must notice, file, the line as it is, the lin
     ("torch", f"{CORE}/specification.py", "max(shared_by, 1) * self.grid.highest", "max(shared_by, 1)"),
     ("keras", f"{CORE}/base_quantizer.py", "return {**config, _config", "return {_config"),
     ("torch", f"{CORE}/accumulator.py", "levels = ops.round(bias / step)", "levels = ops.round(bias / step) + 1"),
-    ("keras", f"{CORE}/accumulator.py", "* widest <= room", "* widest <= room * 1.5"),
+    (
+        "keras",
+        f"{CORE}/accumulator.py",
+        "ops.round(sizes * factor[:, None]), [1]) * widest",
+        "ops.round(sizes * factor[:, None]), [1]) * widest / 1.5",
+    ),
     ("torch", f"{CORE}/ties.py", "upwards = levels > 0", "upwards = levels < 0"),
     ("keras", f"{CORE}/ties.py", "upwards = off < 0", "upwards = off > 0"),
 ]
