@@ -28,7 +28,7 @@ def products():
         L.MaxPooling2D()(L.Conv2D(6, 1, bias_initializer="ones", name="third")(x))
     )
     return keras.Model(
-        image, L.Dense(4, name="last")(L.Dense(6, "relu", bias_initializer="ones", name="hidden")(L.Flatten()(x)))
+        image, L.Dense(4, name="last")(L.Dense(7, "relu", bias_initializer="ones", name="hidden")(L.Flatten()(x)))
     )
 
 
@@ -81,8 +81,9 @@ TWICE = {(8, "xnnpack"): {"second_quantized"}} if tf.__version__ < "2.16" else {
 def test_sums_of_products_are_the_program_with_the_rule_of_the_kernels(bits, rounding, kernels, written):
     model, path = written(products, bits, rounding, "power_of_two")
     found = tq.verify(model, tq.LiteFile(path, kernels), [IMAGES, IMAGES[:3]])
-    assert found.identical, str(found)
-    assert {layer.name for layer in found.different} <= TWICE.get((bits, kernels), set()), str(found)
+    differing = {layer.name for layer in found.different}
+    assert differing <= TWICE.get((bits, kernels), set()), str(found)
+    assert found.identical or differing, str(found)
     names = ["first", "second", "third", "averages", "hidden", "last"]
     assert [layer.name for layer in found.layers][1:] == [f"{name}_quantized" for name in names]
     assert found.layers[1].elements == (len(IMAGES) + 3) * 8 * 8 * 8

@@ -38,17 +38,6 @@ class LiteFile:
 
     Raises:
         QuantizerError: no such kernels, or a file of something else.
-
-    Examples:
-        >>> from trainable_quantizers_keras import Recipe, convert, export, prepare, verify
-        >>> import tempfile
-        >>> x = np.random.default_rng(0).standard_normal((8, 4)).astype("float32")
-        >>> network = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2)])
-        >>> model = prepare(network, Recipe(activations={"rounding": "half_even"}), [x], verbose=False)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = export(convert(model), f"{folder}/model.tflite", x)
-        ...     print(verify(model, LiteFile(f"{folder}/model.tflite"), [x]))
-        All 16 output values are identical. By itself, none of its 2 operations differs.
     """
 
     def __init__(self, path: str | os.PathLike[str], kernels: str = "xnnpack") -> None:
