@@ -71,6 +71,14 @@ def test_a_folder_takes_the_place_of_what_is_there(before, exchanges, tmp_path, 
     assert {each.name for each in tmp_path.iterdir()} <= {"model", "written"}
 
 
+def test_an_older_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path):
+    path = folder(tmp_path / "model", b"old")
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "written", path)  # nothing was written
+    assert (path / "content").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def write_with_little_room(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
     try:

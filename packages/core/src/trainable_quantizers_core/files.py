@@ -32,14 +32,18 @@ def put_in_place(written: Path, path: Path) -> None:
     """Move a file or a folder to a path. An older folder there, or an older file of a folder, comes back in its place.
 
     Folders change places in one step where the system can do that: Linux, on most file systems. Elsewhere the older one
-    moves aside first, so that for a moment there is none.
+    moves aside first, so that for a moment there is none; it comes back if the new one cannot take its place.
     """
     if not path.exists() or not (path.is_dir() or written.is_dir()):
         os.replace(written, path)
     elif not _exchange(written, path):
         aside = written.with_name(f"{written.name}.before")
         os.replace(path, aside)
-        os.replace(written, path)
+        try:
+            os.replace(written, path)
+        except BaseException:
+            os.replace(aside, path)
+            raise
         os.replace(aside, written)
 
 
