@@ -9,6 +9,7 @@ import weakref
 import mct_quantizers
 import pytest
 import torch
+import torch.nn.utils.prune
 import trainable_quantizers_torch as tq
 from torch import nn
 from torch_builders import Method, activation_config, holder, images, network, train, weights_config, wrapped
@@ -99,6 +100,81 @@ def test_latent_weights_stay_parameters_of_their_layer():
     assert layer.layer.weight is weight
     assert weight.grad is not None
     assert sorted(name for name, _ in layer.named_parameters()) == ["layer.bias", "layer.weight", "weight_threshold"]
+
+
+def test_attributes_that_are_set_reach_the_layer():
+    layer = wrapped(nn.Conv2d(3, 4, 3))
+    weight = nn.Parameter(layer.layer.weight.detach() / 2)
+    layer.stride, layer.padding_mode, layer.bias, layer.weight = (2, 2), "reflect", None, weight
+    assert layer.layer.stride == (2, 2)
+    assert layer.layer.padding_mode == "reflect"
+    assert layer.layer.bias is None
+    assert layer.layer.weight is weight
+    assert sorted(layer.state_dict()) == ["_extra_state", "layer.weight", "weight_threshold"]
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, stride=2))
+
+
+def set_data(layer):
+    layer.weight.data = torch.full((4, 3), 0.5)
+
+
+CHANGES = {
+    "data": set_data,
+    "init": lambda layer: nn.init.constant_(layer.weight, 0.5),
+    "in place": torch.no_grad()(lambda layer: layer.weight.fill_(0.5)),
+    "data in place": lambda layer: layer.weight.data.zero_().add_(0.5),
+    "an item": torch.no_grad()(lambda layer: layer.weight.__setitem__(slice(None), 0.5)),
+    "apply": lambda layer: layer.apply(lambda each: nn.init.constant_(each.weight, 0.5)),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_change_of_a_weight_that_was_read_reaches_the_float_weight(how):
+    layer = wrapped(nn.Linear(3, 4))
+    CHANGES[how](layer)
+    assert torch.equal(layer.layer.weight, torch.full((4, 3), 0.5))
+    assert isinstance(layer.layer.weight, nn.Parameter)
+    layer.weight.requires_grad_(False)
+    assert not layer.layer.weight.requires_grad
+    assert type(layer.weight * 2) is torch.Tensor
+
+
+def test_a_reset_reaches_the_float_weight():
+    layer = wrapped(nn.Linear(3, 4))
+    before = layer.layer.weight.clone()
+    layer.reset_parameters()
+    assert not torch.equal(layer.layer.weight, before)
+
+
+def test_a_weight_of_another_shape_is_refused():
+    layer = wrapped(nn.Linear(3, 4))
+    with pytest.raises(tq.QuantizerError, match=r"weight must be of shape \(4, 3\), got \(5, 3\); prepare the model"):
+        layer.weight = nn.Parameter(torch.randn(5, 3))
+
+
+COMPUTED = {
+    "prune": lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.5),
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("how", COMPUTED)
+def test_a_weight_that_is_computed_later_is_refused(how):
+    layer = wrapped(nn.Linear(3, 4))
+    COMPUTED[how](layer.layer)
+    with pytest.raises(tq.QuantizerError, match=r"layer.weight must be a parameter, .* before prepare"):
+        layer(torch.randn(2, 3))
+
+
+def test_a_pruned_weight_is_quantized_once_it_is_a_parameter_again():
+    layer = wrapped(nn.Linear(3, 4))
+    torch.nn.utils.prune.l1_unstructured(layer.layer, "weight", 0.5)
+    torch.nn.utils.prune.remove(layer.layer, "weight")
+    x = torch.randn(2, 3)
+    assert (layer.weight == 0).sum() >= 6
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
 
 
 def test_a_failing_layer_leaves_its_weight_in_place():
@@ -205,6 +281,8 @@ MISTAKES = [
     (lambda: tq.PytorchTrainableActivationQuantizationHolder("LSQ"), "must be a quantizer, got 'LSQ'"),
     (lambda: tq.convert(nn.Linear(3, 4)), "model must be one that holds trainable quantizers, got 'Linear'"),
     (lambda: holder()(torch.arange(3)), "inputs must be a floating tensor, got torch.int64"),
+    (lambda: holder()(torch.ones(2, 2).to_sparse()), "inputs must be a dense tensor, got torch.sparse_coo; convert it"),
+    (lambda: holder()(torch.nested.nested_tensor([torch.ones(2)])), "must be a dense tensor, got 'a nested one'"),
     (lambda: holder()([1.0]), "inputs must be a floating tensor, got 'list'"),
     (lambda: tq.LSQSymmetricActivationTrainableQuantizer(activation_config()).convert2inferable(),
      "creates the variables"),

@@ -14,7 +14,7 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     ``Tensor.numpy`` forbids that the memory is ever resized, as FSDP does with parameters between their uses; DLPack,
     which takes longer, does not.
     """
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     return np.from_dlpack(tensor) if shared else tensor.numpy()
 

@@ -21,6 +21,7 @@ from trainable_quantizers_core.quantizer.accumulator import (
 from trainable_quantizers_torch.kernels.accumulator import limit_weight, round_bias
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS
 from trainable_quantizers_torch.layers.mixed import mix
+from trainable_quantizers_torch.layers.read import showing
 from trainable_quantizers_torch.layers.state import StructuredState
 from trainable_quantizers_torch.layers.stateless import call_with, without_modes
 
@@ -104,7 +105,18 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return self.weights_quantizers
 
     def _weight(self, key: str | int) -> torch.Tensor:
-        return getattr(self.layer, key) if isinstance(key, str) else getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
+        if not isinstance(key, str):
+            return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
+        held = self.layer._parameters
+        if key not in held and (
+            "parametrizations" in self.layer._modules or any(name.startswith(f"{key}_") for name in held)
+        ):
+            advice = (
+                "parametrize and prune before prepare, or make it a parameter again by prune.remove or "
+                "parametrize.remove_parametrizations"
+            )
+            raise invalid(type(self).__name__, f"layer.{key}", "a parameter", "one that is computed of others", advice)
+        return getattr(self.layer, key)
 
     def get_weights_vars(self) -> list[tuple[str | int, torch.Tensor, BaseInferableQuantizer]]:
         """(key, weight, quantizer) of each quantized weight."""
@@ -114,9 +126,14 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         """The quantized weights by key, as the next forward uses them."""
         with without_modes():
             found = {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
-            if self.accumulator is not None and self.accumulator.bias:
-                found["bias"] = self._rounded_bias(self.accumulator, self.training)
+            grid = self._grid_of_bias()
+            if grid is not None:
+                found["bias"] = self._rounded_bias(grid, self.training)
             return found
+
+    def _grid_of_bias(self) -> AccumulatorGrid | None:
+        grid: AccumulatorGrid | None = self.__dict__.get("accumulator")
+        return grid if grid is not None and grid.bias and self.layer.bias is not None else None
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
         (quantizer,) = self.weights_quantizers.values()
@@ -136,7 +153,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
     def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> torch.Tensor:
         """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
         channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
-        if not grid.bias:
+        if self._grid_of_bias() is None:
             return torch.zeros(channels, device=quantizer.step().device)
         bias = self._rounded_bias(grid, False).detach().float()
         levels = (bias / (self._step_of_bias(quantizer) * grid.input_step(torch.minimum))).abs()
@@ -180,7 +197,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         ((key, _, quantizer),) = self.get_weights_vars()
         step, weight = grid.input_step(torch.minimum), self.get_quantized_weights()[key].float()
         levels = {key: weight / quantizer._broadcast(quantizer.step(), weight)}
-        if grid.bias:
+        if self._grid_of_bias() is not None:
             levels["bias"] = self._rounded_bias(grid, False).float() / (self._step_of_bias(quantizer) * step)
         module = copy.copy(self.layer)
         module._parameters = {**module._parameters, **{name: torch.nn.Parameter(q) for name, q in levels.items()}}
@@ -210,11 +227,39 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 raise
             quantizer = self.__dict__.get("weights_quantizers", {}).get(name)
             with without_modes():
-                grid = self.__dict__.get("accumulator")
-                if name == "bias" and grid is not None and grid.bias:
-                    return self._rounded_bias(grid, self.training)
                 value = getattr(layer, name)
-                return value if quantizer is None else self._quantized(value, quantizer)
+                grid = self._grid_of_bias() if name == "bias" else None
+                if grid is not None:
+                    quantized = self._rounded_bias(grid, self.training)
+                elif quantizer is not None:
+                    quantized = self._quantized(value, quantizer)
+                else:
+                    return value
+            return showing(quantized, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the layer has and the wrapper lacks is set on the layer; a weight that is set is the float one."""
+        state = self.__dict__
+        layer = state.get("_modules", {}).get("layer")
+        own = (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ()))
+        if isinstance(layer, torch.nn.Module) and not any(name in names for names in own):
+            theirs = (vars(layer), layer._parameters, layer._buffers, layer._modules)
+            if any(name in names for names in theirs):
+                self._check_shape(name, value)
+                setattr(layer, name, value)
+                return
+        super().__setattr__(name, value)
+
+    def reset_parameters(self) -> None:
+        """As the layer does it, of its float weights."""
+        self.layer.reset_parameters()
+
+    def _check_shape(self, name: str, value: Any) -> None:
+        before = self.layer._parameters.get(name)
+        if name in self.weights_quantizers and before is not None and before.shape != getattr(value, "shape", None):
+            found = tuple(value.shape) if isinstance(value, torch.Tensor) else value
+            advice = "prepare the model again, with the other layer in the float one"
+            raise invalid(type(self).__name__, name, f"of shape {tuple(before.shape)}", found, advice)
 
     def extra_repr(self) -> str:
         """The quantizers, by name of the weight."""
@@ -256,7 +301,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 layer._flat_weights = list(layer._flat_weights)
             for key, quantizer in inferable.items():
                 layer._parameters[key] = torch.nn.Parameter(quantizer(weights[key]).detach(), requires_grad=False)
-            if grid is not None and grid.bias:
+            if grid is not None and self._grid_of_bias() is not None:
                 bias = self._rounded_bias(grid, False).detach()
                 layer._parameters["bias"] = torch.nn.Parameter(bias, requires_grad=False)
         plain = PytorchQuantizationWrapper(

@@ -52,11 +52,15 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         """The quantized ``inputs``; the same in training and in evaluation, unless a schedule says otherwise.
 
         Raises:
-            QuantizerError: ``inputs`` is not a floating tensor.
+            QuantizerError: ``inputs`` is not a floating tensor, or a sparse or nested one.
         """
         if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
             found = inputs.dtype if isinstance(inputs, torch.Tensor) else type(inputs).__name__
             raise invalid(type(self).__name__, "inputs", "a floating tensor", found, "convert it with .float()")
+        if inputs.layout is not torch.strided or inputs.is_nested:
+            found = "a nested one" if inputs.is_nested else inputs.layout
+            advice = "convert it with .to_dense(), or .to_padded_tensor(0.0) if it is nested"
+            raise invalid(type(self).__name__, "inputs", "a dense tensor", found, advice)
         if not self.enabled:
             return inputs
         given = inputs
