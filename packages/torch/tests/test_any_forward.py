@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 from functools import cache
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 import trainable_quantizers_torch as tq
 from networks import NETWORKS, Stochastic, call, language_model
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 
 RECIPE = tq.Recipe.preset("power_of_two_8bit")
@@ -205,20 +205,6 @@ def test_what_straight_through_gradients_do_not_define_is_an_error(how):
         TWICE[how](model, x.clone().requires_grad_())
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointed_parts_are_computed_again(reentrant):
-    _, model, (x,) = prepared("stochastic")
-    model.eval()
-    x = x.clone().requires_grad_()
-    found = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=reentrant)
-    found.sum().backward()
-    again = x.grad.clone()
-    x.grad = None
-    model(x).sum().backward()
-    assert torch.equal(x.grad, again)
-    assert torch.equal(found, model(x))
-
-
 def test_a_language_model_generates_and_takes_labels():
     torch.manual_seed(0)
     tokens = torch.randint(0, 50, (2, 7))
@@ -304,39 +290,6 @@ def test_coverage_that_nothing_shows_is_not_taken_for_granted():
         tq.prepare(nn.Sequential(nn.Linear(4, 2)), tq.Recipe({}, require_coverage=1.0), verbose=False)
 
 
-class Repeated(nn.Module):
-    """Calls a module twice, from a module of its own."""
-
-    def __init__(self, recomputed):
-        super().__init__()
-        self.body, self.recomputed = nn.Sequential(nn.Linear(4, 4), nn.SiLU()), recomputed
-
-    def forward(self, x):
-        for factor in (1.0, 2.0):
-            x = checkpoint(self.body, x * factor, use_reentrant=False) if self.recomputed else self.body(x * factor)
-        return x
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_a_block_that_is_called_once_can_be_recomputed(reentrant):
-    torch.manual_seed(0)
-    x = torch.randn(8, 4, requires_grad=True)
-    model = tq.prepare(nn.Sequential(nn.Linear(4, 4), Repeated(False)), RECIPE, [x.detach()], verbose=False)
-    wanted = torch.autograd.grad(model(x).sum(), model.parameters())
-    recomputed = checkpoint(model[1], model[0](x), use_reentrant=reentrant)
-    recomputed.sum().backward()
-    assert all(torch.equal(each.grad, other) for each, other in zip(model.parameters(), wanted, strict=True))
-
-
-def test_a_module_with_quantizers_for_each_call_is_not_recomputed_without_them():
-    torch.manual_seed(0)
-    x = torch.randn(8, 4)
-    model = tq.prepare(Repeated(False), RECIPE, [x], verbose=False)
-    model.recomputed = True
-    with pytest.raises(tq.QuantizerError, match="checkpoint the module that calls it"):
-        model(x).sum().backward()
-
-
 class InPlace(nn.Module):
     """Functions that change their argument, whose result a forward takes, or leaves for the argument itself."""
 
@@ -375,3 +328,83 @@ def test_a_function_that_changes_its_argument_leaves_quantized_values_there():
     models[1].head.layer.register_forward_pre_hook(lambda module, args: levels.append(len(args[0].unique())))
     assert torch.equal(tq.convert(models[1].eval())(x), models[1](x))
     assert levels and max(levels) <= 16
+
+
+@pytest.mark.parametrize("function", [torch.mul, torch.add])
+def test_a_tensor_that_a_function_writes_to_holds_quantized_values(function):
+    class Writing(nn.Module):
+        def __init__(self, out):
+            super().__init__()
+            self.one, self.other, self.head, self.out = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3), out
+
+        def forward(self, x):
+            y, z = self.one(x), self.other(x)
+            if not self.out:
+                return self.head(function(y, z))
+            found = torch.empty(0)
+            function(y, z, out=found)
+            return self.head(found)
+
+    torch.manual_seed(0)
+    plain, x = Writing(False), torch.randn(64, 4)
+    writing = Writing(True)
+    writing.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        recipe = tq.Recipe({"num_bits": 4}, {"num_bits": 4})
+        models = [tq.prepare(each, recipe, [x], verbose=False) for each in (plain, writing)]
+        assert torch.equal(models[0](x), models[1](x))
+        assert torch.equal(tq.convert(models[1].eval())(x), models[1](x))
+
+
+def test_tensors_with_a_bit_for_their_sign_are_quantized_by_their_values():
+    model, x = rows()
+    output = model(torch._neg_view(x))
+    assert torch.equal(output, model(-x))
+    gradients = [
+        torch.autograd.grad(output, list(model.parameters()), each, retain_graph=True)
+        for each in (torch._neg_view(output.detach()), -output.detach())
+    ]
+    assert all(map(torch.equal, *gradients))
+
+
+def test_a_prepared_model_inside_another_keeps_its_own_quantizers():
+    _, model, inputs = prepared("residual")
+    model.eval()
+    teacher = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.mul_(1.3)
+    wanted = call(model, inputs) + call(teacher, inputs)
+    model.head.register_forward_hook(lambda module, args, output: output + call(teacher, inputs))
+    assert torch.equal(call(model, inputs), wanted)
+
+
+EXCHANGES = {
+    "a layer": (lambda model: setattr(model.body, "1", nn.ReLU()), "body.1: exchanged or removed after prepare"),
+    "norms": (nn.SyncBatchNorm.convert_sync_batchnorm, "norm: exchanged or removed after prepare"),
+    "nothing": (lambda model: None, None),
+}
+
+
+@pytest.mark.parametrize("what", EXCHANGES)
+def test_a_module_that_is_exchanged_later_is_missed(what):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4))
+            self.norm, self.skipped = nn.BatchNorm1d(4), nn.SiLU()
+
+        def forward(self, x, skips=False):
+            x = torch.cat([self.norm(torch.relu(x)), self.body(x)], 1) * 2
+            return x if skips else self.skipped(x)
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    model = tq.prepare(Network(), RECIPE, [x], verbose=False).eval()
+    exchange, text = EXCHANGES[what]
+    exchange(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model(x, skips=True)
+    found = [str(each.message) for each in caught if "after prepare" in str(each.message)]
+    assert [each[: len(text)] for each in found] == [text] if text else not found

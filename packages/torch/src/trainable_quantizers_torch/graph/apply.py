@@ -153,20 +153,18 @@ class Placed:
                 del module.quantized_calls
         steps = self._steps(outputs)
         scoped = self._scoped(steps)
-        numbers = {path: number for number, path in enumerate(sorted(scoped))}
-        frames = _frames(self.evaluation, steps, scoped, numbers)
+        calls = {path: Calls(path) for path in scoped}
+        frames = _frames(self.evaluation, steps, scoped, calls)
         if self.training is not None:
             _add_training(frames, self.evaluation, self.training, steps, scoped)
-        entered: dict[str, list[Frame]] = {}
         parents: dict[str, Invocation | None] = {}
         for invocation, frame in frames.items():
             parent = parents.setdefault(invocation.path, _scope(invocation.parent, scoped))
             if parent is _scope(invocation.parent, scoped):
-                entered.setdefault(invocation.path, []).append(frame)
-        for path, of_module in entered.items():
-            module = self.modules[path]
-            mix(module, QuantizedCalls, first=True)
-            module.quantized_calls = Calls(numbers[path], of_module)
+                calls[invocation.path].frames.append(frame)
+        for path, of_module in calls.items():
+            mix(self.modules[path], QuantizedCalls, first=True)
+            self.modules[path].quantized_calls = of_module
 
     def _scoped(self, steps: Mapping[Node, Step]) -> frozenset[str]:
         """Paths of the modules that quantize: those whose forwards do, and those that tell their calls apart."""
@@ -215,7 +213,7 @@ def _scope(invocation: Invocation | None, scoped: frozenset[str]) -> Invocation 
 
 
 def _frames(
-    recording: Recording, steps: Mapping[Node, Step], scoped: frozenset[str], numbers: Mapping[str, int]
+    recording: Recording, steps: Mapping[Node, Step], scoped: frozenset[str], calls: Mapping[str, Calls]
 ) -> dict[Invocation, Frame]:
     frames: dict[Invocation, Frame] = {each: Frame() for each in recording.invocations if each.path in scoped}
     for function, invocation, node in recording.calls:
@@ -230,7 +228,7 @@ def _frames(
             frame.whole = steps.get(invocation.whole)
         parent = _scope(invocation.parent, scoped)
         if parent is not None:
-            frames[parent].inside.setdefault(numbers[invocation.path], []).append(frame)
+            frames[parent].inside.setdefault(calls[invocation.path], []).append(frame)
     return frames
 
 

@@ -260,6 +260,8 @@ class _Recorder(TorchFunctionMode):
     def _arguments(self, args: Any, kwargs: Any) -> dict[Path, Node]:
         found: dict[Path, Node] = {}
         for place, value in (*enumerate(args), *kwargs.items()):
+            if place == "out":  # is written and not read
+                continue
             if isinstance(value, torch.Tensor):
                 found[(place,)] = self._node_of(value)
             elif isinstance(value, (list, tuple)):

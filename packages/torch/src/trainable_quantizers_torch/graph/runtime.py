@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.eval_frame import skip_code
 from torch.backends import mha
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils.checkpoint import checkpoint
 from trainable_quantizers_core import QuantizerError
 
 from trainable_quantizers_torch.graph.attention import PARTS, has_parts
+from trainable_quantizers_torch.graph.recomputed import open_parts, saving
+from trainable_quantizers_torch.graph.seen_as import FUNCTIONS, OPERATORS, as_method
 from trainable_quantizers_torch.layers.mixed import mix
 from trainable_quantizers_torch.layers.wrapper import become
 
@@ -22,9 +27,6 @@ QUANTIZERS = "activation_quantizers"
 
 HIDDEN = frozenset({nn.functional.hardswish, nn.functional.hardsigmoid})
 """Functions that ``torch.compile`` shows to no mode."""
-
-_CALLED_BY = {torch.rms_norm: nn.functional.rms_norm, torch.threshold: nn.functional.threshold}
-"""What ``torch.compile`` shows to modes in the place of a function, and that function."""
 
 Path = tuple[int | str, ...]
 """Where an argument is: its position or keyword, and within a list its index."""
@@ -36,10 +38,17 @@ _HIDDEN_CALL = (
 )
 
 
-_RECOMPUTED = (
-    "torch.utils.checkpoint recomputes a module that the forward calls several times, each call with quantizers of its "
-    "own: checkpoint the module that calls it."
+_TRACED = (
+    "torch.fx traces no quantizers of functions and operators: take torch.export.export(model, inputs), or trace the "
+    "float model."
 )
+
+_EXCHANGED = (
+    "exchanged or removed after prepare, with the quantizers; what stands there now is quantized no longer. Exchange "
+    "modules in the float model, and prepare it again."
+)
+
+_SCRIPTED = "torch.jit.script takes no model that quantizes as it runs: take torch.jit.trace(convert(model), inputs)."
 
 
 @dataclass
@@ -68,6 +77,10 @@ class Step:
         if changed is not None:  # autograd needs what the function gives: the quantized result is written afterwards
             args = (changed.clone(), *args[1:])
         args, kwargs = self.given(args, kwargs)
+        out = kwargs.get("out")
+        if self.output is not None and isinstance(out, torch.Tensor):
+            result = self.taken(function(*args, **{**kwargs, "out": None}))
+            return out.resize_(result.shape).copy_(result)
         result = function(*args, **kwargs)
         if changed is None:
             return self.taken(result)
@@ -125,13 +138,13 @@ class Frame:
     Args:
         steps: By function, one for each of its calls; None where nothing happens.
         training: The same for training, where that differs.
-        inside: By the number of a module called inside, one for each of its calls.
+        inside: By the calls of a module inside, one for each of them.
         whole: What happens to the module's own arguments and result; nothing is quantized inside then.
     """
 
     steps: dict[Callable[..., Any], list[Step | None]] = field(default_factory=dict)
     training: dict[Callable[..., Any], list[Step | None]] | None = None
-    inside: dict[int, list[Frame]] = field(default_factory=dict)
+    inside: dict[Calls, list[Frame]] = field(default_factory=dict)
     whole: Step | None = None
 
 
@@ -141,16 +154,27 @@ _NOTHING = Frame()
 class Quantizing(TorchFunctionMode):
     """Quantizes while a module's forward runs: each function at its n-th call in a call of a module."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        frame: Frame | None = None,
+        steps: Mapping[Callable[..., Any], list[Step | None]] | None = None,
+        counts: Mapping[Any, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.frame = _NOTHING
-        self.steps: Mapping[Callable[..., Any], list[Step | None]] = {}
-        self.counts: dict[Any, int] = {}
+        self.frame, self.steps, self.counts = frame or _NOTHING, steps or {}, dict(counts or {})
+        self.learns, self.saving = torch.is_grad_enabled(), None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What PyTorch calls in the place of a function."""
         kwargs = kwargs or {}
-        steps = self.steps.get(func) or self.steps.get(_CALLED_BY.get(func, func))
+        if torch.compiler.is_compiling():
+            if func is checkpoint:
+                return self.recomputed(func, *args, **kwargs)
+            if func in OPERATORS:
+                func, args = as_method(func, args)
+        else:
+            self.watch_parts()
+        steps = self.steps.get(func) or self.steps.get(FUNCTIONS.get(func, func))
         if steps is None:
             parts = PARTS.get(func)
             if parts is not None and self.steps and has_parts(func, args, kwargs):
@@ -165,6 +189,30 @@ class Quantizing(TorchFunctionMode):
         """A part of a function, quantized as if the forward called it."""
         return self.__torch_function__(function, (), args, kwargs)
 
+    def watch_parts(self) -> None:
+        """See to it that a part of the forward which is computed again is quantized as it is now."""
+        now = saving()
+        if now == self.saving and (torch.is_grad_enabled() or not self.learns):
+            return
+        self.saving = now
+        for part, name in open_parts(Quantizing.run.__code__):
+            function = getattr(part, name)
+            if not isinstance(function, _Again):
+                setattr(part, name, _Again(function, self.frame, self.steps, dict(self.counts)))
+
+    def recomputed(self, checkpoint: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a part gives, in a graph that ``torch.compile`` makes: no mode is seen inside, and none may change."""
+        known = [*self.steps, *self.frame.inside]
+
+        def part(*args: Any, **kwargs: Any) -> Any:
+            mode = Quantizing(self.frame, self.steps, self.counts)
+            with mode:
+                return function(*args, **kwargs), [mode.counts.get(each, 0) for each in known]
+
+        result, counts = checkpoint(part, *args, **kwargs)
+        self.counts.update({each: count for each, count in zip(known, counts, strict=True) if count})
+        return result
+
     def run(self, calls: Calls, frame: Frame, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A module's forward, its functions quantized as the frame says."""
         outer = self.frame, self.steps, self.counts
@@ -174,6 +222,8 @@ class Quantizing(TorchFunctionMode):
         try:
             if whole is None:
                 result = calls.forward(module, args, kwargs)
+                if not torch.compiler.is_compiling():
+                    _warn_of_exchanged(module, frame.inside.keys() - self.counts.keys())
                 if torch.compiler.is_compiling() and any(each in self.steps for each in HIDDEN - self.counts.keys()):
                     raise QuantizerError(_HIDDEN_CALL)
                 return result
@@ -181,6 +231,36 @@ class Quantizing(TorchFunctionMode):
             return whole.taken(calls.forward(module, args, kwargs))
         finally:
             self.frame, self.steps, self.counts = outer
+
+
+for _each in (Quantizing.__torch_function__, Quantizing.watch_parts, saving, open_parts):
+    skip_code(_each.__code__)  # outside of a graph, the compiler mistakes attributes of tensors for one another
+
+
+def _warn_of_exchanged(module: nn.Module, not_called: Set[Calls]) -> None:
+    """A module that is not called, and no longer held either, took its quantizers along."""
+    held = {id(each.__dict__.get("quantized_calls")) for each in module.modules()} if not_called else ()
+    gone = sorted(calls.path for calls in not_called if id(calls) not in held)
+    if gone:
+        warnings.warn(f"{', '.join(gone)}: {_EXCHANGED}", stacklevel=2)
+
+
+class _Again:
+    """A part of a forward, computed again with the quantizers that it had.
+
+    Args:
+        function: The part.
+        frame: What the module computes.
+        steps: What it computes in the mode that it is in.
+        counts: How often each function had been called when the part began.
+    """
+
+    def __init__(self, function: Callable[..., Any], *state: Any) -> None:
+        self.function, self.state = function, state
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with Quantizing(*self.state), _AttentionInParts():
+            return self.function(*args, **kwargs)
 
 
 class _AttentionInParts:
@@ -217,17 +297,17 @@ class _AttentionInParts:
                 mha.set_fastpath_enabled(_AttentionInParts.before)
 
 
-@dataclass
+@dataclass(eq=False)
 class Calls:
     """What a module's calls compute, kept in the module.
 
     Args:
-        number: Which module it is.
+        path: Name of the module in the model.
         frames: For calls outside any other module that quantizes.
     """
 
-    number: int
-    frames: list[Frame]
+    path: str
+    frames: list[Frame] = field(default_factory=list)
 
     @staticmethod
     def forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -243,17 +323,23 @@ class QuantizedCalls:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes, quantized."""
         calls = self.quantized_calls
+        if any(isinstance(each, torch.fx.Proxy) for each in (*args, *kwargs.values())):
+            raise QuantizerError(_TRACED)
         for mode in _get_current_function_mode_stack():
             if isinstance(mode, Quantizing):
-                frames = mode.frame.inside.get(calls.number, calls.frames)
-                count = mode.counts.get(calls.number, 0)
-                mode.counts[calls.number] = count + 1
+                if not torch.compiler.is_compiling():
+                    mode.watch_parts()
+                frames = mode.frame.inside.get(calls, calls.frames)
+                count = mode.counts.get(calls, 0)
+                mode.counts[calls] = count + 1
                 return mode.run(calls, frames[min(count, len(frames) - 1)], self, args, kwargs)
-        if len(calls.frames) > 1 and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            raise QuantizerError(_RECOMPUTED)
         mode = Quantizing()
         with mode, _AttentionInParts():
             return mode.run(calls, calls.frames[0], self, args, kwargs)
+
+    def __prepare_scriptable__(self) -> Any:
+        """What ``torch.jit.script`` asks for a module that it can take."""
+        raise QuantizerError(_SCRIPTED)
 
 
 @dataclass(frozen=True)

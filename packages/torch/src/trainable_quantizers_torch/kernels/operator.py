@@ -10,6 +10,11 @@ from trainable_quantizers_core import QuantizerError
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7
 
+_TRACED = (
+    "torch.jit.trace would keep the thresholds of trainable quantizers as they are now: trace convert(model), or "
+    "export the model with torch.export."
+)
+
 
 def operator(
     schema: str,
@@ -62,9 +67,12 @@ def operator(
     def call(*inputs: Any) -> Any:
         if _is_exporting() or (opaque and torch.compiler.is_compiling() and inputs[0].device.type == "cpu"):
             return exported(*inputs)
-        if torch.compiler.is_compiling() and not torch.is_grad_enabled():
-            with torch._C.DisableTorchFunction():  # the compiler would show function modes what is inside apply
-                return forward(*inputs)
+        if torch.compiler.is_compiling():
+            if not torch.is_grad_enabled():
+                with torch._C.DisableTorchFunction():  # the compiler would show function modes what is inside apply
+                    return forward(*inputs)
+        elif torch._C._is_tracing():
+            raise QuantizerError(_TRACED)
         return (Transformed if in_transform() else Operation).apply(*inputs)
 
     return call
