@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,17 @@ def add_float32_weight(layer: Any, name: str, value: np.ndarray, trainable: bool
     return layer.add_weight(
         name=name, shape=value.shape, initializer=initializer, dtype="float32", trainable=trainable, **autocast
     )
+
+
+def regularizer_of(layer: Any, variable: Any) -> Any:
+    """The regularizer of a weight of a layer; None without. Keras 2 keeps it in a function that gives the loss."""
+    if KERAS_3:
+        return variable.regularizer
+    for loss in layer._callable_losses:
+        of_variable: Any = next(iter(getattr(loss, "args", ())), None)
+        if getattr(of_variable, "args", ()) and of_variable.args[0] is variable:
+            return inspect.getclosurevars(of_variable.func).nonlocals.get("regularizer")
+    return None
 
 
 def stored(variable: Any) -> Any:

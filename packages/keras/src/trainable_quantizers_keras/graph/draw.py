@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainable_quantizers_keras.graph.kinds import word_of
 from trainable_quantizers_keras.graph.symbolic import Recording
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import keras, regularizer_of
 from trainable_quantizers_keras.layers.calls import Call, behind
 from trainable_quantizers_keras.layers.opened import rename
 from trainable_quantizers_keras.layers.weight import KerasWeight
@@ -35,7 +35,7 @@ class Drawing:
             tuple(variable.shape),
             weight_dtype=tf.as_dtype(variable.dtype).name,
             weight_trainable=variable.trainable,
-            regularizer=getattr(variable, "regularizer", None),
+            regularizer=regularizer_of(owner, variable),
             constraint=getattr(variable, "constraint", None),
             name=self.names.unique(name),
             dtype=getattr(owner, "dtype_policy", None),

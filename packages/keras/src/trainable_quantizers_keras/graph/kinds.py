@@ -38,7 +38,8 @@ _NAMES = {  # of layers and operations, in lower case without underscores
 _KEEPS = (  # what gives no new values, or no values of a tensor
     "inputlayer flatten reshape permute transpose repeatvector repeat tile dropout spatialdropout1d spatialdropout2d "
     "spatialdropout3d alphadropout gaussiandropout gaussiannoise activityregularization masking identity zeropadding1d "
-    "zeropadding2d zeropadding3d cropping1d cropping2d cropping3d pad maxpooling1d maxpooling2d maxpooling3d maxpool "
+    "kerasactivityregularization zeropadding2d zeropadding3d cropping1d cropping2d cropping3d pad maxpool "
+    "maxpooling1d maxpooling2d maxpooling3d "
     "globalmaxpooling1d globalmaxpooling2d globalmaxpooling3d maximum minimum max min reducemax reducemin getitem "
     "slicingoplambda stridedslice slice squeeze expanddims split unstack gather take where cast shape stopgradient "
     "abs absolute negative neg clip clipbyvalue roll flip reverse broadcastto swapaxes moveaxis argmax argmin "
@@ -47,7 +48,7 @@ _KEEPS = (  # what gives no new values, or no values of a tensor
 _CLIPS = ("relu", "relu6", "leakyrelu", "prelu", "thresholdedrelu", "hardtanh", "clip", "clipbyvalue")
 _IDENTITIES = (
     *("dropout", "spatialdropout1d", "spatialdropout2d", "spatialdropout3d", "alphadropout", "gaussiandropout"),
-    *("gaussiannoise", "identity", "activityregularization"),
+    *("gaussiannoise", "identity", "activityregularization", "kerasactivityregularization"),
 )
 _PLAIN = frozenset(
     "build get_config from_config compute_output_shape compute_output_spec __init__ __module__ __doc__ __qualname__ "  # noqa: SIM905
@@ -58,6 +59,9 @@ _KIND_OF_WORD = {word: kind for kind, words in _NAMES.items() for word in words.
 _KEEPING = frozenset(_KEEPS.split())
 
 
+_FUNCTIONS = ("TFOpLambda", "KerasTensorFlowFunction")
+
+
 def word_of(layer: Any) -> str:
     """The name of its class, or of the function that a layer of Keras 2 stands for.
 
@@ -66,9 +70,15 @@ def word_of(layer: Any) -> str:
         'ReLU'
     """
     name = type(layer).__name__
-    if name in ("TFOpLambda", "KerasTensorFlowFunction"):
+    if name in _FUNCTIONS:
         return str(layer.get_config()["function"]).rpartition(".")[2]
     return "einsum" if name == "KerasEinsum" else name
+
+
+def draws(layer: Any) -> bool:
+    """Whether it is a function of TensorFlow that gives other numbers each time."""
+    function = str(layer.get_config()["function"]) if type(layer).__name__ in _FUNCTIONS else ""
+    return ("random" in function or "dropout" in function) and "stateless" not in function
 
 
 def kind_of(layer: Any) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from trainable_quantizers_keras.graph.parts import first_part, second_part
 from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, first_line, in_words
 from trainable_quantizers_keras.graph.watch import first_calls
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.activity import regularized
 from trainable_quantizers_keras.layers.attributes import Again
 from trainable_quantizers_keras.layers.call_form import CallForm
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, is_graph, redrawn
@@ -55,9 +59,13 @@ def opened(model: Any, example: Any = None) -> Opened:
         model: A built model; stays as it is.
         example: A batch of inputs of a subclassed model.
     """
+    if example is not None and not all(each.built for each in model._flatten_layers()):
+        with suppress(Exception):  # of a batch that the model does not take: calibration says so
+            model(example)  # Keras 3 builds what cells hold when it calls them on values
     closed: dict[int, str] = {}
+    tried: Counter[int] = Counter()
     while True:
-        opening = _Opening(closed)
+        opening = _Opening(closed, tried)
         try:
             found = opening.model(model, example)
         except CalledDifferentlyError as error:
@@ -67,6 +75,7 @@ def opened(model: Any, example: Any = None) -> Opened:
         if not wrong:
             return found
         closed.update(wrong)
+        tried.update(wrong.keys())
 
 
 @dataclass
@@ -75,6 +84,7 @@ class _Opening:
 
     Args:
         closed: Why layers stay as they are, by identity.
+        tried: How often a graph of a layer computed something else, by identity.
         copies: What stands for layers and variables, by identity.
         notes: By identity of a layer of the original.
         following: What results of layers go through, by identity of the layer.
@@ -82,6 +92,7 @@ class _Opening:
     """
 
     closed: dict[int, str]
+    tried: Counter[int]
     copies: dict[int, Any] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
     following: dict[int, Any] = field(default_factory=dict)
@@ -120,10 +131,8 @@ class _Opening:
         return copied(layer, self._replace, self._after, self.copies, call)
 
     def _subclassed(self, model: Any, example: Any) -> Any:
-        reason = "no calibration data show what it takes"
-        for free in (True, False) if example is not None else ():
-            if free and id(model) in self.closed:
-                continue
+        reason = self.closed.get(id(model), "no calibration data show what it takes")
+        for free in (True, False)[self.tried[id(model)] :] if example is not None else ():
             try:
                 return self._record(model, (symbols_like(example, free),), {}, nested=True)
             except NotOpenedError as error:
@@ -206,6 +215,7 @@ class _Opening:
             )
             drawing.settle()
             drawing.names.of_functions(outputs)
+            outputs = tf.nest.map_structure(partial(regularized, layer), outputs)
             if nested:
                 inputs = tf.nest.pack_sequence_as(args[0], inputs[: len(tf.nest.flatten(args[0]))])
             elif len(inputs) == 1:
@@ -222,6 +232,7 @@ class _Opening:
             raise NotOpenedError(in_words(error)) from error
         if isinstance(fresh, KerasOpenedModel):
             fresh.recorded = CallForm(recording.form.signature, [], recording.form.constants)
+            fresh.read = frozenset(recording.read)
         if not layer.trainable:
             fresh.trainable = False
         self.copies[id(layer)] = fresh

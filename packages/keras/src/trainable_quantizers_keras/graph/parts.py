@@ -8,6 +8,7 @@ from typing import Any
 
 from trainable_quantizers_keras.graph.kinds import clips_by, follows_keras, kind_of
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.activity import regularized
 from trainable_quantizers_keras.layers.copies import build_like, copied, remember_shape
 from trainable_quantizers_keras.layers.function import functions_on_symbols
 from trainable_quantizers_keras.layers.sizes import sizes_as_symbols
@@ -36,6 +37,12 @@ def second_part(layer: Any) -> Callable[[Any], Any]:
     if type(layer).__name__.startswith("SeparableConv"):
         pointwise = _pointwise(layer)
         return partial(_in_two, pointwise) if is_activated(pointwise) else pointwise  # type: ignore[no-any-return]
+    activation = _activation(layer)
+    return partial(_and_regularized, layer, activation) if layer.activity_regularizer else activation
+
+
+def _activation(layer: Any) -> Callable[[Any], Any]:
+    """The activation function of a layer, as what a result goes through."""
     activation = layer.activation
     if isinstance(activation, keras.layers.Layer):
         return copied(activation)  # type: ignore[no-any-return]
@@ -61,6 +68,10 @@ def _in_two(layer: Any, symbol: Any) -> Any:
     return second_part(layer)(first_part(layer)(symbol))
 
 
+def _and_regularized(layer: Any, activation: Callable[[Any], Any], symbol: Any) -> Any:
+    return regularized(layer, activation(symbol))
+
+
 def _on_symbols(function: Callable[[Any], Any], symbol: Any) -> Any:
     """A function of the user's own: what it calls becomes operations."""
     with functions_on_symbols(), sizes_as_symbols():
@@ -75,7 +86,7 @@ def is_activated(layer: Any) -> bool:
 
 
 def _linear(layer: Any) -> Any:
-    plain = type(layer).from_config({**layer.get_config(), "activation": None})
+    plain = type(layer).from_config({**layer.get_config(), "activation": None, "activity_regularizer": None})
     build_like(layer, plain)
     plain.set_weights(layer.get_weights())
     return plain
@@ -109,6 +120,7 @@ def _pointwise(layer: Any) -> Any:
         **{name: config[name] for name in kept},
         kernel_size=1,
         activation=layer.activation,
+        activity_regularizer=layer.activity_regularizer,
         kernel_regularizer=config["pointwise_regularizer"],
         kernel_constraint=config["pointwise_constraint"],
         name=f"{layer.name}_pointwise",

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from trainable_quantizers_keras.graph.kinds import is_identity, word_of
+from trainable_quantizers_keras.graph.kinds import draws, is_identity, word_of
 from trainable_quantizers_keras.graph.watch import replaced_calls
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.attributes import variables_in
@@ -65,6 +65,8 @@ class Recording:
         """By identity of a layer: values of the attributes that hold variables."""
         self._symbols: dict[int, Any] = {}  # by identity of the variable
         self.names = {id(part): path for path, part in parts_of(layer).items()}
+        self.read: set[str] = set()
+        """Names of attributes that the call reads."""
         self.form = CallForm.of(inspect.signature(layer.call), args, kwargs)
         with _without_traces(layer), _names_apart(layer), self._reading_symbols(), self._without_calls():
             self._evaluation = self._run(args, kwargs, False)
@@ -93,13 +95,16 @@ class Recording:
             named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
         bound = inspect.BoundArguments(self.form.signature, named)
         found: set[str] = set()
-        with functions_on_symbols(), sizes_as_symbols(), _watching_constants(found):
+        watching = _watching_constants(found), _watching_attributes(self.layer, self.read), _without_losses(self.layer)
+        with functions_on_symbols(), sizes_as_symbols(), watching[0], watching[1], watching[2]:
             outputs = self.layer.call(*bound.args, **bound.kwargs)
         outputs = tf.nest.map_structure(lambda value: _as_symbol(value, next(iter(inner.values()))), outputs)
         flat = tf.nest.flatten(outputs)
         if not any(is_symbol(value) for value in flat):
             raise NotOpenedError("its result is not made of tensors alone")
-        found |= {"variables" for _, node in behind(flat) if not node.is_input and variables_in(arguments_of(node))}
+        for layer, node in behind(flat):
+            found |= {"variables"} if not node.is_input and variables_in(arguments_of(node)) else set()
+            found |= {"random numbers"} if draws(layer) else set()
         if found:
             raise NotOpenedError(f"it computes with {' and '.join(sorted(found))} that do not come from its inputs")
         inputs = [inner[id(outer)] for outer in self.form.tensors]
@@ -281,6 +286,42 @@ def _watching_constants(found: set[str]) -> Iterator[None]:
         yield
     finally:
         op_callbacks.remove_op_callback(see)
+
+
+@contextmanager
+def _without_losses(layer: Any) -> Iterator[None]:
+    """Notice losses and metrics that a call adds: they are no part of its graph."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise NotOpenedError("it adds a loss or a metric")
+
+    vars(layer).update(add_loss=refuse, add_metric=refuse)
+    try:
+        yield
+    finally:
+        del vars(layer)["add_loss"], vars(layer)["add_metric"]
+
+
+@contextmanager
+def _watching_attributes(layer: Any, found: set[str]) -> Iterator[None]:
+    """Notice the attributes of a layer that are read, but for those that every layer has."""
+    kind: Any = type(layer)
+    own, read = vars(kind).get("__getattribute__"), kind.__getattribute__
+
+    def see(self: Any, name: str) -> Any:
+        if self is layer and name not in INTERNAL:
+            found.add(name)
+        return read(self, name)
+
+    kind.__getattribute__ = see
+    try:
+        yield
+    finally:
+        if own is None:
+            del kind.__getattribute__
+        else:
+            kind.__getattribute__ = own
+        found &= vars(layer).keys()
 
 
 def _as_symbol(value: Any, given: Any) -> Any:

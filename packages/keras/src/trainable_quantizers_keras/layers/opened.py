@@ -40,6 +40,31 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
 
     recorded: CallForm | None = None
     """The call that was recorded."""
+    read: frozenset[str] = frozenset()
+    """The attributes that it read: they are constants of the graph."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute that the recorded call did not read.
+
+        Raises:
+            QuantizerError: it did.
+        """
+        if name in self.read and not _is_same(vars(self).get(name), value):
+            rule = f"as prepare recorded the call, {vars(self).get(name)!r}"
+            advice = "set it before prepare: the graph of that call takes its place"
+            raise invalid(type(self).__qualname__.rpartition(".")[2], name, rule, value, advice)
+        super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the same class; the file that Keras copies by would not keep that."""
+        from trainable_quantizers_keras.layers.copies import copied  # whose module needs this one
+
+        return copied(self)
+
+    def __reduce__(self) -> Any:
+        """What pickle keeps: the graph, as a file does."""
+        build, *arguments = super().__reduce__()
+        return (getattr(KerasOpenedModel, "_unpickle_model", build), *arguments)
 
     def __dir__(self) -> Iterable[str]:
         """Without the attributes that hold layers, of Keras 2: its files name weights after the last one of this list.
@@ -130,6 +155,10 @@ def _fits(symbol: Any, tensor: Any) -> bool:
     )
 
 
+def _is_same(old: Any, value: Any) -> bool:
+    return old is value or (isinstance(value, (bool, int, float, str)) and old == value)
+
+
 def _is_layer(value: Any) -> bool:
     return isinstance(value, keras.layers.Layer)
 
@@ -141,7 +170,7 @@ def _class_of_both(cls: type) -> type:
         name: value
         for base in (*_FUNCTIONAL.__mro__[: _FUNCTIONAL.__mro__.index(keras.Model)][::-1], KerasOpenedModel)
         for name, value in vars(base).items()
-        if name in ("__call__", "__dir__") or not name.startswith("__")
+        if name in ("__call__", "__dir__", "__setattr__") or not name.startswith("__")
     }
     about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     bases = (cls, KerasOpenedModel)  # Keras calls constructors in this order
@@ -168,7 +197,7 @@ def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
     _FUNCTIONAL.__init__(fresh, inputs, outputs, name=old.name)
     carry(old, fresh, again)
     if isinstance(old, KerasOpenedModel):
-        fresh.recorded = old.recorded
+        fresh.recorded, fresh.read = old.recorded, old.read
     return fresh
 
 
