@@ -14,6 +14,8 @@ Member = TypeVar("Member", bound=Enum)
 class QuantizerError(ValueError):
     """Something a caller handed in cannot work; the message names it, its value and the way out."""
 
+    __init__ = Exception.__init__  # by which autograph of TensorFlow knows that it can raise the error in a graph again
+
 
 def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where: str = "") -> QuantizerError:
     """The error ``{owner}: {argument} must be {rule}, got {value}{where}; {advice}.``, ready to raise.

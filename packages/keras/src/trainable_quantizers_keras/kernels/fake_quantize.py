@@ -8,6 +8,7 @@ import tensorflow as tf
 from trainable_quantizers_core.quantizer.grid import Grid, range_step, scaled_by_error
 
 from trainable_quantizers_keras.kernels.effective import TF_OPS
+from trainable_quantizers_keras.kernels.once import once
 
 
 def fake_quantize(
@@ -55,17 +56,19 @@ def fake_quantize(
     def operation(
         x: tf.Tensor, low: tf.Tensor, high: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
-        def forward() -> tf.Tensor:
+        def forward(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
             return kernel(inputs=x, min=low, max=high, num_bits=grid.num_bits, narrow_range=False)
 
-        def gradient(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def gradient(
+            g: tf.Tensor, x: tf.Tensor, low: tf.Tensor, high: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             passed, grad_min, grad_max = kernel_gradient(
                 gradients=g, inputs=x, min=low, max=high, num_bits=grid.num_bits, narrow_range=False
             )
             grad_x = passed
             if from_rounding or ewgs:
                 # The output once more: cheaper than to keep it, or to round x by hand.
-                error, step = forward() - x, range_step(TF_OPS, low, high, grid)
+                error, step = forward(x, low, high) - x, range_step(TF_OPS, low, high, grid)
             if from_rounding:
                 products = tf.math.multiply_no_nan(error, passed)  # an infinite x does not count
                 moved = tf.reduce_sum(products, None if channel_axis is None else 0) / step / grid.num_steps
@@ -75,7 +78,7 @@ def fake_quantize(
                 grad_x = scaled_by_error(TF_OPS, passed, error, ewgs)
             return grad_x, grad_min * gradient_scale, grad_max * gradient_scale
 
-        return forward(), gradient
+        return forward(x, low, high), lambda g: once(gradient, g, x, low, high)
 
     y = restore(operation(channels_last(tf.cast(x, tf.float32)), min_range, max_range))
     return tf.cast(y, x.dtype)

@@ -10,6 +10,7 @@ from trainable_quantizers_core.quantizer import table as tables
 from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_keras.kernels.effective import TF_OPS
+from trainable_quantizers_keras.kernels.once import once
 
 
 def effective_threshold(
@@ -86,10 +87,12 @@ def look_up(
         if channel_axis is not None:
             along = tf.reshape(threshold, [-1 if axis == channel_axis else 1 for axis in range(rank)])
 
-        def gradient(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def gradient(
+            g: tf.Tensor, x: tf.Tensor, along: tf.Tensor, levels: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             of_x, of_threshold, of_levels = tables.look_up_gradients(TF_OPS, g, x, along, levels, grid, shared)
             return of_x, of_threshold * threshold_scale, of_levels * table_scale
 
-        return tables.look_up(TF_OPS, x, along, levels, grid), gradient
+        return tables.look_up(TF_OPS, x, along, levels, grid), lambda g: once(gradient, g, x, along, levels)
 
     return tf.cast(operation(tf.cast(x, tf.float32), threshold, levels), x.dtype)
