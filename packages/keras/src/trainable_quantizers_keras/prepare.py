@@ -20,7 +20,7 @@ from trainable_quantizers_core.inventory import accumulator_bits
 
 from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
-from trainable_quantizers_keras.deploy.convert import needs_package, quantized_inside
+from trainable_quantizers_keras.deploy.convert import needs_package, quantizes, refuse_configuration
 from trainable_quantizers_keras.deploy.self_check import check_prepared
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
@@ -102,6 +102,7 @@ def prepare(
         layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
         correct_biases(model, prepared, layers, first or calibration_data)
     found = made.found.with_norms(folded) if fold_batch_norm else made.found
+    refuse_configuration(prepared)
     vars(prepared)[_SUMMARY] = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
     if verbose:
         print(summary(prepared))
@@ -141,7 +142,7 @@ def _check(model: Any, recipe: Any) -> None:
     if not isinstance(recipe, Recipe):
         advice = "load one with Recipe.from_file, or take one of Recipe.presets()"
         raise invalid("prepare", "recipe", "a Recipe", recipe, advice)
-    if quantized_inside(model):
+    if any(map(quantizes, model._flatten_layers())):
         raise invalid("prepare", "model", "one without quantizers", model.name, "pass the float model")
     if not model.built:
         advice = "call it on a batch first, or give it an Input"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import mct_quantizers
+from trainable_quantizers_core import QuantizerError
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.layers.activity import KerasActivityRegularization
 from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.layers.copies import copied, is_of_keras
 from trainable_quantizers_keras.layers.holder import (
@@ -15,7 +19,7 @@ from trainable_quantizers_keras.layers.holder import (
     KerasTrainableActivationQuantizationHolder,
 )
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
-from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper, KerasTrainableQuantizationWrapper
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
 
@@ -43,7 +47,9 @@ def convert(model: Any) -> Any:
     if not quantized_inside(model):
         advice = "prepare it, or wrap its layers in KerasTrainableQuantizationWrapper, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
-    return copied(model, _converted)
+    converted = copied(model, _converted)
+    refuse_configuration(converted)
+    return converted
 
 
 def _converted(layer: Any, call: Any) -> Any:
@@ -66,6 +72,8 @@ def _converted(layer: Any, call: Any) -> Any:
         if isinstance(layer, KerasMaskedActivationQuantizationHolder):
             kind = KerasMaskedActivationQuantizationHolder
         return kind(inferable, name=layer.name, dtype="float32")  # it takes nothing else
+    if isinstance(layer, KerasActivityRegularization) and call is not None:
+        return None  # nothing of it trains
     inside = quantized_inside(layer) if is_of_keras(layer) else []
     if inside:
         advice = "take it out of that layer, which its configuration would rebuild without it"
@@ -73,6 +81,34 @@ def _converted(layer: Any, call: Any) -> Any:
             "convert", "layer", "free of quantized layers inside it", layer.name, advice, f" with {inside[0]}"
         )
     return layer
+
+
+class _NoConfigurationError(QuantizerError, NotImplementedError):
+    """The latter is what SavedModels of Keras 2 expect of a model without a configuration."""
+
+
+def refuse_configuration(model: Any) -> None:
+    """Let layers and models of the user's classes that hold quantizers not be rebuilt, without these, by Keras."""
+
+    def refused(name: str) -> Callable[[], Any]:
+        def get_config() -> Any:
+            advice = "save its weights and load them into what prepare makes again, or export it"
+            raise _NoConfigurationError(
+                str(invalid("get_config", "model", "one that Keras rebuilds with its quantizers", name, advice))
+            )
+
+        return get_config
+
+    for layer in model._flatten_layers():
+        if not (is_of_keras(layer) or is_graph(layer)) and any(map(quantizes, layer._flatten_layers())):
+            vars(layer)["get_config"] = refused(layer.name)
+
+
+def quantizes(layer: Any) -> bool:
+    """Whether it is a wrapper or a holder, or a layer that Keras itself has quantized."""
+    kinds = (mct_quantizers.KerasQuantizationWrapper, KerasQuantizationWrapper, KerasActivationQuantizationHolder)
+    mode = getattr(getattr(layer, "dtype_policy", None), "quantization_mode", None)
+    return isinstance(layer, kinds) or mode is not None
 
 
 def needs_package(model: Any) -> bool:
@@ -86,6 +122,8 @@ def needs_package(model: Any) -> bool:
             kind = layer.inferable_class(in_graph=True)
         elif kind is KerasTrainableActivationQuantizationHolder:
             kind = KerasActivationQuantizationHolder
+        elif kind is KerasActivityRegularization:
+            return False
         return kind.__module__.startswith(__package__.partition(".")[0])
 
     return any(map(is_ours, model._flatten_layers()))

@@ -136,9 +136,16 @@ def _from_configuration(layer: Any) -> Any:
     try:
         config = layer.get_config()
         trusted = {"safe_mode": False} if "safe_mode" in inspect.signature(type(layer).from_config).parameters else {}
-        return type(layer).from_config(config, **trusted)  # a Lambda of this process, not of a file
+        inside = {type(part).__name__: type(part) for part in _flat(layer) if not is_of_keras(part)}
+        with keras.utils.custom_object_scope(inside):
+            return type(layer).from_config(config, **trusted)  # a Lambda of this process, not of a file
     except Exception as error:  # whatever a constructor raises
         raise _not_rebuilt(layer, error) from error
+
+
+def _flat(layer: Any) -> list[Any]:
+    """The layer and those inside it; an operation of Keras 3 has none."""
+    return list(layer._flatten_layers()) if isinstance(layer, keras.layers.Layer) else [layer]
 
 
 def _not_rebuilt(layer: Any, error: Any) -> Exception:
@@ -169,8 +176,14 @@ def input_shape_of(layer: Any) -> Any:
     return config.get("input_shape", next(iter(config.get("shapes_dict", {}).values()), None))
 
 
-def build_by_call(layer: Any, input_shape: Any) -> None:
-    """Build what a layer builds when it is called; attention of Keras 2 knows the shapes of its arguments itself."""
+def build_by_call(layer: Any, input_shape: Any, weights: int = 0) -> None:
+    """Build what a layer builds when it is called; attention of Keras 2 knows the shapes of its arguments itself.
+
+    Args:
+        layer: The layer.
+        input_shape: Of its input, or of several.
+        weights: How many weights it has then; Keras 3 does not call cells on symbols.
+    """
     arguments = inspect.signature(layer.call).parameters
     shapes = {name[:-6]: shape for name, shape in layer.get_config().items() if name.endswith("_shape")}
     inputs = {name: keras.Input(batch_shape=shape) for name, shape in shapes.items() if name in arguments}
@@ -180,6 +193,8 @@ def build_by_call(layer: Any, input_shape: Any) -> None:
         shapes = shapes_of(input_shape)
         several = isinstance(shapes, list)  # a sequence and initial states
         layer([keras.Input(batch_shape=shape) for shape in shapes] if several else keras.Input(batch_shape=shapes))
+        if len(layer.weights) < weights and not several:
+            layer(tf.zeros([size or 1 for size in shapes]))
 
 
 def shapes_of(shape: Any) -> Any:
@@ -206,8 +221,8 @@ def build_like(layer: Any, fresh: Any) -> None:
         try:
             with nullcontext() if KERAS_3 else tf.name_scope(fresh.name):  # of its weights, in HDF5 files of Keras 2
                 fresh.build_from_config(config)
-            if len(fresh.weights) != len(layer.weights) and "input_shape" in config:
-                build_by_call(fresh, config["input_shape"])
+            if len(fresh.weights) != len(layer.weights) and input_shape_of(layer) is not None:
+                build_by_call(fresh, input_shape_of(layer), len(layer.weights))
         except Exception as error:  # whatever a build method raises
             raise _not_rebuilt(layer, error) from error
     if config:

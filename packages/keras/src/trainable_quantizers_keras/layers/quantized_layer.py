@@ -20,18 +20,44 @@ from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, in
 from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 from trainable_quantizers_keras.layers.attributes import is_variable
-from trainable_quantizers_keras.layers.copies import build_by_call, part_at, parts_of, remember_shape, shapes_of
+from trainable_quantizers_keras.layers.copies import (
+    INTERNAL,
+    build_by_call,
+    part_at,
+    parts_of,
+    remember_shape,
+    shapes_of,
+)
 from trainable_quantizers_keras.layers.state import StructuredState
 
 
-class QuantizedLayer(StructuredState):
+class AnswersAsLayer:
+    """What stands for a layer, and has the attributes of the layer to read and to write."""
+
+    layer: Any
+
+    def __getattr__(self, name: str) -> Any:
+        """What the layer has by this name."""
+        if name.startswith("_") or "layer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.layer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write what the layer alone has to the layer: ``model.conv.strides = (2, 2)``."""
+        of_any_layer = name.startswith("_") or name in INTERNAL or hasattr(type(self), name)
+        if of_any_layer or name in vars(self) or not hasattr(vars(self).get("layer"), name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.layer, name, value)
+
+
+class QuantizedLayer(AnswersAsLayer, StructuredState):
     """What a wrapper of a layer does with its quantizers; mixed into ``keras.layers.Wrapper``.
 
     The weights stay variables of the wrapped layer. A call puts their quantized values into the slots where
     the layer keeps them, below properties and without Keras taking notice, and takes them out again.
     """
 
-    layer: Any
     weights_quantizers: dict[Any, Any]
     weight_values: dict[int, Any]
     op_call_args: list[Any]
@@ -41,9 +67,7 @@ class QuantizedLayer(StructuredState):
 
     def __getattr__(self, name: str) -> Any:
         """What the layer has by this name, for calls in Python that ask for it; a quantized weight as it is used."""
-        if name.startswith("_") or "layer" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = getattr(self.layer, name)
+        value = super().__getattr__(name)
         quantized = name in vars(self).get("weights_quantizers", ()) and is_variable(value)
         return self.get_quantized_weights()[name] if quantized else value
 
@@ -98,7 +122,7 @@ class QuantizedLayer(StructuredState):
             if grid is not None and grid.bits is not None:
                 weight = self._limited(weight, quantizer, grid, training)
             trains = isinstance(quantizer, BaseTrainableQuantizer)
-            found[key] = quantizer(weight, training) if trains else quantizer(weight)
+            found[key] = quantizer(weight, training) if trains else quantizer(tf.cast(weight, tf.float32))
         return found
 
     def _check_inputs(self, grid: AccumulatorGrid) -> None:

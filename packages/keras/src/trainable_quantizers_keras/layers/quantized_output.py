@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
-from trainable_quantizers_keras.layers.quantized_layer import without_foreign_mask
+from trainable_quantizers_keras.layers.quantized_layer import AnswersAsLayer, without_foreign_mask
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class KerasQuantizedOutput(keras.layers.Wrapper):
+class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
     """A layer whose output goes through an activation holder.
 
     Args:
@@ -30,12 +30,6 @@ class KerasQuantizedOutput(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.holder = holder
         self.supports_masking = layer.supports_masking
-
-    def __getattr__(self, name: str) -> Any:
-        """What the layer has by this name, so that a call in Python may ask for it."""
-        if name.startswith("_") or "layer" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.layer, name)
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing: both are built when they are called."""

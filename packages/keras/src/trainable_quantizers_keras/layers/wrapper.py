@@ -48,6 +48,8 @@ if KERAS_3:
         ) -> None:
             _check(type(self).__name__, layer, weights_quantizers, weight_values)
             super().__init__(layer, **kwargs)
+            for inside in layer._flatten_layers():
+                inside._remat_mode = None  # recomputed apart from the wrapper it would read the float weights
             self.weights_quantizers = dict(weights_quantizers)
             self.weight_values = {key: np.asarray(value) for key, value in (weight_values or {}).items()}
             self.op_call_args = list(op_call_args or [])
