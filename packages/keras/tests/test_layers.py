@@ -209,3 +209,80 @@ def test_keras_2_layers_are_those_of_mct_quantizers():
         assert tq.KerasActivationQuantizationHolder is mct_quantizers.KerasActivationQuantizationHolder
         assert isinstance(wrapper, mct_quantizers.KerasQuantizationWrapper)
         assert type(wrapper.convert_to_inferable_quantizers()) is mct_quantizers.KerasQuantizationWrapper
+
+
+SETTINGS = {
+    "strides": (lambda: L.Conv2D(3, 2), (6, 6, 4), 2, (2, 2)),
+    "activation": (lambda: L.Dense(3), (4,), -1, keras.activations.relu),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_attribute_that_is_written_on_a_wrapper_reaches_the_layer(name):
+    make, shape, axis, value = SETTINGS[name]
+    wrapper, fresh = wrapped(make(), weights_channels_axis=axis), make()
+    x = inputs_for("any", shape)
+    before = wrapper(x)
+    setattr(wrapper, name, value)
+    after = wrapper(x)
+    fresh(x)
+    setattr(fresh, name, value)
+    fresh.set_weights([wrapper.kernel, wrapper.bias])
+    assert getattr(wrapper.layer, name) == value
+    assert after.shape != before.shape or np.abs(after - before).max() > 0
+    np.testing.assert_allclose(after, fresh(x), atol=1e-6)
+
+
+def penalty(model, x):
+    """How the square of the gradient of a model's outputs depends on its weights."""
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            outputs = tf.reduce_sum(model(x) ** 2)
+        squares = tf.reduce_sum(inner.gradient(outputs, x) ** 2)
+    return outer.gradient(squares, model.trainable_variables)
+
+
+def tangent(model, x):
+    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+        outputs = model(x)
+    return accumulator.jvp(outputs)
+
+
+TWICE = {"double backward": penalty, "compiled": tf.function(penalty), "forward mode": tangent}
+
+
+@pytest.mark.parametrize("way", TWICE)
+@pytest.mark.parametrize("method", ["symmetric", "lut_power_of_two"])
+def test_differentiating_a_quantizer_twice_is_an_error(way, method):
+    scheme = {"num_bits": 4, "method": method}
+    network = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+    model = tq.prepare(network, tq.Recipe({"num_bits": 4}, scheme), [inputs_for("any", (4,))], verbose=False)
+    error = (tq.QuantizerError, LookupError) if way == "forward mode" else tq.QuantizerError  # as TensorFlow 2.15 says
+    with pytest.raises(error, match="differentiate the float model twice instead|no entry for: FakeQuant"):
+        TWICE[way](model, tf.ones((2, 4)))
+
+
+def test_a_converted_layer_of_double_precision_computes_what_the_prepared_does():
+    wrapper = wrapped(L.Dense(3, dtype="float64"))
+    x = inputs_for("any", (4,)).astype("float64")
+    expected = wrapper(x)
+    np.testing.assert_allclose(wrapper.convert_to_inferable_quantizers()(x), expected, atol=1e-6)
+
+
+if KERAS_3:  # Keras 2 has no such scope
+
+    def test_a_layer_that_is_recomputed_has_the_same_gradients():
+        def gradients(wrapper):
+            wrapper(x)
+            wrapper.set_weights(weights) if weights else weights.extend(wrapper.get_weights())
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(wrapper(x) ** 2)
+            return tape.gradient(loss, wrapper.trainable_variables)
+
+        x, weights = tf.constant(inputs_for("any", (4,))), []
+        expected = gradients(wrapped(L.Dense(3)))
+        with keras.RematScope("full"):
+            found = gradients(wrapped(L.Dense(3)))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)

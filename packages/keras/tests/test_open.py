@@ -1,5 +1,8 @@
 """Models and layers whose calls are Python become graphs, and stay what they were to their users."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -471,3 +474,175 @@ def test_a_constant_beside_a_result_does_not_keep_a_layer_closed():
     np.testing.assert_array_equal(model(ROWS)[1], [[1.0, 2.0]])
     for one, other in zip(tq.convert(model)(ROWS), model(ROWS), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class CountedModel(keras.Model):
+    """Does one thing for symbols, and another for a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        return self.dense(x) * (1.0 if x.shape[0] is None else float(x.shape[0]))
+
+
+class Sampled(keras.Model):
+    """Draws random numbers, of the size of what it draws them for."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = L.Dense(4), L.Dense(24)
+
+    def call(self, x):
+        mean = self.encode(x)
+        return self.decode(mean + tf.random.normal(tf.shape(mean)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (CountedModel, "as a graph it computes something else on the calibration data"),
+        (Sampled, "random numbers that do not come from its inputs"),
+    ],
+)
+def test_a_model_whose_graphs_never_compute_what_it_does_stays_as_it_is(cls, reason):
+    model = cls()
+    model(ROWS)
+    prepared = tq.prepare(model, RECIPE, [ROWS], verbose=False)
+    assert not isinstance(prepared, KerasOpenedModel)
+    assert all(reason in row.reason for row in tq.summary(prepared).rows)
+
+
+class Losing(L.Layer):
+    """Adds a loss in its call."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        y = self.dense(x)
+        self.add_loss(tf.reduce_mean(y**2))
+        return y
+
+
+class LosingModel(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        y = self.dense(x)
+        self.add_loss(tf.reduce_mean(y**2))
+        return y
+
+
+class Regularized(L.Layer):
+    """Its own code reads a weight that has a regularizer and a constraint."""
+
+    def __init__(self):
+        super().__init__()
+        norm = keras.constraints.MaxNorm(0.5)
+        self.kernel = self.add_weight(name="kernel", shape=(24, 4), regularizer="l2", constraint=norm)
+        self.bias = self.add_weight(name="bias", shape=(4,), initializer="ones", regularizer="l1")
+
+    def call(self, x):
+        return tf.matmul(x, self.kernel) + self.bias
+
+
+class RegularizedModel(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+        self.activity_regularizer = keras.regularizers.L2(0.01)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def built(model):
+    model(ROWS)
+    return model
+
+
+def of(*layers):
+    return keras.Sequential([keras.Input((24,)), *layers])
+
+
+def with_activity(layer):
+    layer.activity_regularizer = keras.regularizers.L2(0.01)
+    return layer
+
+
+LOSSES = {
+    "a layer adds it": lambda: applied(Losing(), [ROWS]),
+    "a model adds it": lambda: built(LosingModel()),
+    "of weights that functions read": lambda: applied(Regularized(), [ROWS]),
+    "of the activity of a layer": lambda: applied(with_activity(Block(8)), [ROWS]),
+    "of the activity of a model": lambda: built(RegularizedModel()),
+    "of the activity of two in one": lambda: of(L.Dense(4, "tanh", activity_regularizer="l2")),
+    "of a separable convolution": lambda: of(
+        L.Reshape((6, 4)), L.SeparableConv1D(4, 3, activation="tanh", activity_regularizer="l2")
+    ),
+    "of a dense layer": lambda: of(L.Dense(4, kernel_regularizer="l2", activity_regularizer="l2")),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_layers_stay_what_they_are(name):
+    model = LOSSES[name]()
+    wide = {"num_bits": 16, "method": "symmetric", "calibration": "min_max"}
+    prepared = tq.prepare(model, tq.Recipe(wide, wide), [ROWS], verbose=False)
+    found = []
+    for each in (model, prepared):
+        each(ROWS)
+        found.append(float(sum(each.losses)))
+    assert found[0] > 0
+    assert_allclose(found[1], found[0], rtol=1e-3)
+
+
+def test_a_file_keeps_the_activity_regularizer_and_a_converted_graph_needs_none(tmp_path):
+    prepared = tq.prepare(LOSSES["of the activity of two in one"](), RECIPE, [ROWS], verbose=False)
+    prepared.save(tmp_path / "model.keras")
+    again = tq.keras_load_quantized_model(tmp_path / "model.keras")
+    deployed = tq.convert(prepared)
+    for each in (prepared, again, deployed):
+        each(ROWS)
+    assert float(sum(again.losses)) == float(sum(prepared.losses)) > 0
+    assert not deployed.losses
+    assert (outputs(deployed, ROWS)[0] == outputs(prepared, ROWS)[0]).all()
+
+
+class Tempered(keras.Model):
+    """Reads an attribute, has another, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature, self.epoch = 2.0, 0
+        self.body, self.head = L.Dense(8), L.Dense(4)
+
+    def call(self, x):
+        return self.head(self.body(x)) / self.temperature
+
+
+def test_attributes_that_the_recorded_call_read_are_constants_of_the_graph():
+    prepared = tq.prepare(built(Tempered()), RECIPE, [ROWS], verbose=False)
+    for each in (prepared, tq.convert(prepared)):
+        each.epoch += 1
+        each.temperature = 2.0
+        with pytest.raises(tq.QuantizerError, match=r"Tempered: temperature must be .* 2.0, got 3.0; set it before"):
+            each.temperature = 3.0
+        with pytest.raises(tq.QuantizerError, match="Tempered: head must be as prepare recorded the call"):
+            each.head = L.Dense(2)
+
+
+def test_an_opened_model_is_copied_with_its_class_and_pickled_as_a_graph():
+    prepared = tq.prepare(built(Tempered()), RECIPE, [ROWS], verbose=False)
+    expected = outputs(prepared, ROWS)[0]
+    again, graph = copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))
+    assert isinstance(again, Tempered)
+    for each in (again, graph):
+        assert (outputs(each, ROWS)[0] == expected).all()
+        each.set_weights([weight * 0 for weight in each.get_weights()])
+    assert (outputs(prepared, ROWS)[0] == expected).all(), "they share nothing"

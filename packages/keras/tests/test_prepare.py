@@ -1,5 +1,6 @@
 """From a float model to a trained one to a deployed one, by a recipe."""
 
+import copy
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from keras_networks import (
 )
 from numpy.testing import assert_array_equal
 from trainable_quantizers_keras.inventory import quantizers_of
+from trainable_quantizers_keras.keras_version import KERAS_3
 
 keras = tf.keras
 L = keras.layers
@@ -142,6 +144,11 @@ def test_a_model_whose_call_cannot_be_recorded_keeps_it_and_is_no_keras_file(tmp
     check_same(model, tq.convert(model), ROWS)
     with pytest.raises(tq.QuantizerError, match="write a SavedModel, a path without ending"):
         tq.export(tq.convert(model), tmp_path / "model.keras", ROWS)
+    around = keras.Model(rows_in := keras.Input((24,)), model(rows_in))
+    for each in (model, tq.convert(model), around, tq.convert(around)):
+        for again in (keras.models.clone_model, copy.deepcopy, lambda it: it.save(tmp_path / "model.keras")):
+            with pytest.raises(tq.QuantizerError, match="model must be one that Keras rebuilds with its quantizers"):
+                again(each)
 
 
 class Tied(keras.Model):
@@ -380,12 +387,26 @@ MISTAKES = {
     "no model": (lambda: tq.prepare(residual, RECIPE, verbose=False), "pass the network itself"),
     "not built": (lambda: tq.prepare(Subclassed(), RECIPE, [ROWS], verbose=False), "call it on a batch first"),
     "prepared": (lambda: tq.prepare(prepared("residual")[1], RECIPE, verbose=False), "pass the float model"),
+    "converted": (lambda: tq.prepare(tq.convert(prepared("residual")[1]), RECIPE), "one without quantizers"),
     "no such layer": (
         lambda: tq.prepare(residual(), tq.Recipe(rules=[tq.LayerRule(name="haed", skip=True)]), verbose=False),
         "did you mean 'head'",
     ),
     "not prepared": (lambda: tq.summary(residual()), "prepare it first"),
 }
+
+
+if KERAS_3:  # Keras 2 quantizes nothing
+
+    def quantized_by_keras():
+        network = residual()
+        network.quantize("int8")
+        return network
+
+    MISTAKES["quantized by Keras"] = (
+        lambda: tq.prepare(quantized_by_keras(), RECIPE, verbose=False),
+        "one without quantizers",
+    )
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -417,3 +438,28 @@ def test_threads_that_call_one_model_leave_its_weights_alone():
         sys.setswitchinterval(interval)
     assert all((result == right).all() for result in results)
     assert all(layer.kernel is kernel for layer, kernel in zip(wrapped, kernels, strict=True))
+
+
+class Cell(L.Layer):
+    """A cell that holds layers, registered by nobody."""
+
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+        self.of_input, self.of_state = L.Dense(units), L.Dense(units)
+
+    def call(self, x, states):
+        state = tf.tanh(self.of_input(x) + self.of_state(states[0]))
+        return state, [state]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_recurrent_layer_with_a_cell_of_ones_own_is_prepared():
+    sequence = keras.Input((5, 8))
+    network = keras.Model(sequence, L.Dense(2)(L.RNN(Cell(), name="own")(sequence)))
+    model = tq.prepare(network, RECIPE, [STEPS], verbose=False)
+    own = [each.attribute for each in quantizers_of(model) if each.layer == "own"]
+    assert sorted(own) == ["cell.of_input.kernel", "cell.of_state.kernel", "output"]
+    check_same(model, tq.convert(model), STEPS)
