@@ -66,6 +66,35 @@ def test_a_state_of_thresholds_is_refused_for_their_logarithms(tmp_path):
         load(prepared(threshold_domain="log2"), path, "weights file")
 
 
+class Shifting(keras.Model):
+    """Its call stays Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+
+    def call(self, x, training=None):
+        return self.dense(x) + 1.0 if training else self.dense(x)
+
+
+def shifting():
+    keras.utils.set_random_seed(0)
+    network = Shifting()
+    network(BOTH)
+    return tq.prepare(network, tq.Recipe({"num_bits": 4}, {"num_bits": 4}), [BOTH], verbose=False)
+
+
+@pytest.mark.parametrize("make", [prepared, shifting])
+def test_weights_of_a_prepared_model_are_not_those_of_a_converted_one(make, tmp_path):
+    model = make()
+    deployed = tq.convert(make())
+    for source, other in ((model, deployed), (deployed, model)):
+        with pytest.raises((tq.QuantizerError, ValueError), match=r"as those of the layer|expected 1 variables"):
+            load(other, saved(source, tmp_path, "weights file"), "weights file")
+    load(deployed, saved(tq.convert(model), tmp_path, "weights file"), "weights file")
+    np.testing.assert_array_equal(deployed(BOTH), model(BOTH))
+
+
 def test_a_prepared_model_becomes_a_saved_model_of_tensorflow(tmp_path):
     model = moved(prepared())
     tf.saved_model.save(model, f"{tmp_path}/saved")

@@ -23,19 +23,19 @@ class StructuredState:
     def save_own_variables(self, store: Any) -> None:
         """Write variables and structure, as Keras does for ``.keras`` and ``.weights.h5`` files."""
         super().save_own_variables(store)  # type: ignore[misc]
-        text = structure_of(_quantizers_of(self))
-        if text != "{}":  # an inferable quantizer is part of the configuration
-            store[_STRUCTURE] = np.frombuffer(text.encode(), np.uint8)
+        store[_STRUCTURE] = np.frombuffer(structure_of(_quantizers_of(self)).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
         """Take variables in that were saved from quantizers of the same structure.
 
         Raises:
-            QuantizerError: they were saved from others.
+            QuantizerError: they were saved from others, or from none. Keras 3 comes along several paths, most of which
+                the file does not know, and forgets what was wrong as soon as one of them loads.
         """
         numbers = {key: store[key] for key in store.keys() if key != _STRUCTURE}  # noqa: SIM118 (no dictionary)
-        if _STRUCTURE in store.keys():  # noqa: SIM118
-            _check(self, bytes(np.asarray(store[_STRUCTURE])).decode(errors="replace"))
+        if _STRUCTURE not in store.keys():  # noqa: SIM118
+            raise _of_another(self, "no quantizers")
+        _check(self, bytes(np.asarray(store[_STRUCTURE])).decode(errors="replace"))
         super().load_own_variables(numbers)  # type: ignore[misc]
 
     def track_structure(self) -> None:
@@ -68,6 +68,15 @@ def _check(layer: Any, text: str) -> None:
         raise invalid(layer.name, "structure in the file", rule, text, advice) from error
     if differing:
         raise QuantizerError("; ".join(differing))
+    if (text == "{}") != (structure_of(quantizers) == "{}"):
+        raise _of_another(layer, "trainable quantizers" if text != "{}" else "inferable quantizers")
+
+
+def _of_another(layer: Any, value: str) -> QuantizerError:
+    advice = "load what a prepared model saved into a prepared one, what a converted model saved into a converted one"
+    return invalid(
+        getattr(layer, "name", ""), "state in the file", "of quantizers as those of the layer", value, advice
+    )
 
 
 def _quantizers_of(layer: Any) -> Mapping[Any, Any]:
