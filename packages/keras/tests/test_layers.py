@@ -258,8 +258,8 @@ def test_differentiating_a_quantizer_twice_is_an_error(way, method):
     scheme = {"num_bits": 4, "method": method}
     network = keras.Sequential([keras.Input((4,)), L.Dense(3)])
     model = tq.prepare(network, tq.Recipe({"num_bits": 4}, scheme), [inputs_for("any", (4,))], verbose=False)
-    error = (tq.QuantizerError, LookupError) if way == "forward mode" else tq.QuantizerError  # as TensorFlow 2.15 says
-    with pytest.raises(error, match="differentiate the float model twice instead|no entry for: FakeQuant"):
+    error = (tq.QuantizerError, LookupError) if way == "forward mode" else tq.QuantizerError  # of TensorFlow 2.15
+    with pytest.raises(error, match=r"differentiate the float model twice instead|no entry for: FakeQuant"):
         TWICE[way](model, tf.ones((2, 4)))
 
 

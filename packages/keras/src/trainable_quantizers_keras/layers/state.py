@@ -74,9 +74,7 @@ def _check(layer: Any, text: str) -> None:
 
 def _of_another(layer: Any, value: str) -> QuantizerError:
     advice = "load what a prepared model saved into a prepared one, what a converted model saved into a converted one"
-    return invalid(
-        getattr(layer, "name", ""), "state in the file", "of quantizers as those of the layer", value, advice
-    )
+    return invalid(layer.name, "state in the file", "of quantizers as those of the layer", value, advice)
 
 
 def _quantizers_of(layer: Any) -> Mapping[Any, Any]:
