@@ -52,7 +52,7 @@ def demo(arguments: list[str]) -> None:
 
 
 def test(arguments: list[str]) -> None:
-    """Every package's tests and tests-integration, and what Keras 2 does differently; ``test everything``: all of it."""
+    """Tests of all packages and tests-integration; of Keras 2 what differs, or all of it by ``test everything``."""
     everything, arguments = "everything" in arguments, [each for each in arguments if each != "everything"]
     with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
         hatch("run", "test:all", *arguments)
