@@ -22,6 +22,9 @@ HELD = "held"
 ALPHA = "alpha"
 """Name of the variable that says of each weight how far its rounding was moved."""
 
+ATTENTION = "attention"
+"""Name of the variable that says of each candidate how much it counts."""
+
 MIN_THRESHOLD = 2.0**-16
 """Smallest threshold, and smallest width of a uniform range, unless a configuration names another."""
 

@@ -18,6 +18,9 @@ class TrainingMethod(str, Enum):
     """Learned step size (Esser et al. 2020, arXiv 1902.08153): parameters learn from rounding errors too."""
     ADAROUND = "AdaRound"
     """Soft rounding (Nagel et al. 2020, arXiv 2004.10568): each weight learns whether it is rounded down or up."""
+    DQA = "DQA"
+    """Quantization with attention (Boukli Hacene et al. 2021, arXiv 2103.13322): each weight learns how many bits it
+    needs."""
 
 
 class VariableGroup(Enum):

@@ -64,6 +64,8 @@ from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuant
 from trainable_quantizers_keras.quantizer.weights_quantizers import (
     AdaRoundSymmetricWeightsTrainableQuantizer,
     AdaRoundUniformWeightsTrainableQuantizer,
+    DQASymmetricWeightsTrainableQuantizer,
+    DQAUniformWeightsTrainableQuantizer,
     LSQSymmetricWeightsTrainableQuantizer,
     LSQTableWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
@@ -94,6 +96,8 @@ __all__ = [
     "BaseKerasTrainableQuantizer",
     "Budget",
     "CalibrationMethod",
+    "DQASymmetricWeightsTrainableQuantizer",
+    "DQAUniformWeightsTrainableQuantizer",
     "Distillation",
     "GradientRule",
     "Granularity",

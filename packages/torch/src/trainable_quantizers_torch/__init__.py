@@ -62,6 +62,8 @@ from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQua
 from trainable_quantizers_torch.quantizer.weights_quantizers import (
     AdaRoundSymmetricWeightsTrainableQuantizer,
     AdaRoundUniformWeightsTrainableQuantizer,
+    DQASymmetricWeightsTrainableQuantizer,
+    DQAUniformWeightsTrainableQuantizer,
     LSQSymmetricWeightsTrainableQuantizer,
     LSQTableWeightsTrainableQuantizer,
     LSQUniformWeightsTrainableQuantizer,
@@ -92,6 +94,8 @@ __all__ = [
     "BasePytorchTrainableQuantizer",
     "Budget",
     "CalibrationMethod",
+    "DQASymmetricWeightsTrainableQuantizer",
+    "DQAUniformWeightsTrainableQuantizer",
     "Distillation",
     "GradientRule",
     "Granularity",

@@ -46,9 +46,14 @@ class RangeQuantizer(BaseTrainableQuantizer):
             raise invalid(type(self).__name__, "schedule", "a QuantizationSchedule", schedule, advice)
         self.schedule = schedule
         self.enabled = quantization_config.enabled
-        self.specification = RangeSpecification.from_config(type(self).__name__, quantization_config)
         self.channel_axis: int | None = None
         self._rank: int | None = None
+        self._configure(quantization_config)
+
+    def _configure(self, config: RangeConfig) -> None:
+        """Be what a configuration says; there are no variables yet, or their state is about to be loaded."""
+        self.quantization_config = config
+        self.specification = RangeSpecification.from_config(type(self).__name__, config)
         if self.gradient.soft_rounding and self.specification.ewgs:
             advice = "weights that are not rounded in training have no rounding error"
             raise invalid(type(self).__name__, "ewgs", "0 with soft rounding", self.specification.ewgs, advice)
@@ -88,21 +93,24 @@ class RangeQuantizer(BaseTrainableQuantizer):
         if LUT_VALUES in params:  # the state that is loaded brings its own
             grid = table_grid(signed)
             params[LUT_VALUES] = np.clip(params[LUT_VALUES], grid.lowest, grid.highest)
-        config = replace(config, activation_quantization_params=params)
-        self.quantization_config = config
-        self.specification = RangeSpecification.from_config(type(self).__name__, config)
+        self._configure(replace(config, activation_quantization_params=params))
 
     def start_at(self, threshold: np.ndarray | float) -> None:
         """Start from another threshold of a weight; it has no variables yet."""
         config: Any = self.quantization_config
         params = {**config.weights_quantization_params, THRESHOLD: threshold}
-        self.quantization_config = config = replace(config, weights_quantization_params=params)
-        self.specification = RangeSpecification.from_config(type(self).__name__, config)
+        self._configure(replace(config, weights_quantization_params=params))
 
     @property
-    def _holds(self) -> bool:
-        """Whether the variables have others beside them that keep their values while they do not learn."""
-        return self.schedule is not None and self.schedule.holds and not self.freeze_quant_params
+    def _held(self) -> tuple[str, ...]:
+        """The variables with others beside them that keep their values while they do not learn."""
+        holds = self.schedule is not None and self.schedule.holds and not self.freeze_quant_params
+        return tuple(self.specification.initial) if holds else ()
+
+    def _learns(self) -> Any:
+        """Whether these learn at the present step."""
+        schedule: Any = self.schedule
+        return schedule.learns(self.get_quantizer_variable(STEP))
 
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: Any) -> None:
         """Create the threshold and table, or the ends of the range, as float32 variables of ``layer``.
@@ -122,15 +130,18 @@ class RangeQuantizer(BaseTrainableQuantizer):
         if shape is not None:
             self._rank = len(shape)
             self.channel_axis = None if spec.channel_axis is None else spec.channel_axis % len(shape)
-        kept = {f"{variable}_{HELD}": value for variable, value in values.items()} if self._holds else {}
-        counted = {} if self.schedule is None else {STEP: np.zeros((), np.int64)}
-        for variable, value in {**values, **kept, **counted}.items():
-            trainable = variable in values and not self.freeze_quant_params
-            created = self._create_variable(layer, f"{name}_{variable}", value, trainable)
-            self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)
+        self._create_variables(layer, name, values, not self.freeze_quant_params)
         if self.gradient.soft_rounding:
             alpha = self._create_variable(layer, f"{name}_{ALPHA}", np.zeros(shape or (), np.float32), True)
             self.add_quantizer_variable(ALPHA, alpha, VariableGroup.WEIGHTS)
+
+    def _create_variables(self, layer: Any, name: str, values: dict[str, np.ndarray], trainable: bool) -> None:
+        """The variables with these values, those beside them, and the count of steps."""
+        kept = {f"{variable}_{HELD}": values[variable] for variable in self._held}
+        counted = {} if self.schedule is None else {STEP: np.zeros((), np.int64)}
+        for variable, value in {**values, **kept, **counted}.items():
+            created = self._create_variable(layer, f"{name}_{variable}", value, trainable and variable in values)
+            self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)
 
     def convert2inferable(self) -> BaseInferableQuantizer:
         """The inferable quantizer of mct-quantizers with the same outputs, bit for bit.
@@ -150,6 +161,9 @@ class RangeQuantizer(BaseTrainableQuantizer):
             text = f"convert: ties are rounded {self.rounding.value} in training, and {self.native_rounding.value}"
             advice = f"to_integer(deployed, example, rounding={self.rounding.value!r}) keeps the rule"
             warnings.warn(f"{text} by the quantizers of mct-quantizers; {advice}.", stacklevel=2)
+        return self._inferable()
+
+    def _inferable(self) -> Any:
         values = {name: self.read_variable(name) for name in self.specification.initial}
         target = type(self).quantization_target
         name = _METHOD_IN_CLASS_NAME[self.specification.method]
@@ -178,10 +192,9 @@ class RangeQuantizer(BaseTrainableQuantizer):
     def _current(self, name: str) -> Any:
         """The variable itself, or what keeps its value at the steps that it does not learn."""
         variable = self.get_quantizer_variable(name)
-        if not self._holds or name == STEP:
+        if name not in self._held:
             return variable
-        learns = self.schedule.learns(self.get_quantizer_variable(STEP))
-        return self._where(learns, variable, self.get_quantizer_variable(f"{name}_{HELD}"))
+        return self._where(self._learns(), variable, self.get_quantizer_variable(f"{name}_{HELD}"))
 
     def deployed_weight(self, weight: Any) -> Any:
         """The weight, or where its rounding is learned, the value of its level."""

@@ -78,8 +78,16 @@ class QuantizationSchedule:
 
     def rounding_power(self, ops: ArrayOps, step: Any) -> Any:
         """β of the regularizer of soft rounding: from 20 at ``start`` to 2 at ``full_from``."""
+        return 20.0 - 18.0 * self._passed(ops, step)
+
+    def temperature(self, ops: ArrayOps, step: Any) -> Any:
+        """τ of quantization with attention: from 1 at ``start`` to 0.01 at ``full_from``."""
+        return 0.01 ** self._passed(ops, step)
+
+    def _passed(self, ops: ArrayOps, step: Any) -> Any:
+        """The share of the ramp that lies behind, 0..1."""
         passed = ops.divide(step - self.start, float(max(self.ramp, 1)))
-        return 20.0 - 18.0 * ops.where(passed > 1, 1.0, ops.where(passed < 0, 0.0, passed))
+        return ops.where(passed > 1, 1.0, ops.where(passed < 0, 0.0, passed))
 
     @property
     def holds(self) -> bool:

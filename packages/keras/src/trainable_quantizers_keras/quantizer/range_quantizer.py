@@ -48,11 +48,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         Raises:
             QuantizerError: ``inputs`` is not a floating tensor.
         """
-        inputs = tf.convert_to_tensor(inputs)
-        if not inputs.dtype.is_floating:
-            raise invalid(
-                type(self).__name__, "inputs", "a floating tensor", inputs.dtype.name, "convert it with tf.cast"
-            )
+        inputs = self._floating(inputs)
         if not self.enabled or infers_shapes():
             return inputs
         given = inputs
@@ -70,6 +66,13 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         if not scheduled or self.gradient.soft_rounding:
             return quantized
         return self.blended(inputs, quantized, training)
+
+    def _floating(self, inputs: Any) -> tf.Tensor:
+        inputs = tf.convert_to_tensor(inputs)
+        if not inputs.dtype.is_floating:
+            advice = "convert it with tf.cast"
+            raise invalid(type(self).__name__, "inputs", "a floating tensor", inputs.dtype.name, advice)
+        return inputs
 
     def _quantized(self, inputs: tf.Tensor) -> tf.Tensor:
         low, high = self.effective_range()
@@ -126,7 +129,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
         if self.schedule is None or not self.quantizer_parameters:
             return
-        for name in self.specification.initial if self._holds else ():
+        for name in self._held:
             value = tf.identity(self._current(name))
             self.get_quantizer_variable(f"{name}_{HELD}").assign(value)
             self.get_quantizer_variable(name).assign(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainable_quantizers_core.quantizer import declarations
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
+from trainable_quantizers_keras.quantizer.candidates_quantizer import KerasCandidatesQuantizer
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.quantizer.table_quantizer import KerasTableQuantizer
 
@@ -37,6 +38,18 @@ class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricW
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, KerasRangeQuantizer):
     __doc__ = declarations.AdaRoundUniformWeights.__doc__
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class DQASymmetricWeightsTrainableQuantizer(declarations.DQASymmetricWeights, KerasCandidatesQuantizer):
+    __doc__ = declarations.DQASymmetricWeights.__doc__
+    candidate_class = LSQSymmetricWeightsTrainableQuantizer
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class DQAUniformWeightsTrainableQuantizer(declarations.DQAUniformWeights, KerasCandidatesQuantizer):
+    __doc__ = declarations.DQAUniformWeights.__doc__
+    candidate_class = LSQUniformWeightsTrainableQuantizer
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)

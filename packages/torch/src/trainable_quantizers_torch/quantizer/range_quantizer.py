@@ -54,13 +54,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         Raises:
             QuantizerError: ``inputs`` is not a floating tensor, or a sparse or nested one.
         """
-        if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
-            found = inputs.dtype if isinstance(inputs, torch.Tensor) else type(inputs).__name__
-            raise invalid(type(self).__name__, "inputs", "a floating tensor", found, "convert it with .float()")
-        if inputs.layout is not torch.strided or inputs.is_nested:
-            found = "a nested one" if inputs.is_nested else inputs.layout
-            advice = "convert it with .to_dense(), or .to_padded_tensor(0.0) if it is nested"
-            raise invalid(type(self).__name__, "inputs", "a dense tensor", found, advice)
+        self._check_inputs(inputs)
         if not self.enabled:
             return inputs
         given = inputs
@@ -75,6 +69,15 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         if self.schedule is None or not training or self.gradient.soft_rounding:
             return quantized
         return self.blended(inputs, quantized)
+
+    def _check_inputs(self, inputs: Any) -> None:
+        if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
+            found = inputs.dtype if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+            raise invalid(type(self).__name__, "inputs", "a floating tensor", found, "convert it with .float()")
+        if inputs.layout is not torch.strided or inputs.is_nested:
+            found = "a nested one" if inputs.is_nested else inputs.layout
+            advice = "convert it with .to_dense(), or .to_padded_tensor(0.0) if it is nested"
+            raise invalid(type(self).__name__, "inputs", "a dense tensor", found, advice)
 
     def _quantized(self, inputs: torch.Tensor) -> torch.Tensor:
         low, high = self.effective_range()
@@ -129,7 +132,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
         if self.schedule is None or not self.quantizer_parameters:
             return
-        for name in self.specification.initial if self._holds else ():
+        for name in self._held:
             value = self._current(name)
             self.get_quantizer_variable(f"{name}_{HELD}").copy_(value)
             put(self.get_quantizer_variable(name), value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainable_quantizers_core.quantizer import declarations
 
+from trainable_quantizers_torch.quantizer.candidates_quantizer import PytorchCandidatesQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.quantizer.table_quantizer import PytorchTableQuantizer
 
@@ -30,6 +31,16 @@ class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricW
 
 class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, PytorchRangeQuantizer):
     __doc__ = declarations.AdaRoundUniformWeights.__doc__
+
+
+class DQASymmetricWeightsTrainableQuantizer(declarations.DQASymmetricWeights, PytorchCandidatesQuantizer):
+    __doc__ = declarations.DQASymmetricWeights.__doc__
+    candidate_class = LSQSymmetricWeightsTrainableQuantizer
+
+
+class DQAUniformWeightsTrainableQuantizer(declarations.DQAUniformWeights, PytorchCandidatesQuantizer):
+    __doc__ = declarations.DQAUniformWeights.__doc__
+    candidate_class = LSQUniformWeightsTrainableQuantizer
 
 
 class LSQTableWeightsTrainableQuantizer(declarations.LSQTableWeights, PytorchTableQuantizer):
