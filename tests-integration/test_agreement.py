@@ -46,13 +46,13 @@ def test_outputs_and_gradients_agree(case):
             )
 
 
-def test_both_packages_offer_the_same_twelve_quantizers():
+def test_both_packages_offer_the_same_fourteen_quantizers():
     names = [
-        {n for n in dir(package) if n.endswith("TrainableQuantizer") and n[:3] in ("STE", "LSQ", "Ada")}
+        {n for n in dir(package) if n.endswith("TrainableQuantizer") and n[:3] in ("STE", "LSQ", "Ada", "DQA")}
         for package in PACKAGES.values()
     ]
     assert names[0] == names[1]
-    assert len(names[0]) == 12
+    assert len(names[0]) == 14
 
 
 @pytest.mark.parametrize("case", [case for case in all_cases() if case.num_bits == 4], ids=str)

@@ -35,8 +35,9 @@ def test_the_iterator_yields_every_promise_of_every_case():
     found = list(iterate_trials(EAGER))
     cases = {trial.case for trial in found}
     soft = {case for case in cases if case.identifier is tq.TrainingMethod.ADAROUND}
-    hard = cases - soft
-    assert (len(hard), len(soft)) == (180, 12)
+    mixed = {case for case in cases if case.identifier is tq.TrainingMethod.DQA}
+    hard = cases - soft - mixed
+    assert (len(hard), len(soft), len(mixed)) == (180, 12, 12)
     of = {trial.promise: set() for trial in found}
     for trial in found:
         of[trial.promise].add(trial.case)
@@ -50,9 +51,10 @@ def test_the_iterator_yields_every_promise_of_every_case():
         "channel_axis": {case for case in hard if case.axis is not None},
         "ties": {case for case in hard if case.is_activation and case.power_of_two and not case.tabled},
         "soft_rounding": soft,
+        "mixture": mixed,
     }
-    assert of == expected and len(of) == 20
-    assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2768
+    assert of == expected and len(of) == 21
+    assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2816
 
 
 def test_a_check_that_compares_nothing_keeps_no_promise():

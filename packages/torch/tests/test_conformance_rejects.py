@@ -246,6 +246,7 @@ POT_ACTIVATION = Case("LSQ", Target.Activation, Method.POWER_OF_TWO, 4)
 UNSIGNED = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4, signed=False)
 UNIFORM_ACTIVATION = Case("LSQ", Target.Activation, Method.UNIFORM, 4)
 SOFT_WEIGHT = Case("AdaRound", Target.Weights, Method.POWER_OF_TWO, 4, axis=1)
+LEARNED_WIDTH = Case("DQA", Target.Weights, Method.UNIFORM, 4, axis=1)
 POT_WEIGHT = Case("LSQ", Target.Weights, Method.POWER_OF_TWO, 4, axis=0)
 WEIGHT = Case("LSQ", Target.Weights, Method.SYMMETRIC, 4, axis=1)
 EWGS_WEIGHT = replace(WEIGHT, ewgs=0.3)
@@ -273,11 +274,32 @@ class HardFromTheStart(SoftWeights):
         return super().__call__(inputs, False)
 
 
+class LearnedWidth(tq.DQAUniformWeightsTrainableQuantizer):
+    pass
+
+
+class WithoutTemperature(LearnedWidth):
+    def shares(self):
+        return torch.softmax(self._attention(), 0)
+
+
+class MixedInEvaluation(LearnedWidth):
+    def __call__(self, inputs, training=True):
+        return super().__call__(inputs, True)
+
+
+class WidthsGoOnLearning(LearnedWidth):
+    _held = ()
+
+
 BROKEN = [
     (RoundingErrorsLeftOut, EWGS_WEIGHT, checks.check_gradient_to_input),
     (SlopeOfTheWrongBase, LOG2_WEIGHT, checks.check_gradient_to_parameters),
     (ReadsTheLogarithm, LOG2_WEIGHT, checks.check_log2_domain),
     (ReadsTheLogarithm, LOG2_WEIGHT, checks.check_train_is_deploy),
+    (WithoutTemperature, LEARNED_WIDTH, checks.check_mixture),
+    (MixedInEvaluation, LEARNED_WIDTH, checks.check_mixture),
+    (WidthsGoOnLearning, LEARNED_WIDTH, checks.check_mixture),
     (RoundedBackAtConversion, SOFT_WEIGHT, checks.check_soft_rounding),
     (HardFromTheStart, SOFT_WEIGHT, checks.check_soft_rounding),
     (IgnoresTheRule, POT_ACTIVATION, checks.check_ties),

@@ -88,18 +88,18 @@ def searched(
     _check(recipe, budget, widths)
     widths = sorted(set(widths))
     first = prepared(recipe)
-    units = _units(first, budget)
+    units = units_of(first.operations, first.placed, budget.moves_activations)
     budget.check_table(first.operations, widths)
     errors: dict[Unit, dict[int, float]] = {unit: dict.fromkeys(widths, 0.0) for unit in dict.fromkeys(units.values())}
     for width in widths:
-        model = prepared(_with_widths(recipe, first.operations, dict.fromkeys(errors, width)))
+        model = prepared(with_widths(recipe, first.operations, dict.fromkeys(errors, width)))
         found = model.sensitivity(lambda each: (each.layer, each.attribute) in units)
         for row in found.quantizers:
             errors[units[row.layer, row.attribute]][width] += row.error
     chosen = choose(errors, first.operations, budget)
     placed = {units.get((each.layer, each.attribute)): _bits(each) for each in first.placed}
     changed = {unit: width for unit, width in chosen.items() if placed[unit] != width}
-    result = _with_widths(recipe, first.operations, changed)
+    result = with_widths(recipe, first.operations, changed)
     model = prepared(result)
     for each in model.placed:
         unit = units.get((each.layer, each.attribute))
@@ -125,22 +125,30 @@ def _bits(placed: PlacedQuantizer) -> int:
     return int(placed.quantizer.specification.grid.num_bits)
 
 
-def _units(model: PreparedModel, budget: Budget) -> dict[tuple[str, str], Unit]:
-    """What each quantizer is part of, by layer and attribute: the weights of an operation, or what operations read."""
+def units_of(
+    operations: Sequence[OperationCost], placed: Sequence[PlacedQuantizer], activations: bool
+) -> dict[tuple[str, str], Unit]:
+    """What each quantizer is part of, by layer and attribute: the weights of an operation, or what operations read.
+
+    Args:
+        operations: Of the model.
+        placed: Its quantizers.
+        activations: Whether those of activations are wanted too.
+    """
     found: dict[tuple[str, str], Unit] = {}
-    weights = {name: each.weights for each in reversed(model.operations) if each.weights for name in each.known_as}
-    read = {name for each in model.operations for names in each.inputs for name in names}
-    for each in model.placed:
+    weights = {name: each.weights for each in reversed(operations) if each.weights for name in each.known_as}
+    read = {name for each in operations for names in each.inputs for name in names}
+    for each in placed:
         if each.target == "weights":
             name = weights.get(f"{each.layer}.{each.attribute}", weights.get(each.layer))
             if name is not None:
                 found[each.layer, each.attribute] = ("weights", name)
-        elif budget.moves_activations and each.layer in read:
+        elif activations and each.layer in read:
             found[each.layer, each.attribute] = ("activations", each.layer)
     return found
 
 
-def _with_widths(recipe: Recipe, operations: Sequence[OperationCost], widths: Mapping[Unit, int]) -> Recipe:
+def with_widths(recipe: Recipe, operations: Sequence[OperationCost], widths: Mapping[Unit, int]) -> Recipe:
     """The recipe with rules for the widths of weights and activations, by the names of their operations."""
     rules: dict[str, dict[str, Any]] = {}
     for (target, name), width in widths.items():

@@ -49,6 +49,7 @@ from trainable_quantizers_keras.inventory import load_quantizers, save_quantizer
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper, KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.learned_bits import fit_budget, learned_recipe
 from trainable_quantizers_keras.load_model import keras_load_quantized_model
 from trainable_quantizers_keras.prepare import prepare, summary
 from trainable_quantizers_keras.quantizer.activation_quantizers import (
@@ -78,7 +79,7 @@ from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_keras.training.distillation import Distillation
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.training.reconstruct import reconstruct
-from trainable_quantizers_keras.training.regularizers import rounding_regularizer
+from trainable_quantizers_keras.training.regularizers import budget_regularizer, rounding_regularizer
 from trainable_quantizers_keras.training.schedules import QuantizationScheduleCallback, advance_schedules
 from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
 
@@ -141,12 +142,15 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "advance_schedules",
+    "budget_regularizer",
     "c_source",
     "convert",
     "exclude_quantizers_from_weight_decay",
     "export",
+    "fit_budget",
     "get_trainable_quantizer_class",
     "keras_load_quantized_model",
+    "learned_recipe",
     "load_quantizers",
     "mark_quantizer",
     "prepare",

@@ -48,6 +48,7 @@ from trainable_quantizers_torch.deploy.verify import verify
 from trainable_quantizers_torch.inventory import load_quantizers, save_quantizers
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.learned_bits import fit_budget, learned_recipe
 from trainable_quantizers_torch.prepare import prepare, summary
 from trainable_quantizers_torch.quantizer.activation_quantizers import (
     LSQSymmetricActivationTrainableQuantizer,
@@ -76,7 +77,7 @@ from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_torch.training.distillation import Distillation
 from trainable_quantizers_torch.training.optimizer import parameter_groups
 from trainable_quantizers_torch.training.reconstruct import reconstruct
-from trainable_quantizers_torch.training.regularizers import rounding_regularizer
+from trainable_quantizers_torch.training.regularizers import budget_regularizer, rounding_regularizer
 from trainable_quantizers_torch.training.schedules import advance_schedules, follow_optimizer
 from trainable_quantizers_torch.training.telemetry import telemetry
 
@@ -134,11 +135,14 @@ __all__ = [
     "WeightsScheme",
     "__version__",
     "advance_schedules",
+    "budget_regularizer",
     "c_source",
     "convert",
     "export",
+    "fit_budget",
     "follow_optimizer",
     "get_trainable_quantizer_class",
+    "learned_recipe",
     "load_quantizers",
     "mark_quantizer",
     "parameter_groups",

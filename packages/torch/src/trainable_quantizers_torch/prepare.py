@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree
 from trainable_quantizers_core import Recipe, Summary
 from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.bias_correction import BATCHES
@@ -194,7 +195,14 @@ def _prepare_graph(
         check_prepared(compare_with, model, batch, set(folded.values()))
     if corrected:
         correct_biases(reference, placed, corrected, [batch, *further], process_group)
+    found = replace(found, costs=tuple(replace(each, work=each.work // _examples(batch)) for each in found.costs))
     return found.with_norms(folded) if fold else found
+
+
+def _examples(batch: Any) -> int:
+    """How many examples there are in a batch, along the first axis of its first tensor."""
+    shapes = (leaf.shape for leaf in _pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim)
+    return max(1, next(shapes, (1,))[0])
 
 
 @dataclass(frozen=True)

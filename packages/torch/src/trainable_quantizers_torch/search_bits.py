@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils import _pytree
 from trainable_quantizers_core import Budget, Recipe
 from trainable_quantizers_core.search_bits import PreparedModel, searched
 
@@ -51,6 +48,7 @@ def search_bits(
             ``prepare`` refuses.
 
     Examples:
+        >>> import torch
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(16, 4)
         >>> recipe = Recipe.preset("power_of_two_8bit")
@@ -62,17 +60,9 @@ def search_bits(
 
     def prepared(given: Recipe) -> PreparedModel:
         made = prepare(model, given, batches, fold_batch_norm=fold_batch_norm, check=False, verbose=False)
-        examples = _examples(batches[0])
-        operations = [replace(each, work=each.work // examples) for each in summary(made).costs]
-        return PreparedModel(operations, quantizers_of(made), partial(measured, made, batches, "search_bits"))
+        return PreparedModel(summary(made).costs, quantizers_of(made), partial(measured, made, batches, "search_bits"))
 
     result, table = searched(recipe, budget, widths, prepared)
     if verbose:
         print(table)
     return result
-
-
-def _examples(batch: Any) -> int:
-    """How many examples there are in a batch, along the first axis of its first tensor."""
-    shapes = (leaf.shape for leaf in _pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim)
-    return max(1, next(shapes, (1,))[0])

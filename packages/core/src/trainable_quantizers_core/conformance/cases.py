@@ -22,12 +22,15 @@ from trainable_quantizers_core.constants import (
 from trainable_quantizers_core.enums import ThresholdDomain, TrainingMethod
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
+    TrainableQuantizerCandidateConfig,
     TrainableQuantizerWeightsConfig,
 )
 
 NUM_BITS = (2, 3, 4, 8, 16)
 SOFT_ROUNDING_BITS = (4,)
 """Soft rounding adds an offset to what STE quantizes at all widths."""
+CANDIDATES = {4: (4, 8, 2)}
+"""Of DQA, by the width that is first in use: all candidates in the order of its attention."""
 TABLE_BITS = (4,)
 """A table of fewer or more entries has nothing that one of 16 lacks."""
 SHAPE = (4, 5, 3)
@@ -122,15 +125,19 @@ class Case:
         levels[2] = levels[1]
         return np.roll(levels, 1).astype(np.float32)
 
+    def candidates(self) -> dict[int, dict[str, np.ndarray]]:
+        """Raw parameters of each candidate by its width, in the order of the attention."""
+        factors = zip(CANDIDATES[self.num_bits], (1.0, 1.6, 0.7), strict=True)
+        values = self.initial_values()
+        return {bits: {name: value * np.float32(factor) for name, value in values.items()} for bits, factor in factors}
+
     def of_channel(self, values: Mapping[str, np.ndarray], channel: int) -> dict[str, np.ndarray]:
         """The parameters of one channel; all share a table."""
         return {name: value if name == TABLE else value[channel] for name, value in values.items()}
 
     def config(self, **changes: Any) -> TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig:
         """The configuration object, with other values for some of its fields on request."""
-        names = {"min_range": RANGE_MIN, "max_range": RANGE_MAX, "threshold": THRESHOLD}
-        values = self.parameters()
-        params: dict[str, Any] = {names[name]: value.tolist() for name, value in values.items() if name != TABLE}
+        params = _params(self.parameters())
         if self.tabled:
             params[LUT_VALUES] = self._levels().astype(int).tolist()
         learning = {
@@ -157,6 +164,9 @@ class Case:
             "weights_per_channel_threshold": self.axis is not None,
             "min_threshold": self.min_threshold,
         }
+        if self.identifier is TrainingMethod.DQA:
+            each = [TrainableQuantizerCandidateConfig(bits, _params(of)) for bits, of in self.candidates().items()]
+            weights["weights_quantization_candidates"] = each[::-1]
         return TrainableQuantizerWeightsConfig(**{**weights, **learning, **changes})
 
 
@@ -180,19 +190,28 @@ GRADIENT_RULES = (
 """The rules by which thresholds and x learn, once on each path; of all of them a slow compiler gets the first alone."""
 
 
+def _params(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Raw parameters of a range, as a configuration has them."""
+    names = {"min_range": RANGE_MIN, "max_range": RANGE_MAX, "threshold": THRESHOLD}
+    return {names[name]: value.tolist() for name, value in values.items() if name != TABLE}
+
+
 def can_be(case: Case) -> bool:
     """Excludes what no quantizer of the contract can be.
 
-    Activations have one set of parameters, and no rounding that is learned; weights and uniform grids have no choice of
-    sign; tables are learned by LSQ, those of activations as powers of two.
+    Activations have one set of parameters, and neither rounding nor widths that are learned; weights and uniform grids
+    have no choice of sign; tables are learned by LSQ, those of activations as powers of two.
     """
-    if case.is_activation and (case.axis is not None or case.identifier is TrainingMethod.ADAROUND):
+    of_weights = (TrainingMethod.ADAROUND, TrainingMethod.DQA)
+    if case.is_activation and (case.axis is not None or case.identifier in of_weights):
         return False
     if case.tabled and (case.identifier is not TrainingMethod.LSQ or case.num_bits not in TABLE_BITS):
         return False
     if case.tabled and case.is_activation and not case.power_of_two:
         return False
     if case.identifier is TrainingMethod.ADAROUND and case.num_bits not in SOFT_ROUNDING_BITS:
+        return False
+    if case.identifier is TrainingMethod.DQA and case.num_bits not in CANDIDATES:
         return False
     return case.signed or (case.is_activation and not case.uniform)
 

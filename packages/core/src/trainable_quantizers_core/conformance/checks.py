@@ -24,10 +24,11 @@ from trainable_quantizers_core.conformance.comparison import (
     same_levels,
     that,
 )
+from trainable_quantizers_core.conformance.mixture import check_mixture
 from trainable_quantizers_core.conformance.oracle import EPS, Expectation, effective_range, expect, tie_level
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.conformance.soft_rounding import check_soft_rounding
-from trainable_quantizers_core.conformance.subject import Check, Subject, rounds_softly, updated
+from trainable_quantizers_core.conformance.subject import Check, Subject, learns_width, rounds_softly, updated
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
@@ -368,7 +369,7 @@ def check_invalid_input(adapter: FrameworkAdapter, quantizer_class: type[BaseTra
     refused("integers", lambda: subject.quantizer(adapter.tensor(np.ones((2, 2), np.int32), "int32"), True))
 
 
-COMPILED_CHECKS: tuple[Check, ...] = (check_compiled, check_soft_rounding)
+COMPILED_CHECKS: tuple[Check, ...] = (check_compiled, check_soft_rounding, check_mixture)
 EAGER_CHECKS: tuple[Check, ...] = (
     check_output,
     check_grid,
@@ -389,6 +390,7 @@ EAGER_CHECKS: tuple[Check, ...] = (
     check_ties,
     check_log2_domain,
     check_soft_rounding,
+    check_mixture,
     check_bias,
     check_limit,
 )
@@ -419,13 +421,14 @@ def applies(check: Check, quantizer_class: type[BaseTrainableQuantizer], case: C
     """Whether a promise is made to a quantizer and case, so that its check has something to look at.
 
     Soft rounding knows the shape of its weight, so that other inputs cannot probe it; what it adds to the forward of
-    STE has a check of its own.
+    STE has a check of its own. So has the mixture of quantizers to which all promises are made.
     """
-    soft = rounds_softly(quantizer_class)
-    if soft or check is check_soft_rounding:
+    own = {check_soft_rounding: rounds_softly, check_mixture: learns_width}
+    special = next((each for each, is_its in own.items() if is_its(quantizer_class)), None)
+    if special or check in own:
         without_inputs = (check_config_round_trip, check_disabled, check_invalid_input)
-        promised = (check_soft_rounding, *without_inputs, *((check_log2_domain,) if case.log2 else ()))
-        return soft and check in promised
+        promised = (special, *without_inputs, *((check_log2_domain,) if case.log2 else ()))
+        return check in promised and bool(special)
     return check not in APPLIES or APPLIES[check](quantizer_class, case)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.conformance.adapter import Run
-from trainable_quantizers_core.conformance.oracle import EPS, Expectation
+from trainable_quantizers_core.conformance.oracle import EPS, Expectation, Mixture
 from trainable_quantizers_core.errors import QuantizerError
 
 compared: Counter[str] = Counter()
@@ -56,7 +56,7 @@ def same_gradient_to_input(found: np.ndarray, expected: Expectation, where: Any,
     everywhere(np.abs(found - expected.grad_x) <= expected.tolerance_x, where, "dL/dx is wrong", x)
 
 
-def same_gradients(run: Run, expected: Expectation) -> None:
+def same_gradients(run: Run, expected: Expectation | Mixture) -> None:
     """The gradient of each parameter, within what float32 sums may be off."""
     for name, wanted in expected.gradients.items():
         found = run.gradients.get(name)

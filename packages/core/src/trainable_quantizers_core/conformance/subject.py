@@ -12,6 +12,7 @@ from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.conformance.oracle import Expectation, expect
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 
 Check = Callable[[FrameworkAdapter, type[BaseTrainableQuantizer], Case], None]
@@ -31,10 +32,10 @@ class Subject:
 
     @property
     def x(self) -> np.ndarray:
-        """The inputs: those that probe the current parameters, unless others were set or rounding knows the shape."""
+        """The inputs: those that probe the current parameters, unless others were set or it is of one weight."""
         if self._x is None:
-            soft = rounds_softly(self.quantizer_class)
-            self._x = _weight(self.case) if soft else probe_inputs(self.case, self.values)
+            one_weight = rounds_softly(self.quantizer_class) or learns_width(self.quantizer_class)
+            self._x = _weight(self.case) if one_weight else probe_inputs(self.case, self.values)
         return self._x
 
     @x.setter
@@ -71,6 +72,11 @@ class Subject:
 def rounds_softly(quantizer_class: type[BaseTrainableQuantizer]) -> bool:
     """Whether quantizers of a class learn how each element of one weight is rounded."""
     return issubclass(quantizer_class, RangeQuantizer) and quantizer_class.gradient.soft_rounding
+
+
+def learns_width(quantizer_class: type[BaseTrainableQuantizer]) -> bool:
+    """Whether quantizers of a class mix candidates of several widths."""
+    return issubclass(quantizer_class, CandidatesQuantizer)
 
 
 def _weight(case: Case) -> np.ndarray:

@@ -181,9 +181,14 @@ def _weights(
         scheme = plans[position].weights
         if scheme is None:
             return None, ()
-        calibrated = weights_parameters(values(position, weight), per_tensor(scheme, weight), weight.axis)
-        config = per_tensor(scheme, weight).config(calibrated.params, weight.axis)
-        return scheme.quantizer(config, base), calibrated.findings
+        scheme, array = per_tensor(scheme, weight), values(position, weight)
+        each = {
+            bits: weights_parameters(array, replace(scheme, num_bits=bits), weight.axis)
+            for bits in scheme.bits_candidates or (scheme.num_bits,)
+        }
+        candidates = {bits: found.params for bits, found in each.items()} if scheme.bits_candidates else None
+        config = scheme.config(each[scheme.num_bits].params, weight.axis, candidates)
+        return scheme.quantizer(config, base), each[scheme.num_bits].findings
 
     found = []
     for position, operation in enumerate(graph):

@@ -139,4 +139,5 @@ def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
     granularity = getattr(scheme, "granularity", None)
     per = f", {granularity.value.replace('_', ' ')}" if granularity is not None else ""
     when = f"{', frozen' if scheme.freeze else ''}{', scheduled' if scheme.schedule else ''}"
-    return f"{scheme.num_bits}-bit {method}, {training}{per}{when}"
+    widths = "/".join(map(str, getattr(scheme, "bits_candidates", None) or (scheme.num_bits,)))
+    return f"{widths}-bit {method}, {training}{per}{when}"

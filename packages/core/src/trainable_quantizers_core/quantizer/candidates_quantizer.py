@@ -12,7 +12,7 @@ import numpy as np
 from trainable_quantizers_core.constants import ATTENTION, GROUP, STEP, VAR
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
-from trainable_quantizers_core.quantizer.specification import LSQ, RangeConfig, RangeSpecification
+from trainable_quantizers_core.quantizer.specification import LSQ, RangeSpecification
 
 
 class CandidatesQuantizer(RangeQuantizer):
@@ -27,10 +27,10 @@ class CandidatesQuantizer(RangeQuantizer):
     candidate_class: ClassVar[type[RangeQuantizer]]
     """The class of the quantizers of the candidates."""
 
-    def _configure(self, config: RangeConfig) -> None:
+    def _configure(self, config: Any) -> None:
         RangeSpecification.from_config(type(self).__name__, config)
         self.quantization_config = config
-        given: Any = config.weights_quantization_candidates or ()  # type: ignore[union-attr]
+        given = config.weights_quantization_candidates or ()
         params = {candidate.n_bits: candidate.quantization_params for candidate in given}
         if len(params) < max(len(given), 1) or config.num_bits not in params:
             rule = f"candidates of different widths, one of them of {config.num_bits} bits as weights_n_bits"
@@ -41,7 +41,7 @@ class CandidatesQuantizer(RangeQuantizer):
         self.candidates: list[Any] = [
             self.candidate_class(
                 replace(
-                    config,  # type: ignore[arg-type]
+                    config,
                     weights_n_bits=bits,
                     weights_quantization_params=params[bits],
                     weights_quantization_candidates=None,
@@ -102,15 +102,18 @@ class CandidatesQuantizer(RangeQuantizer):
 
     def get_quantizer_variable(self, name: str) -> Any:
         """The variable known as ``name``; a threshold or end is that of the candidate in use."""
-        return self.in_use.get_quantizer_variable(name) if self._of_range(name) else super().get_quantizer_variable(name)
+        owner: Any = self.in_use if self._of_range(name) else super()
+        return owner.get_quantizer_variable(name)
 
     def read_variable(self, name: str) -> np.ndarray:
         """The value of a variable that the next call uses; a threshold or end is that of the candidate in use."""
-        return self.in_use.read_variable(name) if self._of_range(name) else super().read_variable(name)  # type: ignore[no-any-return]
+        owner: Any = self.in_use if self._of_range(name) else super()
+        return owner.read_variable(name)  # type: ignore[no-any-return]
 
     def write_variable(self, name: str, value: np.ndarray) -> None:
         """Give a variable a value of its shape; a threshold or end is that of the candidate in use."""
-        self.in_use.write_variable(name, value) if self._of_range(name) else super().write_variable(name, value)
+        owner: Any = self.in_use if self._of_range(name) else super()
+        owner.write_variable(name, value)
 
     def _inferable(self) -> Any:
         return self.in_use.convert2inferable()

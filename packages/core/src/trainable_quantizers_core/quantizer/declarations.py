@@ -220,7 +220,7 @@ class DQASymmetricWeights(CandidatesQuantizer):
     ``ramp``; after that a keeps its value. ``budget_regularizer`` makes widths cost something.
 
     Args:
-        quantization_config: Method, and the candidates with their initial thresholds; ``weights_n_bits`` is one of them.
+        quantization_config: Method, and the candidates, ``weights_n_bits`` among them, with their initial thresholds.
         freeze_quant_params: Whether the thresholds stay as they start; a learns.
         schedule: When τ falls; None is as if it had ended, so that the width stays.
 
@@ -251,7 +251,7 @@ class DQAUniformWeights(CandidatesQuantizer):
     ``ramp``; after that a keeps its value. ``budget_regularizer`` makes widths cost something.
 
     Args:
-        quantization_config: Method, and the candidates with their initial ranges; ``weights_n_bits`` is one of them.
+        quantization_config: Method, and the candidates, ``weights_n_bits`` among them, with their initial ranges.
         freeze_quant_params: Whether the ends stay as they start; a learns.
         schedule: When τ falls; None is as if it had ended, so that the width stays.
 

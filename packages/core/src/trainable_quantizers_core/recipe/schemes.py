@@ -24,6 +24,7 @@ from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS
 from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
+    TrainableQuantizerCandidateConfig,
     TrainableQuantizerWeightsConfig,
     keeps_sign,
 )
@@ -60,6 +61,12 @@ _WIDTHS = {
         "it is the width of the register that adds products",
     ),
 }
+
+_UNLIMITED = {
+    TrainingMethod.ADAROUND: "reconstruct first, and train with another method: learned rounding knows no limit",
+    TrainingMethod.DQA: "learn the widths first, and train by learned_recipe: the mixture knows no limit",
+}
+"""Training methods whose weights no accumulator limits."""
 
 AnyScheme = TypeVar("AnyScheme", bound="_Scheme")
 
@@ -128,6 +135,7 @@ class WeightsScheme(_Scheme):
         threshold_domain: ``LOG2`` trains log2 of thresholds, which an optimizer then moves by factors; not ``UNIFORM``.
         ewgs: δ, by which the rounding error in steps scales the gradient to the values; 0 does not scale it.
         granularity: One set of parameters per tensor or per channel.
+        bits_candidates: Widths that the training method DQA chooses from, ``num_bits`` among them; none for others.
         bias: ``ACCUMULATOR`` rounds it to the grid of the layer's sums wherever weights and input lie on power-of-two
             grids, as an integer accelerator has it: see ``AccumulatorGrid``. ``FLOAT`` leaves it.
         bias_correction: Whether the bias makes up for the mean error of the quantized weights and inputs, measured on
@@ -145,25 +153,52 @@ class WeightsScheme(_Scheme):
 
     target = QuantizationTarget.Weights
     granularity: Granularity = Granularity.PER_CHANNEL
+    bits_candidates: tuple[int, ...] | None = None
     bias: BiasGrid = BiasGrid.ACCUMULATOR
     bias_correction: bool = False
     accumulator_bits: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_candidates()
         if self.accumulator_bits is not None and self.bias is BiasGrid.FLOAT:
             advice = "write bias = 'accumulator', or leave accumulator_bits out: a bias in float is in no accumulator"
             raise invalid(type(self).__name__, "bias", "accumulator where accumulator_bits are set", "float", advice)
-        if self.accumulator_bits is not None and self.training_method is TrainingMethod.ADAROUND:
-            advice = "reconstruct first, and train with another method: learned rounding knows no limit"
-            raise invalid(type(self).__name__, "accumulator_bits", "None with AdaRound", self.accumulator_bits, advice)
+        for method, advice in _UNLIMITED.items():
+            if self.accumulator_bits is not None and self.training_method is method:
+                rule = f"None with {method.value}"
+                raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
         if self.accumulator_bits is not None and self.method in TABLED:
             advice = "choose another method: weights within the limit would be no entries of the table"
             rule = "None with a look-up table"
             raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
 
-    def config(self, params: Mapping[str, Any], channel_axis: int | None = None) -> TrainableQuantizerWeightsConfig:
+    def _check_candidates(self) -> None:
+        owner, widths, learned = type(self).__name__, self.bits_candidates, self.training_method is TrainingMethod.DQA
+        if learned and not widths:
+            raise invalid(owner, "bits_candidates", "given with DQA", widths, "write bits_candidates = [2, 4, 8], say")
+        if widths and not learned:
+            advice = "write training_method = 'DQA', or leave bits_candidates out"
+            raise invalid(owner, "training_method", "DQA with bits_candidates", self.training_method, advice)
+        if widths and self.num_bits not in widths:
+            advice = "it is the width in use until another has more attention"
+            raise invalid(owner, "num_bits", f"one of bits_candidates {list(widths)}", self.num_bits, advice)
+        if widths and (self.schedule is None or not self.schedule.ramp):
+            advice = "write schedule = { ramp = 1000 }: widths are learned until it ends"
+            raise invalid(owner, "schedule", "one with a ramp for DQA", self.schedule, advice)
+
+    def config(
+        self,
+        params: Mapping[str, Any],
+        channel_axis: int | None = None,
+        candidates: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> TrainableQuantizerWeightsConfig:
         """The configuration of a quantizer that starts from ``params``.
+
+        Args:
+            params: As the configuration has them.
+            channel_axis: Of the weight.
+            candidates: Of DQA, what each of the widths starts from.
 
         Raises:
             QuantizerError: a per-channel scheme without ``channel_axis``.
@@ -174,8 +209,17 @@ class WeightsScheme(_Scheme):
         """
         per_channel = self.granularity is Granularity.PER_CHANNEL
         axis: Any = channel_axis  # None is the axis of a tensor as a whole
+        each = [TrainableQuantizerCandidateConfig(bits, dict(found)) for bits, found in (candidates or {}).items()]
         return TrainableQuantizerWeightsConfig(
-            self.method, self.num_bits, dict(params), True, axis, per_channel, MIN_THRESHOLD, **self._gradient_rules
+            self.method,
+            self.num_bits,
+            dict(params),
+            True,
+            axis,
+            per_channel,
+            MIN_THRESHOLD,
+            each or None,
+            **self._gradient_rules,
         )
 
 
@@ -259,11 +303,13 @@ def _plain(key: str, value: Any) -> Any:
         return value.to_dict()
     if key == "method":
         return next(word for word, method in METHODS.items() if method is value)
+    if isinstance(value, tuple):
+        return list(value)
     return value.value if isinstance(value, Enum) else value
 
 
 def _read(owner: str, key: str, value: Any, where: str) -> Any:
-    if key in ("rounding", "accumulator_bits") and value is None:
+    if key in ("rounding", "accumulator_bits", "bits_candidates") and value is None:
         return None
     if key in _CHOICES:
         choices = _CHOICES[key]
@@ -279,6 +325,10 @@ def _read(owner: str, key: str, value: Any, where: str) -> Any:
         if not integer or not least <= value <= most:
             raise invalid(owner, key, f"an integer in {least}..{most}", value, advice, where)
         return int(value)
+    if key == "bits_candidates":
+        if not isinstance(value, (list, tuple)):
+            raise invalid(owner, key, "a list of widths", value, "write [2, 4, 8], say", where)
+        return tuple(sorted({_read(owner, "num_bits", bits, f"{where}, {key}") for bits in value}))
     if key == "schedule":
         if value is None or isinstance(value, QuantizationSchedule):
             return value

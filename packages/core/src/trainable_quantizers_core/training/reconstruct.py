@@ -11,6 +11,7 @@ from mct_quantizers import QuantizationTarget
 
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP, QuantizationSchedule
@@ -48,12 +49,15 @@ class Reconstruction:
         """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet.
 
         Raises:
-            QuantizerError: the weight is quantized to a look-up table.
+            QuantizerError: the weight is quantized to a look-up table, or learns its width.
         """
         method = quantizer.specification.method
         if method in TABLED:
             advice = "train the table instead, or give these layers another method"
             raise invalid(_OWNER, "quantizers of weights", "of evenly spaced levels", type(quantizer).__name__, advice)
+        if isinstance(quantizer, CandidatesQuantizer):
+            advice = "reconstruct what prepare makes of its learned_recipe"
+            raise invalid(_OWNER, "quantizers of weights", "of one width", type(quantizer).__name__, advice)
         found = get_trainable_quantizer_class(QuantizationTarget.Weights, TrainingMethod.ADAROUND, method, base)
         schedule = QuantizationSchedule(start=self.steps // 5, ramp=self.steps - self.steps // 5)
         config: Any = quantizer.quantization_config

@@ -1,4 +1,4 @@
-"""What a loss asks of soft rounding."""
+"""What a loss asks of soft rounding and of learned widths."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from trainable_quantizers_core import Budget
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.learned_bits import LearnedBits
 
+from trainable_quantizers_keras.inventory import quantizers_of
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.prepare import find_summary
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 
 
@@ -43,6 +47,35 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
         given = getattr(model, "name", model)
         raise invalid("rounding_regularizer", "model", "one that learns to round", given, advice)
     return tf.add_n(soft)
+
+
+def budget_regularizer(model: Any, budget: Budget) -> tf.Tensor:
+    """max(0, Σ cost/budget - 1): how far the widths that weights learn exceed a budget, to be expected.
+
+    A layer costs Σ p_k·cost(b_k) over its candidates, with p = softmax(a/τ) of the present step; all others cost what
+    they do. Its gradient goes to the attention alone. For ``fit``, add it in a loss function that knows the model.
+
+    Args:
+        model: What ``prepare`` made.
+        budget: Bytes, bit operations of one example, or latency. One that cannot be kept pulls all widths down.
+
+    Raises:
+        QuantizerError: no weights of the training method DQA, or a table of latencies that does not fit.
+
+    Examples:
+        >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> recipe = Recipe({"training_method": "DQA", "bits_candidates": [2, 4, 8], "schedule": {"ramp": 100}})
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+        >>> model = prepare(network, recipe, verbose=False)
+        >>> round(float(budget_regularizer(model, Budget(weight_bytes=4))), 4)
+        0.1667
+    """
+    learned = LearnedBits.of("budget_regularizer", find_summary(model), quantizers_of(model))
+    expected, costs = learned.costs(budget)
+    for unit, quantizers in learned.learning.items():
+        shares = tf.reduce_mean([each.shares() for each in quantizers], axis=0)
+        expected = expected + tf.reduce_sum(shares * costs[unit])
+    return tf.nn.relu(expected - 1)
 
 
 def _quantized_weights(model: Any) -> Iterator[tuple[Any, KerasRangeQuantizer]]:

@@ -1,4 +1,4 @@
-"""What a loss asks of soft rounding."""
+"""What a loss asks of soft rounding and of learned widths."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from trainable_quantizers_core import Budget
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.learned_bits import LearnedBits
 
+from trainable_quantizers_torch.inventory import quantizers_of
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.prepare import find_summary
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
@@ -41,6 +45,35 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
         advice = "give weights training_method = 'AdaRound' and a schedule with a ramp"
         raise invalid("rounding_regularizer", "model", "one that learns to round", type(model).__name__, advice)
     return torch.stack(soft).sum()
+
+
+def budget_regularizer(model: nn.Module, budget: Budget) -> torch.Tensor:
+    """max(0, Σ cost/budget - 1): how far the widths that weights learn exceed a budget, to be expected.
+
+    A layer costs Σ p_k·cost(b_k) over its candidates, with p = softmax(a/τ) of the present step; all others cost what
+    they do. Its gradient goes to the attention alone.
+
+    Args:
+        model: What ``prepare`` made.
+        budget: Bytes, bit operations of one example, or latency. One that cannot be kept pulls all widths down.
+
+    Raises:
+        QuantizerError: no weights of the training method DQA, a table of latencies that does not fit, or bit operations
+            of a model that was prepared without data.
+
+    Examples:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> recipe = Recipe({"training_method": "DQA", "bits_candidates": [2, 4, 8], "schedule": {"ramp": 100}})
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False)
+        >>> round(budget_regularizer(model, Budget(weight_bytes=4)).item(), 4)
+        0.1667
+    """
+    learned = LearnedBits.of("budget_regularizer", find_summary(model), quantizers_of(model))
+    expected, costs = learned.costs(budget)
+    for unit, quantizers in learned.learning.items():
+        shares = torch.stack([each.shares() for each in quantizers]).mean(0)
+        expected = expected + (shares * shares.new_tensor(costs[unit])).sum()
+    return torch.relu(expected - 1)
 
 
 def _quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchRangeQuantizer]]:

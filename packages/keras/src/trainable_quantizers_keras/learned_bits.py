@@ -1,0 +1,59 @@
+"""Widths that weights learned: within a budget, and as a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_core import Budget, Recipe
+from trainable_quantizers_core.learned_bits import LearnedBits
+
+from trainable_quantizers_keras.inventory import quantizers_of
+from trainable_quantizers_keras.prepare import find_summary
+
+
+def fit_budget(model: Any, budget: Budget) -> float:
+    """Let the weights that learn their width use those with the most attention within a budget; the cost then.
+
+    Σ over the layers of (largest a - a of the width) is least; where the widths in use fit, they stay. Call it near the
+    end of the schedule or after it, and train on from there. Widths of other weights and of activations stay.
+
+    Raises:
+        QuantizerError: no weights of the training method DQA, the narrowest widths exceed the budget, a table of
+            latencies that does not fit, or bit operations of a model that was prepared without data.
+
+    Examples:
+        >>> recipe = Recipe({"training_method": "DQA", "bits_candidates": [2, 4, 8], "schedule": {"ramp": 100}})
+        >>> from trainable_quantizers_keras import prepare
+        >>> from trainable_quantizers_keras.keras_version import keras
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+        >>> model = prepare(network, recipe, verbose=False)
+        >>> fit_budget(model, Budget(weight_bytes=5))
+        4.0
+    """
+    return LearnedBits.of("fit_budget", find_summary(model), quantizers_of(model)).fit(budget)
+
+
+def learned_recipe(model: Any, recipe: Recipe) -> Recipe:
+    """The recipe with rules that give each layer the width in use, trained by LSQ in the place of DQA.
+
+    It is a recipe like any other: write it to a file, prepare a model by it, train. Where several weights of one layer
+    use several widths, it has the widest.
+
+    Args:
+        model: What ``prepare`` made by ``recipe``, and training taught its widths.
+        recipe: Where the training method DQA left its place to LSQ, the schedule goes with it.
+
+    Raises:
+        QuantizerError: no weights of the training method DQA, or no recipe.
+
+    Examples:
+        >>> recipe = Recipe({"training_method": "DQA", "bits_candidates": [2, 4, 8], "schedule": {"ramp": 100}})
+        >>> from trainable_quantizers_keras import prepare
+        >>> from trainable_quantizers_keras.keras_version import keras
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+        >>> model = prepare(network, recipe, verbose=False)
+        >>> found = learned_recipe(model, recipe)
+        >>> found.weights.training_method.value, [(rule.name, rule.weights["num_bits"]) for rule in found.rules]
+        ('LSQ', [('head', 8)])
+    """
+    return LearnedBits.of("learned_recipe", find_summary(model), quantizers_of(model)).recipe(recipe)
