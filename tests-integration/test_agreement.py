@@ -37,6 +37,9 @@ def test_outputs_and_gradients_agree(case):
         assert not np.any(apart & ~expected.near_end), x[apart][:5]
         tolerances = expect(case, pair[0].values, x, np.ones_like(x)).tolerances
         for name, gradient in torch_run.gradients.items():
+            if gradient is None:  # of an attention that does not learn, because there is no schedule
+                assert name == "attention" and keras_run.gradients[name] is None
+                continue
             terms = tolerances.get(name, 1e-6) / 1e-6  # about the sum of |terms|; each alpha has one
             difference = np.abs(gradient - keras_run.gradients[name])
             assert np.all(difference <= 1e-6 * np.maximum(np.abs(gradient), terms)), (

@@ -123,9 +123,8 @@ class LearnedBits:
         try:
             return cost_of(operations, bits, budget) / budget.amount
         except KeyError as error:
-            table = dict(budget.latency_table)
             rule, advice = f"one with a time for {error.args[0]}", "measure it, or learn other widths"
-            raise invalid(self.owner, "latency_table", rule, table, advice) from error
+            raise invalid("Budget", "latency_table", rule, dict(budget.latency_table), advice) from error
 
 
 def _of_one_width(recipe: Recipe) -> Recipe:

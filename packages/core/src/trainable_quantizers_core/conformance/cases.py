@@ -164,7 +164,7 @@ class Case:
             "weights_per_channel_threshold": self.axis is not None,
             "min_threshold": self.min_threshold,
         }
-        if self.identifier is TrainingMethod.DQA:
+        if self.identifier == TrainingMethod.DQA:
             each = [TrainableQuantizerCandidateConfig(bits, _params(of)) for bits, of in self.candidates().items()]
             weights["weights_quantization_candidates"] = each[::-1]
         return TrainableQuantizerWeightsConfig(**{**weights, **learning, **changes})
@@ -211,7 +211,7 @@ def can_be(case: Case) -> bool:
         return False
     if case.identifier is TrainingMethod.ADAROUND and case.num_bits not in SOFT_ROUNDING_BITS:
         return False
-    if case.identifier is TrainingMethod.DQA and case.num_bits not in CANDIDATES:
+    if case.identifier == TrainingMethod.DQA and case.num_bits not in CANDIDATES:
         return False
     return case.signed or (case.is_activation and not case.uniform)
 

@@ -15,7 +15,7 @@ from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
 
-_ATTENTION = np.float32([0.1, 0.4, 0.2])
+_ATTENTION = np.array([0.1, 0.4, 0.2], np.float32)
 
 
 def check_mixture(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
@@ -33,7 +33,7 @@ def check_mixture(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainable
     expected = {bits: expect(alone[bits], values[bits], x, g) for bits in values}
     ends = [np.abs(end) for each in expected.values() for end in (each.range.low, each.range.high)]
     ulps = 8 * EPS * np.max(ends, axis=0)
-    for steps, share in ((0, 0.0), (2, 0.25)):
+    for steps, share in ((2, 0.25),) if adapter.compiled else ((0, 0.0), (2, 0.25)):
         subject.quantizer.advance(steps)
         mixture = expect_mixture(expected, _ATTENTION, share, g)
         run = adapter.run(subject.quantizer, x, g)
@@ -52,7 +52,7 @@ def _same_in_the_end(
     evaluated = subject.output(training=False)
     everywhere(np.abs(evaluated - chosen) <= ulps, ~undecided, "another candidate is in use", x)
     quantizer.advance(3)
-    adapter.assign(quantizer, {"attention": _ATTENTION[::-1] * 9})
+    adapter.assign(quantizer, {"attention": np.roll(_ATTENTION, 1)})
     fresh = subject.quantizer_class.from_config(quantizer.get_config())
     adapter.save_and_load(quantizer, subject.layer, fresh, case.tensor_shape)
     for found, text in (

@@ -100,13 +100,15 @@ class CaseTrials:
 def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
     """Compilers see the grid as constants: the cases of 4 bits, per tensor or channel, reach every code path.
 
-    Cheap compilers get every axis at 4 bits, and every number of bits per tensor. Soft rounding and DQA are compiled
-    several times, and have one path, as tables have.
+    Cheap compilers get every axis at 4 bits, and every number of bits per tensor. Soft rounding is compiled several
+    times, and has one path, as tables have. DQA runs what LSQ compiles, and adds one path.
     """
     if case.tabled:
         wanted = case.axis == 0 or (case.is_activation and not case.signed)
         return wanted and (case.power_of_two or adapter.compiles_fast)
-    if case.identifier in (TrainingMethod.ADAROUND, TrainingMethod.DQA):
+    if case.identifier == TrainingMethod.DQA:
+        return case.axis == 0 and case.power_of_two
+    if case.identifier is TrainingMethod.ADAROUND:
         return case.axis == 0 and (case.power_of_two or adapter.compiles_fast)
     if adapter.compiles_fast:
         return case.num_bits == 4 or case.axis is None

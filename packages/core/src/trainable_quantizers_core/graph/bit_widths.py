@@ -130,12 +130,12 @@ def choose(
 ) -> dict[Unit, int]:
     """The widths with least Σ errors whose cost is within the budget.
 
-    Where each operation costs by one width, as bytes and most latencies do, a dynamic program finds them: it goes
-    through the units and keeps, of all choices so far, those that no other beats in both cost and error. Bit operations
-    are products of two widths, which do not add up over the choices: there it starts with each width that fits
-    everywhere, and where steps down from the widest lead that add least error for what they save; takes the steps up
-    that fit; and trades one width down for others up, as long as that helps. On random networks of 5 layers that is the
-    best choice in nine of ten cases.
+    Where each operation costs by one width that is open, as bytes and most latencies do, a dynamic program finds them:
+    it goes through the units and keeps, of all choices so far, those that no other beats in both cost and error. Bit
+    operations are products of two widths, which do not add up over the choices: there it starts with each width that
+    fits everywhere, and where steps down from the widest lead that add least error for what they save; takes the steps
+    up that fit; and trades one width down for others up, as long as that helps. On random networks of 5 layers that is
+    the best choice in nine of ten cases.
 
     Args:
         errors: Of each unit at each width.
@@ -184,6 +184,8 @@ class _Search:
     ) -> None:
         self.errors, self.operations, self.budget = errors, operations, budget
         self.concerned = {unit: [each for each in operations if _reads(each, unit)] for unit in errors}
+        self.given = {unit: width for unit, (width, *others) in errors.items() if not others}
+        self.free = {unit: table for unit, table in errors.items() if unit not in self.given}
 
     def cost(self, bits: Mapping[Unit, int]) -> float:
         return cost_of(self.operations, bits, self.budget)
@@ -193,17 +195,19 @@ class _Search:
 
     @property
     def adds_up(self) -> bool:
-        """Whether each operation costs by one width alone."""
-        seen = [id(each) for operations in self.concerned.values() for each in operations]
-        return self.budget.counts != "bit_operations" and len(seen) == len(set(seen))
+        """Whether each operation costs by one open width at most."""
+        seen = [id(each) for unit in self.free for each in self.concerned[unit]]
+        return len(seen) == len(set(seen))
 
     def exact(self) -> dict[Unit, int]:
         """The best of all choices, or, of more than 2^16 that none beats, the best that is left of them."""
-        cost, error = np.zeros(1), np.zeros(1)
+        moved = {id(each) for unit in self.free for each in self.concerned[unit]}
+        rest = [each for each in self.operations if id(each) not in moved]
+        cost, error = np.array([cost_of(rest, self.given, self.budget)]), np.zeros(1)
         chosen: list[tuple[Unit, np.ndarray, np.ndarray]] = []
-        for unit, table in self.errors.items():
+        for unit, table in self.free.items():
             widths = np.array(list(table))
-            costs = [sum(self.budget.of(each, {unit: int(width)}) for each in self.concerned[unit]) for width in widths]
+            costs = [cost_of(self.concerned[unit], {**self.given, unit: int(width)}, self.budget) for width in widths]
             cost, error = (np.add.outer(*each).ravel() for each in ((cost, costs), (error, [*table.values()])))
             order = np.lexsort((error, cost))
             order = order[cost[order] <= self.budget.amount * (1 + 1e-12)]
@@ -212,7 +216,7 @@ class _Search:
             order = order[:: len(order) // _MOST + 1]
             cost, error = cost[order], error[order]
             chosen.append((unit, order // len(widths), widths[order % len(widths)]))
-        bits, at = {}, int(np.argmin(error))
+        bits, at = dict(self.given), int(np.argmin(error))
         for unit, before, widths in reversed(chosen):
             bits[unit], at = int(widths[at]), int(before[at])
         return {unit: bits[unit] for unit in self.errors}
