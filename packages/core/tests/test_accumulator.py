@@ -46,6 +46,7 @@ def test_of_several_inputs_the_coarsest_counts():
     assert AccumulatorGrid([0.25, 2, 0.5]).input_step(max) == 2
 
 
+LEARNED = {"training_method": "DQA", "bits_candidates": [2, 8], "schedule": {"ramp": 9}}
 INPUTS = {"unsigned": (0, 255), "signed": (-128, 127), "few bits": (0, 3)}
 
 
@@ -99,6 +100,7 @@ def test_a_channel_is_limited_by_the_largest_factor_whatever_the_others_need(sig
         (lambda: WeightsScheme(accumulator_bits=7), "accumulator_bits must be an integer in 8..32, got 7"),
         (lambda: WeightsScheme(accumulator_bits=True), "accumulator_bits must be an integer in 8..32, got True"),
         (lambda: WeightsScheme(accumulator_bits=16, training_method="AdaRound"), "must be None with AdaRound, got 16"),
+        (lambda: WeightsScheme(accumulator_bits=16, **LEARNED), "must be None with DQA, got 16; learn the widths"),
         (lambda: WeightsScheme(accumulator_bits=16, bias="float"), "bias must be accumulator where accumulator_bits"),
     ],
 )

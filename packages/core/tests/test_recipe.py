@@ -223,7 +223,25 @@ def test_round_trips_lose_nothing(tmp_path_factory, recipe):
         assert Recipe.from_file(folder / f"recipe{suffix}") == recipe
 
 
+def test_candidates_are_sorted_and_a_rule_can_take_them_back(tmp_path):
+    schedule = {"ramp": 9}
+    weights = {"training_method": "dqa", "bits_candidates": [8, 2, 8], "schedule": schedule}
+    fixed = {"training_method": "LSQ", "bits_candidates": [], "num_bits": 6}
+    recipe = Recipe(weights, rules=[LayerRule(name="head", weights=fixed)])
+    assert recipe.weights.bits_candidates == (2, 8)
+    recipe.to_file(tmp_path / "recipe.toml")
+    assert Recipe.from_file(tmp_path / "recipe.toml") == recipe
+    plans = {plan.layer.name: plan.weights for plan in recipe.plan(LAYERS) if plan.weights}
+    assert plans["head"].num_bits == 6
+    assert not plans["head"].bits_candidates
+    each = {bits: {"threshold": float(bits)} for bits in (2, 8)}
+    config = recipe.weights.config(each[8], 0, each)
+    found = {candidate.n_bits: candidate.quantization_params for candidate in config.weights_bits_candidates}
+    assert found == each
+
+
 METHODS = "power_of_two, symmetric, uniform, lut_power_of_two, lut_symmetric"
+LEARNED = "[weights]\ntraining_method = 'DQA'\nbits_candidates = [2, 8]"
 FILES = [  # what is written in npu.toml, what the message says
     ("[weigths]", "Recipe: key must be a known one, got 'weigths' in npu.toml; did you mean 'weights'?."),
     (
@@ -251,6 +269,12 @@ FILES = [  # what is written in npu.toml, what the message says
     ("[weights]\npercentile = nan", "percentile must be above 50 and at most 100, got nan"),
     ("[weights]\nfreeze = 1", "freeze must be true or false, got 1 in npu.toml, [weights]; write it without quotes."),
     ("[weights]\ntraining_method = 3", "training_method must be one of ste, lsq, adaround, dqa, got 3"),
+    ("[weights]\nbits_candidates = 4", "bits_candidates must be a list of widths, got 4 in npu.toml, [weights]"),
+    ("[weights]\nbits_candidates = [1]", "num_bits must be an integer in 2..16, got 1 in npu.toml, [weights], bits_"),
+    ("[weights]\ntraining_method = 'DQA'", "bits_candidates must be given with DQA, got None; write bits_candidates"),
+    ("[weights]\nbits_candidates = [2, 8]", "training_method must be DQA with bits_candidates, got "),
+    (f"{LEARNED}\nnum_bits = 4", "num_bits must be one of bits_candidates [2, 8], got 4; it is the width in use until"),
+    (LEARNED, "schedule must be one with a ramp for DQA, got None; write schedule = { ramp = 1000 }: widths are"),
     ("[weights]\ngranularity = 'per_chanel'", "got 'per_chanel' in npu.toml, [weights]; did you mean 'per_channel'?."),
     ("[weights]\ncalibration = 'max'", "calibration must be one of min_max, percentile, mse, lsq, got 'max'"),
     ("weights = 8", "WeightsScheme: section must be a table of keys, got 8 in npu.toml, [weights]; known: method"),

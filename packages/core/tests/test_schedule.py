@@ -51,6 +51,12 @@ def test_the_share_stays_within_its_bounds_and_is_exactly_one_from_full_from_on(
         assert found == 0
 
 
+def test_the_temperature_of_attention_falls_from_one_to_a_hundredth_while_it_ramps():
+    schedule = QuantizationSchedule(start=2, ramp=4)
+    found = [float(schedule.temperature(NUMPY_OPS, np.float32(step))) for step in (0, 2, 3, 4, 6, 9)]
+    np.testing.assert_allclose(found, [1, 1, 10**-0.5, 0.1, 0.01, 0.01], rtol=1e-6)
+
+
 def test_parameters_learn_between_the_two_steps():
     schedule = QuantizationSchedule(learn_from=1, learn_until=3)
     assert [bool(schedule.learns(step)) for step in range(5)] == [False, True, True, False, False]

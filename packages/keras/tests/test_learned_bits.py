@@ -130,9 +130,7 @@ def test_the_likeliest_widths_within_a_budget_make_a_recipe_that_reads_as_it_was
 def test_what_cannot_be_learned_is_refused(tmp_path):
     network, _, model = prepared()
     prepared(bits_candidates=[2, 8])[2].save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(
-        tq.QuantizerError, match=r"quantizer of 'kernel' must be as in the saved state \(num_bits \[8, 2"
-    ):
+    with pytest.raises(ValueError, match=r"quantizer of 'kernel' must be as in the saved state \(num_bits \[8, 2"):
         model.load_weights(tmp_path / "other.weights.h5")
     fixed = tq.prepare(network, tq.Recipe({"num_bits": 8}), verbose=False)
     model.save(tmp_path / "model.keras")
