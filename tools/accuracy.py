@@ -41,15 +41,23 @@ def depthwise() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
 
 
-def train(model: nn.Module, epochs: int, rate: float) -> None:
-    """Adam with a rate that falls to zero."""
-    optimizer = torch.optim.Adam(model.parameters(), rate)
+def train(model: nn.Module, epochs: int, rate: float, budget: tq.Budget | None = None) -> None:
+    """Adam with a rate that falls to zero; with a budget, widths are learned for six tenths of the epochs."""
+    named = list(model.named_parameters())
+    attention = [parameter for name, parameter in named if name.endswith("attention")]
+    others = [parameter for name, parameter in named if not name.endswith("attention")]
+    optimizer = torch.optim.Adam([{"params": others}, {"params": attention, "lr": 1e-2}], rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(X) // 64))
+    if budget is not None:
+        tq.follow_optimizer(model, optimizer)
     model.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        if budget is not None and epoch == epochs * 6 // 10:
+            tq.fit_budget(model, budget)
         for rows in torch.randperm(len(X)).split(64):
             optimizer.zero_grad()
-            cross_entropy(model(X[rows]), Y[rows]).backward()
+            loss = cross_entropy(model(X[rows]), Y[rows])
+            (loss if budget is None else loss + tq.budget_regularizer(model, budget)).backward()
             optimizer.step()
             decay.step()
 
@@ -150,68 +158,36 @@ def tables() -> None:
             row(make.__name__, method, *(spread(values) for values in zip(*rows, strict=True)))
 
 
-def learn(network: nn.Module, start: int, widths: tuple[int, ...], budget: tq.Budget, epochs: int) -> nn.Module:
-    """A model that learns its widths within a budget for six tenths of its training, and trains on with them."""
-    steps = epochs * -(-len(X) // 64)
-    weights = {
-        "num_bits": start,
-        "training_method": "DQA",
-        "bits_candidates": widths,
-        "schedule": {"ramp": steps * 6 // 10},
-    }
-    model = tq.prepare(network, tq.Recipe(weights, tq.ActivationsScheme(num_bits=8)), [X[:256]], verbose=False)
-    attention = [value for name, value in model.named_parameters() if name.endswith("attention")]
-    others = [value for name, value in model.named_parameters() if not name.endswith("attention")]
-    optimizer = torch.optim.Adam([{"params": others}, {"params": attention, "lr": 1e-2}], 1e-3)
-    tq.follow_optimizer(model, optimizer)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    step = 0
-    for _ in range(epochs):
-        for rows in torch.randperm(len(X)).split(64):
-            optimizer.zero_grad()
-            (cross_entropy(model.train()(X[rows]), Y[rows]) + tq.budget_regularizer(model, budget)).backward()
-            optimizer.step()
-            decay.step()
-            step += 1
-            if step == steps * 6 // 10:
-                tq.fit_budget(model, budget)
-    return model
-
-
 def learned() -> None:
-    """One width for all layers, searched and learned widths that take as many bytes at most; all trained as long."""
-    row("network", "mean bits", "float, %", "one width, %", "searched, %", "learned, %")
+    """One width for all layers, searched and learned widths, all within as many bytes and trained as long."""
+    row("network", "bits at most", "float, %", "one width, %", "searched, %", "learned, %")
+    widths = (2, 3, 4, 5, 6, 8)
+    activations = tq.ActivationsScheme(num_bits=8)
     for make in (plain, depthwise):
-        found: dict[float, list[list[float]]] = {2: [], 3: []}
+        found: dict[int, list[list[float]]] = {2: [], 3: []}
         for seed in SEEDS:
             torch.manual_seed(seed)
             network = make()
             train(network, 15, 3e-3)
             size = sum(weight.numel() for name, weight in network.named_parameters() if name.endswith("weight"))
             for bits, rows in found.items():
-                budget, widths = tq.Budget(weight_bytes=size * (bits + 0.5) / 8), (2, 3, 4, 5, 6, 8)
-                same = tq.Recipe(tq.WeightsScheme(num_bits=bits), tq.ActivationsScheme(num_bits=8))
+                budget = tq.Budget(weight_bytes=size * (bits + 0.5) / 8)
+                same = tq.Recipe(tq.WeightsScheme(num_bits=bits), activations)
+                schedule = tq.QuantizationSchedule(ramp=6 * -(-len(X) // 64))
+                candidates = tq.WeightsScheme(
+                    num_bits=bits, training_method="DQA", bits_candidates=widths, schedule=schedule
+                )
                 searched = tq.search_bits(network, same, [X[:256]], budget, widths, verbose=False)
                 figures = [accuracy(network)]
-                for recipe in (same, searched):
+                learning = tq.Recipe(candidates, activations)
+                for recipe, limit in ((same, None), (searched, None), (learning, budget)):
                     torch.manual_seed(seed)
                     model = tq.prepare(network, recipe, [X[:256]], verbose=False)
-                    train(model, 10, 1e-3)
+                    train(model, 10, 1e-3, limit)
                     figures.append(accuracy(tq.convert(model)))
-                torch.manual_seed(seed)
-                model = learn(network, bits, widths, budget, 10)
-                rows.append([*figures, accuracy(tq.convert(model))])
-                print(
-                    [
-                        (n, m.weights_quantizers["weight"].specification.grid.num_bits)
-                        for n, m in model.named_modules()
-                        if hasattr(m, "weights_quantizers")
-                    ],
-                    searched.rules,
-                    rows[-1],
-                )
+                rows.append(figures)
         for bits, rows in found.items():
-            row(make.__name__, str(bits), *(spread(values) for values in zip(*rows, strict=True)))
+            row(make.__name__, f"{bits + 0.5}", *(spread(values) for values in zip(*rows, strict=True)))
 
 
 if __name__ == "__main__":

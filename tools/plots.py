@@ -1,4 +1,4 @@
-"""Draws quantizers that learn by STE and LSQ, and the rules for gradients, as the package computes them.
+"""Draws quantizers that learn by STE, LSQ and DQA, and the rules for gradients, as the package computes them.
 
 Run ``python3 tools/dev.py docs plots``. Each picture in ``docs/plots`` carries the digest of its curves, by which the
 tests notice that it is stale.
@@ -36,7 +36,17 @@ def quantizers() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
                 name = f"{gradient}{kind}{target}"
                 sign = ", unsigned" if symmetric and target == "Activation" else ""
                 result[name] = getattr(tq, f"{name}TrainableQuantizer")(config), f"{BITS} bits{sign}, {where}"
-    return result | tables() | rules()
+    return result | mixture() | tables() | rules()
+
+
+def mixture() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
+    """The quantizer that chooses between four and two bits, at the start of its schedule."""
+    values = {tq.THRESHOLD: THRESHOLD}
+    candidates = [tq.TrainableQuantizerCandidateConfig(bits, values) for bits in (4, 2)]
+    method = tq.QuantizationMethod.SYMMETRIC
+    config = tq.TrainableQuantizerWeightsConfig(method, 4, values, True, 0, False, tq.MIN_THRESHOLD, candidates)
+    quantizer = tq.DQASymmetricWeightsTrainableQuantizer(config, schedule=tq.QuantizationSchedule(ramp=1))
+    return {"DQASymmetricWeights": (quantizer, f"4 and 2 bits, t = {THRESHOLD:g}")}
 
 
 def tables() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
@@ -83,6 +93,8 @@ def curves(quantizer: tq.PytorchRangeQuantizer) -> Curves:
         y = quantizer(x, True)
         gradients = torch.autograd.grad(y.sum(), [x, *parameters.values()], allow_unused=True)
         for name, number in zip(result, [y, *gradients], strict=True):
+            if name == "dy/dattention":  # of two numbers, whose gradients are opposite
+                number = number[:1]
             result[name].append(0.0 if number is None else round(number.sum().item(), 4) + 0.0)
     return result
 
