@@ -64,8 +64,9 @@ class CandidatesQuantizer(RangeQuantizer):
     @property
     def in_use(self) -> Any:
         """The quantizer of the candidate with the most attention."""
-        chosen = np.argmax(self.read_variable(ATTENTION)) if self.quantizer_parameters else 0
-        return self.candidates[chosen]
+        if not self.quantizer_parameters:
+            return self.candidates[0]
+        return self.candidates[np.argmax(self._read_variable(self._current(ATTENTION)))]
 
     @property
     def specification(self) -> RangeSpecification:  # type: ignore[override]
