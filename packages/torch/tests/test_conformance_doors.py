@@ -37,7 +37,7 @@ def test_the_iterator_yields_every_promise_of_every_case():
     soft = {case for case in cases if case.identifier is tq.TrainingMethod.ADAROUND}
     mixed = {case for case in cases if case.identifier is tq.TrainingMethod.DQA}
     hard = cases - soft - mixed
-    assert (len(hard), len(soft), len(mixed)) == (180, 12, 12)
+    assert (len(hard), len(soft), len(mixed)) == (189, 13, 12)
     of = {trial.promise: set() for trial in found}
     for trial in found:
         of[trial.promise].add(trial.case)
@@ -52,9 +52,10 @@ def test_the_iterator_yields_every_promise_of_every_case():
         "ties": {case for case in hard if case.is_activation and case.power_of_two and not case.tabled},
         "soft_rounding": soft,
         "mixture": mixed,
+        "log2_domain": {case for case in cases if case.log2},
     }
-    assert of == expected and len(of) == 21
-    assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2816
+    assert of == expected and len(of) == 22
+    assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2963
 
 
 def test_a_check_that_compares_nothing_keeps_no_promise():
