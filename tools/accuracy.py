@@ -1,4 +1,4 @@
-"""What few bits cost on the digits of scikit-learn: reconstruction, searched and learned widths, look-up tables."""
+"""What few bits cost on the digits: reconstruction, searched and learned widths, look-up tables, oscillations."""
 
 from __future__ import annotations
 
@@ -41,23 +41,47 @@ def depthwise() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
 
 
-def train(model: nn.Module, epochs: int, rate: float, budget: tq.Budget | None = None) -> None:
-    """Adam with a rate that falls to zero; with a budget, widths are learned for six tenths of the epochs."""
+def normalized() -> nn.Module:
+    """The depthwise network with a batch norm behind each convolution."""
+    layers: list[nn.Module] = []
+    for layer in list(depthwise())[:-2]:
+        layers += [layer, nn.BatchNorm2d(layer.out_channels)] if isinstance(layer, nn.Conv2d) else [layer]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
+
+
+def train(
+    model: nn.Module,
+    epochs: int,
+    rate: float,
+    budget: tq.Budget | None = None,
+    damping: float = 0.0,
+    follow: bool = False,
+) -> None:
+    """Adam with a rate that falls to zero.
+
+    With a budget, widths are learned for six tenths of the epochs. The factor of dampening rises to ``damping``.
+    """
     named = list(model.named_parameters())
     attention = [parameter for name, parameter in named if name.endswith("attention")]
     others = [parameter for name, parameter in named if not name.endswith("attention")]
     optimizer = torch.optim.Adam([{"params": others}, {"params": attention, "lr": 1e-2}], rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(X) // 64))
-    if budget is not None:
+    batches = -(-len(X) // 64)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    if follow or budget is not None:
         tq.follow_optimizer(model, optimizer)
     model.train()
     for epoch in range(epochs):
         if budget is not None and epoch == epochs * 6 // 10:
             tq.fit_budget(model, budget)
-        for rows in torch.randperm(len(X)).split(64):
+        for batch, rows in enumerate(torch.randperm(len(X)).split(64)):
             optimizer.zero_grad()
             loss = cross_entropy(model(X[rows]), Y[rows])
-            (loss if budget is None else loss + tq.budget_regularizer(model, budget)).backward()
+            if budget is not None:
+                loss = loss + tq.budget_regularizer(model, budget)
+            if damping:
+                passed = (epoch * batches + batch) / (epochs * batches)
+                loss = loss + damping * passed * tq.oscillation_damping(model)
+            loss.backward()
             optimizer.step()
             decay.step()
 
@@ -190,8 +214,39 @@ def learned() -> None:
             row(make.__name__, f"{bits + 0.5}", *(spread(values) for values in zip(*rows, strict=True)))
 
 
+def oscillations() -> None:
+    """Weights that oscillate through batch norms, dampened or frozen: shares at the end, deployed accuracy."""
+    row("bits W/A", "training", "float, %", "oscillate, %", "frozen, %", "deployed, %", "norms measured anew, %")
+    rates, frozen = tq.Oscillations(), tq.Oscillations(freeze_above=0.005, anneal_from=0.05, ramp=330)
+    ways = {"plain": (rates, 0.0), "dampened": (rates, 1e-2), "frozen": (frozen, 0.0)}
+    for bits in (3, 2):
+        found: dict[str, list[list[float]]] = {way: [] for way in ways}
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            network = normalized()
+            train(network, 15, 3e-3)
+            for way, rows in found.items():
+                torch.manual_seed(seed)
+                rule, damping = ways[way]
+                weights = tq.WeightsScheme(num_bits=bits, oscillations=rule)
+                recipe = tq.Recipe(weights, tq.ActivationsScheme(num_bits=bits))
+                model = tq.prepare(network, recipe, [X[:256]], fold_batch_norm=False, verbose=False)
+                train(model, 15, 3e-3, damping=damping, follow=True)
+                figures = tq.telemetry(model, [X[:64]])
+                shares = [
+                    100 * statistics.mean(value for name, value in figures.items() if name.endswith(figure))
+                    for figure in ("oscillating", "frozen")
+                ]
+                deployed = accuracy(tq.convert(model))
+                tq.reestimate_batch_norm(model.train(), X[:1024].split(64))
+                rows.append([accuracy(network), *shares, deployed, accuracy(tq.convert(model))])
+        for way, rows in found.items():
+            row(f"{bits}/{bits}", way, *(spread(values) for values in zip(*rows, strict=True)))
+
+
 if __name__ == "__main__":
     reconstruction()
     search()
     learned()
     tables()
+    oscillations()

@@ -293,6 +293,21 @@ class WidthsGoOnLearning(LearnedWidth):
         return self.get_quantizer_variable(name)
 
 
+class EveryMoveIsAnOscillation(SymmetricWeights):
+    def follow(self, weight, steps=1):
+        super().follow(weight, steps)
+        moves = self.get_quantizer_variable("moves")
+        moves.copy_(torch.where(moves % 2 == 1, moves + 1, moves))  # forgets directions, and freezes what moved
+
+
+class FrozenAtTheLastLevel(SymmetricWeights):
+    def follow(self, weight, steps=1):
+        left = weight.detach().clone()
+        super().follow(weight, steps)
+        with torch.no_grad():
+            weight.copy_(torch.where(weight == left, left, self(left, False)))
+
+
 BROKEN = [
     (RoundingErrorsLeftOut, EWGS_WEIGHT, checks.check_gradient_to_input),
     (SlopeOfTheWrongBase, LOG2_WEIGHT, checks.check_gradient_to_parameters),
@@ -301,6 +316,8 @@ BROKEN = [
     (WithoutTemperature, LEARNED_WIDTH, checks.check_mixture),
     (MixedInEvaluation, LEARNED_WIDTH, checks.check_mixture),
     (WidthsGoOnLearning, LEARNED_WIDTH, checks.check_mixture),
+    (EveryMoveIsAnOscillation, WEIGHT, checks.check_oscillations),
+    (FrozenAtTheLastLevel, POT_WEIGHT, checks.check_oscillations),
     (RoundedBackAtConversion, SOFT_WEIGHT, checks.check_soft_rounding),
     (HardFromTheStart, SOFT_WEIGHT, checks.check_soft_rounding),
     (IgnoresTheRule, POT_ACTIVATION, checks.check_ties),

@@ -111,19 +111,26 @@ print([each.values["threshold"].tolist() for each in quantizers_of(model)])
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 schedule = {"start": 1, "ramp": 1, "learn_from": 1, "learn_until": 3}
-recipe = tq.Recipe({"num_bits": 4, "schedule": schedule}, {"num_bits": 4, "schedule": schedule})
+oscillations = {"momentum": 0.5, "freeze_above": 0.4}
+weights = {"num_bits": 4, "schedule": schedule, "oscillations": oscillations}
+recipe = tq.Recipe(weights, {"num_bits": 4, "schedule": schedule})
 model, alone = prepared(x), prepared(x)
 for layer in model:
     fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
 for each, data in ((model, slice(rank, None, 2)), (alone, slice(None))):
-    optimizer = torch.optim.SGD(each.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(each.parameters(), lr=1.0)
     tq.follow_optimizer(each, optimizer)
     for _ in range(4):
         optimizer.zero_grad()
         ((each(x[data]) - y[data]) ** 2).mean().backward()
         optimizer.step()
+        optimizer.param_groups[0]["lr"] *= -1  # weights go back and forth
 for one, other in zip(model.parameters(), alone.parameters(), strict=True):
     torch.testing.assert_close(one.full_tensor(), other, rtol=1e-4, atol=1e-5)
+for (name, one), other in zip(model.named_buffers(), alone.buffers(), strict=True):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    print(name, one.tolist())
+assert 0 < (model[4].weight_moves % 4 == 2).float().mean() < 1
 tq.save_quantizers(alone, f"{folder}/{rank}.safetensors")
 tq.load_quantizers(model, f"{folder}/{rank}.safetensors")
 """,

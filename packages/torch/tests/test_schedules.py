@@ -18,10 +18,10 @@ IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6) % 5
 
 
-def prepared(schedule, weights=None, training_method="LSQ", method="power_of_two"):
+def prepared(schedule, weights=None, training_method="LSQ", method="power_of_two", **of_weights):
     torch.manual_seed(0)
     fields = {"num_bits": 4, "training_method": training_method, "method": method}
-    recipe = tq.Recipe({**fields, "schedule": weights or schedule}, {**fields, "schedule": schedule})
+    recipe = tq.Recipe({**fields, "schedule": weights or schedule, **of_weights}, {**fields, "schedule": schedule})
     return tq.prepare(Residual().eval(), recipe, [IMAGES], verbose=False)
 
 
@@ -314,7 +314,8 @@ def test_every_network_trains_through_its_schedule(name):
 
 def test_a_compiled_model_goes_through_its_schedule_without_compiling_again():
     torch._dynamo.reset()
-    model = prepared({"start": 1, "ramp": 2, "learn_until": 3})
+    oscillations = {"momentum": 0.5, "freeze_above": 0.4}
+    model = prepared({"start": 1, "ramp": 2, "learn_until": 3}, oscillations=oscillations)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     tq.follow_optimizer(model, optimizer)
@@ -375,7 +376,7 @@ MISTAKES = {
         lambda: tq.follow_optimizer(tq.prepare(Residual(), tq.Recipe({}), verbose=False), None),
         "follow_optimizer: model must be one whose quantizers have schedules",
     ),
-    "float": (lambda: tq.advance_schedules(nn.Linear(2, 2)), "leave this call out"),
+    "float": (lambda: tq.advance_schedules(nn.Linear(2, 2)), "leave this out"),
     "no optimizer": (
         lambda: tq.follow_optimizer(prepared({"start": 1}), torch.optim.SGD),
         "optimizer must be a torch.optim.Optimizer",

@@ -103,7 +103,7 @@ def test_alpha_has_no_weight_decay():
 
 def test_what_cannot_round_softly_is_refused():
     config = tq.WeightsScheme(num_bits=2).config({"threshold": 1.0}, 0)
-    with pytest.raises(tq.QuantizerError, match="of another training method for a weight that no layer owns alone"):
+    with pytest.raises(tq.QuantizerError, match="one without AdaRound and oscillations for a weight"):
         TrainableWeightHolder(tq.AdaRoundSymmetricWeightsTrainableQuantizer(config), (2, 3))
     plain = tq.prepare(nn.Sequential(nn.Linear(4, 2)), tq.Recipe({"num_bits": 2}), verbose=False)
     with pytest.raises(tq.QuantizerError, match="rounding_regularizer: model must be one that learns to round"):

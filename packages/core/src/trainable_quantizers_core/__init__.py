@@ -34,6 +34,7 @@ from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerConfig,
     TrainableQuantizerWeightsConfig,
 )
+from trainable_quantizers_core.quantizer.oscillations import Oscillations
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
 from trainable_quantizers_core.quantizer.serialization import register_enum
@@ -59,6 +60,7 @@ __all__ = [
     "Layer",
     "LayerPlan",
     "LayerRule",
+    "Oscillations",
     "Program",
     "QuantizationMethod",
     "QuantizationSchedule",

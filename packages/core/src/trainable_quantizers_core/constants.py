@@ -25,6 +25,15 @@ ALPHA = "alpha"
 ATTENTION = "attention"
 """Name of the variable that says of each candidate how much it counts."""
 
+MOVES = "moves"
+"""Name of the variable that holds of each weight four times its level, plus the direction of its last move."""
+MEAN_LEVEL = "mean_level"
+"""Name of the variable that averages the levels of each weight over the steps."""
+FLIP_RATE = "flip_rate"
+"""Name of the variable that averages how often each weight moves back."""
+UNIT = "unit"
+"""Name of the variable that holds the power-of-two step of the levels of a weight when they were last seen."""
+
 MIN_THRESHOLD = 2.0**-16
 """Smallest threshold, and smallest width of a uniform range, unless a configuration names another."""
 

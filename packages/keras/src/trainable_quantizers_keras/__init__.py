@@ -13,6 +13,7 @@ from trainable_quantizers_core import (
     CalibrationMethod,
     Granularity,
     LayerRule,
+    Oscillations,
     Program,
     QuantizationMethod,
     QuantizationSchedule,
@@ -79,7 +80,11 @@ from trainable_quantizers_keras.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_keras.training.distillation import Distillation
 from trainable_quantizers_keras.training.optimizer import exclude_quantizers_from_weight_decay
 from trainable_quantizers_keras.training.reconstruct import reconstruct
-from trainable_quantizers_keras.training.regularizers import budget_regularizer, rounding_regularizer
+from trainable_quantizers_keras.training.regularizers import (
+    budget_regularizer,
+    oscillation_damping,
+    rounding_regularizer,
+)
 from trainable_quantizers_keras.training.schedules import QuantizationScheduleCallback, advance_schedules
 from trainable_quantizers_keras.training.telemetry import QuantizationTelemetryCallback, telemetry
 
@@ -116,6 +121,7 @@ __all__ = [
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",
     "LiteFile",
+    "Oscillations",
     "Program",
     "QuantizationMethod",
     "QuantizationSchedule",
@@ -153,6 +159,7 @@ __all__ = [
     "learned_recipe",
     "load_quantizers",
     "mark_quantizer",
+    "oscillation_damping",
     "prepare",
     "reconstruct",
     "reestimate_batch_norm",

@@ -43,6 +43,11 @@ class KerasAdapter:
         with tf.device(self.device):
             return tf.cast(tf.constant(array), dtype) if dtype != "int32" else tf.constant(array, tf.int32)
 
+    def weight(self, array: np.ndarray) -> Any:
+        """A variable on the adapter's device."""
+        with tf.device(self.device):
+            return tf.Variable(array)
+
     def read(self, tensor: Any) -> np.ndarray:
         """Its values."""
         tensor = tf.convert_to_tensor(tensor)

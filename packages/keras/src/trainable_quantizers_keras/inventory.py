@@ -56,6 +56,15 @@ def trainable_quantizers(model: Any) -> list[BaseKerasTrainableQuantizer]:
     return [found for _, _, found, _ in _inside(model, "") if isinstance(found, BaseKerasTrainableQuantizer)]
 
 
+def quantized_weights(model: Any) -> Iterator[tuple[Any, KerasRangeQuantizer]]:
+    """Each weight of a layer with its quantizer, where that is enabled."""
+    for layer in model._flatten_layers() if isinstance(model, keras.layers.Layer) else ():
+        if isinstance(layer, _WRAPPERS):
+            for _, weight, quantizer in layer.get_weights_vars():
+                if isinstance(quantizer, KerasRangeQuantizer) and quantizer.enabled:
+                    yield weight, quantizer
+
+
 def quantizers_by_place(model: Any) -> dict[str, Any]:
     """The quantizers of activations, by the names that the grids of biases know them by in a file."""
     held = [(name.rpartition("/")[0], holder.name, q) for name, at, q, holder in _inside(model, "") if at == "output"]

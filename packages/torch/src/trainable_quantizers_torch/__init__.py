@@ -14,6 +14,7 @@ from trainable_quantizers_core import (
     CalibrationMethod,
     Granularity,
     LayerRule,
+    Oscillations,
     Program,
     QuantizationMethod,
     QuantizationSchedule,
@@ -77,7 +78,11 @@ from trainable_quantizers_torch.training.batch_norm import reestimate_batch_norm
 from trainable_quantizers_torch.training.distillation import Distillation
 from trainable_quantizers_torch.training.optimizer import parameter_groups
 from trainable_quantizers_torch.training.reconstruct import reconstruct
-from trainable_quantizers_torch.training.regularizers import budget_regularizer, rounding_regularizer
+from trainable_quantizers_torch.training.regularizers import (
+    budget_regularizer,
+    oscillation_damping,
+    rounding_regularizer,
+)
 from trainable_quantizers_torch.training.schedules import advance_schedules, follow_optimizer
 from trainable_quantizers_torch.training.telemetry import telemetry
 
@@ -107,6 +112,7 @@ __all__ = [
     "LSQUniformActivationTrainableQuantizer",
     "LSQUniformWeightsTrainableQuantizer",
     "LayerRule",
+    "Oscillations",
     "Program",
     "PytorchLinearAnnealingScheduler",
     "PytorchRangeQuantizer",
@@ -145,6 +151,7 @@ __all__ = [
     "learned_recipe",
     "load_quantizers",
     "mark_quantizer",
+    "oscillation_damping",
     "parameter_groups",
     "prepare",
     "reconstruct",

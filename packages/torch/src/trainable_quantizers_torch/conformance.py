@@ -44,6 +44,10 @@ class TorchAdapter:
         """A tensor on the adapter's device."""
         return torch.tensor(array, dtype=getattr(torch, dtype), device=self.device)
 
+    def weight(self, array: np.ndarray) -> Any:
+        """A parameter on the adapter's device."""
+        return torch.nn.Parameter(self.tensor(array))
+
     def read(self, tensor: torch.Tensor) -> np.ndarray:
         """Its values."""
         tensor = tensor.detach().cpu()

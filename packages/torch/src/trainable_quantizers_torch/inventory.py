@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core import inventory
@@ -61,6 +62,17 @@ def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
             if each.accumulator_bits is not None:
                 stack.callback(each.holder.layer.register_forward_pre_hook(watch(each)).remove)
         yield seen
+
+
+def quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchRangeQuantizer]]:
+    """Each weight of a layer with its quantizer, where that is enabled; a shared one once."""
+    seen = set()
+    for module in model.modules():
+        if isinstance(module, PytorchQuantizationWrapper):
+            for _, weight, quantizer in module.get_weights_vars():
+                if isinstance(quantizer, PytorchRangeQuantizer) and quantizer.enabled and id(quantizer) not in seen:
+                    seen.add(id(quantizer))
+                    yield weight, quantizer
 
 
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:

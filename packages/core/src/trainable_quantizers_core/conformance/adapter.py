@@ -43,6 +43,9 @@ class FrameworkAdapter(Protocol):
     def tensor(self, array: np.ndarray, dtype: str = "float32") -> Any:
         """A tensor of the framework."""
 
+    def weight(self, array: np.ndarray) -> Any:
+        """A weight of the framework, which an optimizer could write."""
+
     def read(self, tensor: Any) -> np.ndarray:
         """Its values as float32, whatever its type; integers stay integers."""
 

@@ -26,11 +26,12 @@ from trainable_quantizers_core.conformance.comparison import (
 )
 from trainable_quantizers_core.conformance.mixture import check_mixture
 from trainable_quantizers_core.conformance.oracle import EPS, Expectation, effective_range, expect, tie_level
+from trainable_quantizers_core.conformance.oscillations import check_oscillations
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.conformance.soft_rounding import check_soft_rounding
 from trainable_quantizers_core.conformance.subject import Check, Subject, learns_width, rounds_softly, updated
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
-from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer, constructor_parameters
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 
 
@@ -391,6 +392,7 @@ EAGER_CHECKS: tuple[Check, ...] = (
     check_log2_domain,
     check_soft_rounding,
     check_mixture,
+    check_oscillations,
     check_bias,
     check_limit,
 )
@@ -402,11 +404,18 @@ def _has_sums(quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool
     return powers and not case.is_activation and case.axis in (None, 0) and case.num_bits <= 8
 
 
+def _can_oscillate(quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool:
+    """Whether weights can be followed, which is the same for every width."""
+    follows = issubclass(quantizer_class, RangeQuantizer) and "oscillations" in constructor_parameters(quantizer_class)
+    return follows and not case.is_activation and not case.tabled and case.num_bits == 4
+
+
 APPLIES: dict[Check, Callable[[type[BaseTrainableQuantizer], Case], bool]] = {
     check_range_order: lambda _, case: case.uniform,
     check_log2_domain: lambda _, case: case.log2,
     check_channel_axis: lambda _, case: case.axis is not None,
     check_bias: _has_sums,
+    check_oscillations: _can_oscillate,
     check_limit: lambda quantizer_class, case: not case.tabled and _has_sums(quantizer_class, case),
     check_ties: lambda quantizer_class, case: (
         case.is_activation

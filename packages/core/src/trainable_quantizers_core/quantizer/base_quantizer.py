@@ -47,6 +47,8 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     schedule: Any = None
     """What happens at which step of the training; None if nothing does."""
+    oscillations: Any = None
+    """How the levels of a weight are followed while it trains; None if they are not."""
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> BaseTrainableQuantizer:
@@ -100,6 +102,11 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     def advance(self, steps: int = 1) -> None:
         """Take notice that the optimizer made ``steps`` more steps; a quantizer with a schedule moves on."""
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it has to be told of the steps of the optimizer."""
+        return self.schedule is not None or self.oscillations is not None
 
     def convert2inferable(self) -> BaseInferableQuantizer:
         """The inferable quantizer of mct-quantizers that computes what this one computes now."""

@@ -52,6 +52,11 @@ class CandidatesQuantizer(RangeQuantizer):
             for bits in sorted(params, key=lambda bits: (bits != config.num_bits, -bits))
         ]
 
+    def _check_oscillations(self) -> None:
+        if self.oscillations is not None:
+            advice = "leave them out; weights have levels of several widths until theirs is learned"
+            raise invalid(type(self).__name__, "oscillations", "None for learned widths", self.oscillations, advice)
+
     def __repr__(self) -> str:
         widths = ", ".join(map(str, self.widths))
         return f"{type(self).__name__}(one of {widths} bits: {self.candidates[0]!r}, {self.schedule})"

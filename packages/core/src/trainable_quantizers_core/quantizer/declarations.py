@@ -30,6 +30,7 @@ class STESymmetricWeights(RangeQuantizer):
         quantization_config: Bits, method and initial threshold.
         freeze_quant_params: Whether the threshold stays as it starts.
         schedule: When it quantizes and learns; None does both from the first step.
+        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -59,6 +60,7 @@ class STEUniformWeights(RangeQuantizer):
         quantization_config: Bits, method and initial range.
         freeze_quant_params: Whether the ends stay as they start.
         schedule: When it quantizes and learns; None does both from the first step.
+        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -89,6 +91,7 @@ class LSQSymmetricWeights(RangeQuantizer):
         quantization_config: Bits, method and initial threshold.
         freeze_quant_params: Whether the threshold stays as it starts.
         schedule: When it quantizes and learns; None does both from the first step.
+        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -119,6 +122,7 @@ class LSQUniformWeights(RangeQuantizer):
         quantization_config: Bits, method and initial range.
         freeze_quant_params: Whether the ends stay as they start.
         schedule: When it quantizes and learns; None does both from the first step.
+        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.

@@ -14,8 +14,9 @@ from trainable_quantizers_core.constants import ALPHA, HELD, LUT_VALUES, SIGNED,
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.oscillations import Oscillations
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
-from trainable_quantizers_core.quantizer.specification import STE, GradientRule, RangeConfig, RangeSpecification
+from trainable_quantizers_core.quantizer.specification import STE, TABLED, GradientRule, RangeConfig, RangeSpecification
 from trainable_quantizers_core.quantizer.table import table_grid
 
 _METHOD_IN_CLASS_NAME = {
@@ -39,12 +40,15 @@ class RangeQuantizer(BaseTrainableQuantizer):
         quantization_config: RangeConfig,
         freeze_quant_params: bool = False,
         schedule: QuantizationSchedule | None = None,
+        oscillations: Oscillations | None = None,
     ) -> None:
         super().__init__(quantization_config, freeze_quant_params)
         if not isinstance(schedule, QuantizationSchedule | None):
             advice = "write QuantizationSchedule(start=..., ramp=...)"
             raise invalid(type(self).__name__, "schedule", "a QuantizationSchedule", schedule, advice)
         self.schedule = schedule
+        self.oscillations = oscillations
+        self._check_oscillations()
         self.enabled = quantization_config.enabled
         self.channel_axis: int | None = None
         self._rank: int | None = None
@@ -64,6 +68,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         channels = "" if spec.channel_axis is None else f", channels on axis {spec.channel_axis}"
         state = ("" if self.enabled else ", disabled") + (", frozen" if self.freeze_quant_params else "")
         state += "" if self.schedule is None else f", {self.schedule}"
+        state += "" if self.oscillations is None else f", {self.oscillations}"
         state += "" if self.rounding is None else f", ties {self.rounding.value}"
         state += (", log2 threshold" if spec.log2 else "") + (f", ewgs {spec.ewgs:g}" if spec.ewgs else "")
         return f"{type(self).__name__}({spec.method.name}, {spec.grid.num_bits} bits{sign}{channels}{state})"
@@ -73,6 +78,19 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """How ties are rounded where that is not the rule of the framework; None where it is."""
         rule = self.specification.rounding
         return None if rule is self.native_rounding else rule
+
+    def _check_oscillations(self) -> None:
+        if self.oscillations is None:
+            return
+        owner, config = type(self).__name__, self.quantization_config
+        if not isinstance(self.oscillations, Oscillations):
+            advice = "write Oscillations(freeze_above=...)"
+            raise invalid(owner, "oscillations", "an instance of Oscillations", self.oscillations, advice)
+        tabled = config.quantization_method in TABLED  # type: ignore[attr-defined]
+        if not self.weights_quantization() or self.gradient.soft_rounding or tabled:
+            rule = "None but for weights of evenly spaced levels that are rounded to the nearest"
+            advice = "leave them out for activations, look-up tables and AdaRound"
+            raise invalid(owner, "oscillations", rule, self.oscillations, advice)
 
     @property
     def structure(self) -> dict[str, Any]:
@@ -84,6 +102,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
             "signed": spec.grid.signed,
             "channel_axis": self.channel_axis,
             "threshold_domain": spec.threshold_domain.value,
+            "oscillations": self.oscillations is not None,
         }
 
     def adopt_sign(self, signed: bool) -> None:
@@ -131,6 +150,11 @@ class RangeQuantizer(BaseTrainableQuantizer):
             self._rank = len(shape)
             self.channel_axis = None if spec.channel_axis is None else spec.channel_axis % len(shape)
         self._create_variables(layer, name, values, not self.freeze_quant_params)
+        if self.oscillations is not None:
+            unit = values[THRESHOLD] if spec.power_of_two else None
+            for variable, value in self.oscillations.variables(shape or (), unit).items():
+                created = self._create_variable(layer, f"{name}_{variable}", value, False)
+                self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)
         if self.gradient.soft_rounding:
             alpha = self._create_variable(layer, f"{name}_{ALPHA}", np.zeros(shape or (), np.float32), True)
             self.add_quantizer_variable(ALPHA, alpha, VariableGroup.WEIGHTS)
@@ -138,7 +162,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
     def _create_variables(self, layer: Any, name: str, values: dict[str, np.ndarray], trainable: bool) -> None:
         """The variables with these values, those beside them, and the count of steps."""
         kept = {f"{variable}_{HELD}": values[variable] for variable in self._held}
-        counted = {} if self.schedule is None else {STEP: np.zeros((), np.int64)}
+        counted = {STEP: np.zeros((), np.int64)} if self.counts_steps else {}
         for variable, value in {**values, **kept, **counted}.items():
             created = self._create_variable(layer, f"{name}_{variable}", value, trainable and variable in values)
             self.add_quantizer_variable(variable, created, VariableGroup.QPARAMS)

@@ -29,6 +29,7 @@ from trainable_quantizers_core.quantizer.config import (
     keeps_sign,
 )
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
+from trainable_quantizers_core.quantizer.oscillations import Oscillations
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
 from trainable_quantizers_core.quantizer.specification import TABLED
@@ -110,6 +111,7 @@ class _Scheme:
         """
         quantizer_class = get_trainable_quantizer_class(self.target, self.training_method, self.method, base)
         given = {"freeze_quant_params": self.freeze or None, "schedule": self.schedule}
+        given |= {"oscillations": getattr(self, "oscillations", None)}
         options = {name: value for name, value in given.items() if value is not None}
         known = constructor_parameters(quantizer_class)
         for name, value in options.items():
@@ -142,6 +144,8 @@ class WeightsScheme(_Scheme):
             the calibration data: see ``BiasCorrection``.
         accumulator_bits: 8..32: bits of two's complement that the sums of a layer, bias and every part of a sum
             included, never exceed wherever weights and input lie on power-of-two grids; None sets no limit.
+        oscillations: How flip rates are measured, and from which on weights are frozen; None, or false in a rule, does
+            neither.
 
     Raises:
         QuantizerError: a value that is none of these.
@@ -157,10 +161,13 @@ class WeightsScheme(_Scheme):
     bias: BiasGrid = BiasGrid.ACCUMULATOR
     bias_correction: bool = False
     accumulator_bits: int | None = None
+    oscillations: Oscillations | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_candidates()
+        if self.oscillations is False:  # of a rule
+            object.__setattr__(self, "oscillations", None)
         if self.accumulator_bits is not None and self.bias is BiasGrid.FLOAT:
             advice = "write bias = 'accumulator', or leave accumulator_bits out: a bias in float is in no accumulator"
             raise invalid(type(self).__name__, "bias", "accumulator where accumulator_bits are set", "float", advice)
@@ -299,7 +306,7 @@ def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    if isinstance(value, QuantizationSchedule):
+    if isinstance(value, QuantizationSchedule | Oscillations):
         return value.to_dict()
     if key == "method":
         return next(word for word, method in METHODS.items() if method is value)
@@ -337,6 +344,10 @@ def _read(owner: str, key: str, value: Any, where: str) -> Any:
         steps = dict(read_keys(QuantizationSchedule, value, known, where))
         QuantizationSchedule.check(steps, where)
         return QuantizationSchedule(**steps)
+    if key == "oscillations":
+        if value is None or value is False or isinstance(value, Oscillations):
+            return value
+        return Oscillations.from_dict(value, f"{where}, oscillations" if where else " in oscillations")
     if key == "percentile":
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not 50 < value <= 100:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.constants import FLIP_RATE, MOVES
+from trainable_quantizers_core.quantizer.oscillations import shares
 from trainable_quantizers_core.report.data import ModelReport
 
 
@@ -46,6 +48,20 @@ def scalars(report: ModelReport) -> dict[str, float]:
         if tensor.measured:
             for figure in ("clipped", "range_used", "levels_used", "sqnr"):
                 found[f"{prefix}{figure}"] = float(getattr(tensor, figure))
+    return found
+
+
+def oscillations(quantizers: Mapping[str, Any]) -> dict[str, float]:
+    """``oscillating`` and ``frozen``: shares of the weights whose flip rate is above 0.005, and that are frozen.
+
+    Args:
+        quantizers: By ``layer.attribute``; those that follow no flip rates have no figures.
+    """
+    found = {}
+    for name, quantizer in quantizers.items():
+        if quantizer.oscillations is not None:
+            figures = shares(quantizer.read_variable(MOVES), quantizer.read_variable(FLIP_RATE))
+            found.update({f"{name}/{figure}": share for figure, share in figures.items()})
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
 from trainable_quantizers_core import THRESHOLD
-from trainable_quantizers_core.constants import ALPHA, HELD, STEP
+from trainable_quantizers_core.constants import ALPHA, FLIP_RATE, HELD, MEAN_LEVEL, MOVES, STEP, UNIT
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import range_step
@@ -127,7 +127,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
 
     def advance(self, steps: Any = 1) -> None:
         """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
-        if self.schedule is None or not self.quantizer_parameters:
+        if STEP not in self.quantizer_parameters:
             return
         for name in self._held:
             value = tf.identity(self._current(name))
@@ -135,6 +135,33 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
             self.get_quantizer_variable(name).assign(value)
         step = self.get_quantizer_variable(STEP)
         step.assign(tf.minimum(full_precision(step) + tf.cast(steps, tf.float32), LAST_STEP))
+
+    def follow(self, weight: Any, steps: Any = 1) -> None:
+        """Look where the optimizer left the weight; one that oscillates is put back to its level, and kept there."""
+        rule = self.oscillations
+        if rule is None or not self.quantizer_parameters:
+            return
+        values = tf.cast(full_precision(weight), tf.float32)
+        unit = self._broadcast(self.step(), values)
+        state = {name: full_precision(self.get_quantizer_variable(name)) for name in (MOVES, MEAN_LEVEL, FLIP_RATE)}
+        if UNIT in self.quantizer_parameters:
+            state[UNIT] = self._broadcast(full_precision(self.get_quantizer_variable(UNIT)), values)
+        level = tf.round(self(values, False) / unit)
+        step = full_precision(self.get_quantizer_variable(STEP))
+        kept, found = rule.followed(TF_OPS, values, level, unit, state, step, tf.convert_to_tensor(steps) > 0)
+        if UNIT in state:
+            found[UNIT] = self.step()
+        for name, value in found.items():
+            self.get_quantizer_variable(name).assign(value)
+        if rule.freezes:
+            weight.assign(tf.cast(kept, weight.dtype))
+
+    def oscillation_damping(self, weight: Any) -> tf.Tensor:
+        """Σ (y - clip(x, min', max'))² of a weight x, quantized to y; its gradient goes to x alone."""
+        values = tf.cast(full_precision(weight), tf.float32)
+        quantized = tf.stop_gradient(self(values, False))
+        ends = (tf.stop_gradient(self._broadcast(end, values)) for end in self.effective_range())
+        return tf.reduce_sum(tf.square(quantized - tf.clip_by_value(values, *ends)))
 
     def blended(self, inputs: tf.Tensor, quantized: tf.Tensor, training: Any) -> tf.Tensor:
         """What the schedule makes of a tensor and its quantized values, in training or not."""

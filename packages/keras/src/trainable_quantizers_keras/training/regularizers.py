@@ -1,8 +1,7 @@
-"""What a loss asks of soft rounding and of learned widths."""
+"""What a loss asks of weights: to round one way or the other, to need few bits, and to stay at their levels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -10,11 +9,8 @@ from trainable_quantizers_core import Budget
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.learned_bits import LearnedBits
 
-from trainable_quantizers_keras.inventory import quantizers_of
-from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
+from trainable_quantizers_keras.inventory import quantized_weights, quantizers_of
 from trainable_quantizers_keras.prepare import find_summary
-from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 
 
 def rounding_regularizer(model: Any) -> tf.Tensor:
@@ -39,7 +35,7 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
     """
     soft = [
         quantizer.rounding_regularizer(weight)
-        for weight, quantizer in _quantized_weights(model)
+        for weight, quantizer in quantized_weights(model)
         if quantizer.gradient.soft_rounding and quantizer.schedule is not None
     ]
     if not soft:
@@ -78,10 +74,33 @@ def budget_regularizer(model: Any, budget: Budget) -> tf.Tensor:
     return tf.nn.relu(expected - 1)
 
 
-def _quantized_weights(model: Any) -> Iterator[tuple[Any, KerasRangeQuantizer]]:
-    """Each weight of a layer with its quantizer."""
-    for layer in model._flatten_layers() if isinstance(model, keras.layers.Layer) else ():
-        if isinstance(layer, KerasTrainableQuantizationWrapper):
-            for _, weight, quantizer in layer.get_weights_vars():
-                if isinstance(quantizer, KerasRangeQuantizer) and quantizer.enabled:
-                    yield weight, quantizer
+def oscillation_damping(model: Any) -> tf.Tensor:
+    """Σ (y - clip(x, min', max'))² over all weights x of layers, quantized to y: it pulls weights to their levels.
+
+    dL/dx = 2·(x - y) inside the range, else 0; no gradient reaches thresholds. Frozen weights add 0, weights that
+    learn their rounding are left out. Add it to the loss with a factor that grows from 0; for ``fit``, in a loss
+    function that knows the model.
+
+    Raises:
+        QuantizerError: no layer has quantized weights, or all learn their rounding.
+
+    Source: Nagel et al. 2022, arXiv 2203.11086.
+
+    Examples:
+        >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = prepare(network, Recipe({"num_bits": 2}), verbose=False)
+        >>> mse = keras.losses.MeanSquaredError()
+        >>> model.compile("adam", lambda y, given: mse(y, given) + 1e-3 * oscillation_damping(model))
+        >>> _ = model.fit(tf.ones((8, 4)), tf.ones((8, 2)), verbose=0)
+    """
+    pulls = [
+        quantizer.oscillation_damping(weight)
+        for weight, quantizer in quantized_weights(model)
+        if not quantizer.gradient.soft_rounding
+    ]
+    if not pulls:
+        advice = "prepare it with [weights]; weights that learn their rounding do not oscillate"
+        rule = "one with quantized weights of layers"
+        raise invalid("oscillation_damping", "model", rule, getattr(model, "name", model), advice)
+    return tf.add_n(pulls)

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_keras.inventory import trainable_quantizers
+from trainable_quantizers_keras.inventory import quantized_weights, trainable_quantizers
 from trainable_quantizers_keras.keras_version import KERAS_3, keras, stored
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
@@ -21,7 +21,7 @@ def advance_schedules(model: Any, steps: Any = 1) -> None:
     count is a weight of the model: a training that resumes from a file goes on where it was.
 
     Raises:
-        QuantizerError: no quantizer of the model has a schedule.
+        QuantizerError: no quantizer of the model counts steps.
 
     Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
@@ -32,7 +32,10 @@ def advance_schedules(model: Any, steps: Any = 1) -> None:
         >>> [float(weight) for weight in model.weights if "kernel_step" in weight.name]
         [1.0]
     """
-    for quantizer in _scheduled("advance_schedules", model):
+    quantizers = _scheduled("advance_schedules", model)
+    for weight, quantizer in quantized_weights(model):
+        quantizer.follow(weight, steps)
+    for quantizer in quantizers:
         quantizer.advance(steps)
 
 
@@ -118,8 +121,9 @@ def _check_scope(owner: str, model: Any) -> None:
 
 
 def _scheduled(owner: str, model: Any) -> list[BaseKerasTrainableQuantizer]:
-    scheduled = [quantizer for quantizer in trainable_quantizers(model) if quantizer.schedule is not None]
+    scheduled = [quantizer for quantizer in trainable_quantizers(model) if quantizer.counts_steps]
     if not scheduled:
-        advice = "give the weights or activations of the recipe a schedule, or leave this out"
-        raise invalid(owner, "model", "one whose quantizers have schedules", getattr(model, "name", model), advice)
+        advice = "give the recipe a schedule, or its weights oscillations, or leave this out"
+        rule = "one whose quantizers have schedules or oscillations"
+        raise invalid(owner, "model", rule, getattr(model, "name", model), advice)
     return scheduled

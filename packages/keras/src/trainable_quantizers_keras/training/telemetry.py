@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
-from trainable_quantizers_core.training.telemetry import means, repeatable, scalars
+from trainable_quantizers_core.training.telemetry import means, oscillations, repeatable, scalars
 
 from trainable_quantizers_keras.calibration.batches import batches_of
 from trainable_quantizers_keras.graph.watch import watching
@@ -58,6 +58,7 @@ def telemetry(
         _check_writer(writer)
     data = repeatable(batches_of(data, "telemetry"))
     found = scalars(report(model, data))
+    found.update(oscillations({f"{each.layer}.{each.attribute}": each.quantizer for each in quantizers_of(model)}))
     if loss is not None:
         placed = quantizers_of(model)
         found.update(means(_gradient_ratios(model, placed, batch, loss) for batch in data))

@@ -82,7 +82,7 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
         shape: That of the weight.
 
     Raises:
-        QuantizerError: a quantizer that learns rounding, which conversion would have to write into the weight.
+        QuantizerError: a quantizer that learns rounding or follows oscillations, which has to write into the weight.
 
     Examples:
         >>> from trainable_quantizers_torch import *
@@ -94,9 +94,10 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
     """
 
     def __init__(self, quantizer: BaseInferableQuantizer, shape: Any) -> None:
-        if getattr(getattr(quantizer, "gradient", None), "soft_rounding", False):
-            advice = "exclude it by a rule with training_method = 'LSQ', or read it in a layer of its own"
-            rule = "of another training method for a weight that no layer owns alone"
+        soft = getattr(getattr(quantizer, "gradient", None), "soft_rounding", False)
+        if soft or getattr(quantizer, "oscillations", None) is not None:
+            advice = "exclude it by a rule, or read it in a layer of its own"
+            rule = "one without AdaRound and oscillations for a weight that no layer owns alone"
             raise invalid(type(self).__name__, "quantizer", rule, quantizer, advice)
         torch.nn.Module.__init__(self)
         self.activation_holder_quantizer = quantizer

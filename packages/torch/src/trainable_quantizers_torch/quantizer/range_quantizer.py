@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from trainable_quantizers_core import THRESHOLD
-from trainable_quantizers_core.constants import ALPHA, HELD, LUT_VALUES, STEP
+from trainable_quantizers_core.constants import ALPHA, FLIP_RATE, HELD, LUT_VALUES, MEAN_LEVEL, MOVES, STEP, UNIT
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
@@ -130,13 +130,51 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:
         """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
-        if self.schedule is None or not self.quantizer_parameters:
+        if STEP not in self.quantizer_parameters:
             return
         for name in self._held:
             value = self._current(name)
             self.get_quantizer_variable(f"{name}_{HELD}").copy_(value)
             put(self.get_quantizer_variable(name), value)
         self.get_quantizer_variable(STEP).add_(steps).clamp_(max=LAST_STEP)
+
+    @torch.no_grad()
+    def follow(self, weight: torch.Tensor, steps: int | torch.Tensor = 1) -> None:
+        """Look where the optimizer left the weight; one that oscillates is put back to its level, and kept there.
+
+        Raises:
+            QuantizerError: the weight is not whole.
+        """
+        rule = self.oscillations
+        if rule is None or not self.quantizer_parameters:
+            return
+        values = whole(weight).float()
+        state = {name: self.get_quantizer_variable(name) for name in (MOVES, MEAN_LEVEL, FLIP_RATE)}
+        if values.shape != state[MOVES].shape:
+            advice = "shard the model with fully_shard, which gives weights back whole"
+            raise invalid(type(self).__name__, "weight", f"of shape {tuple(state[MOVES].shape)}", values.shape, advice)
+        unit = self._broadcast(self.step(), values)
+        state = {name: variable.float() for name, variable in state.items()}
+        if UNIT in self.quantizer_parameters:
+            state[UNIT] = self._broadcast(self.shaped(self.get_quantizer_variable(UNIT)).float(), values)
+        level = torch.round(self(values, False) / unit)
+        step, made = self.get_quantizer_variable(STEP), torch.as_tensor(steps) > 0
+        kept, found = rule.followed(TORCH_OPS, values, level, unit, state, step, made)
+        if UNIT in state:
+            found[UNIT] = unit
+        for name, value in found.items():
+            variable = self.get_quantizer_variable(name)
+            variable.copy_(value.reshape(variable.shape))
+        if rule.freezes:
+            put(weight, kept)
+
+    def oscillation_damping(self, weight: torch.Tensor) -> torch.Tensor:
+        """Σ (y - clip(x, min', max'))² of a weight x, quantized to y; its gradient goes to x alone."""
+        values = whole(weight).float()
+        with torch.no_grad():
+            quantized = self(values, False)
+            ends = [self._broadcast(end, values) for end in self.effective_range()]
+        return (quantized - torch.clamp(values, *ends)).square().sum()
 
     def blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
         """What the schedule makes of a tensor and its quantized values in training."""

@@ -1,8 +1,6 @@
-"""What a loss asks of soft rounding and of learned widths."""
+"""What a loss asks of weights: to round one way or the other, to need few bits, and to stay at their levels."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -10,10 +8,8 @@ from trainable_quantizers_core import Budget
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.learned_bits import LearnedBits
 
-from trainable_quantizers_torch.inventory import quantizers_of
-from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
+from trainable_quantizers_torch.inventory import quantized_weights, quantizers_of
 from trainable_quantizers_torch.prepare import find_summary
-from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
 def rounding_regularizer(model: nn.Module) -> torch.Tensor:
@@ -38,7 +34,7 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
     """
     soft = [
         quantizer.rounding_regularizer(weight)
-        for weight, quantizer in _quantized_weights(model)
+        for weight, quantizer in quantized_weights(model)
         if quantizer.gradient.soft_rounding and quantizer.schedule is not None
     ]
     if not soft:
@@ -76,12 +72,30 @@ def budget_regularizer(model: nn.Module, budget: Budget) -> torch.Tensor:
     return torch.relu(expected - 1)
 
 
-def _quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchRangeQuantizer]]:
-    """Each weight of a layer with its quantizer; a shared one once."""
-    seen = set()
-    for module in model.modules():
-        if isinstance(module, PytorchTrainableQuantizationWrapper):
-            for _, weight, quantizer in module.get_weights_vars():
-                if isinstance(quantizer, PytorchRangeQuantizer) and quantizer.enabled and id(quantizer) not in seen:
-                    seen.add(id(quantizer))
-                    yield weight, quantizer
+def oscillation_damping(model: nn.Module) -> torch.Tensor:
+    """Σ (y - clip(x, min', max'))² over all weights x of layers, quantized to y: it pulls weights to their levels.
+
+    dL/dx = 2·(x - y) inside the range, else 0; no gradient reaches thresholds. Frozen weights add 0, weights that
+    learn their rounding are left out. Add it to the loss with a factor that grows from 0.
+
+    Raises:
+        QuantizerError: no layer has quantized weights, or all learn their rounding.
+
+    Source: Nagel et al. 2022, arXiv 2203.11086.
+
+    Examples:
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe({"num_bits": 2}), verbose=False)
+        >>> loss = model(torch.ones(1, 4)).sum() + 1e-3 * oscillation_damping(model)
+        >>> loss.backward()
+    """
+    pulls = [
+        quantizer.oscillation_damping(weight)
+        for weight, quantizer in quantized_weights(model)
+        if not quantizer.gradient.soft_rounding
+    ]
+    if not pulls:
+        advice = "prepare it with [weights]; weights that learn their rounding do not oscillate"
+        rule = "one with quantized weights of layers"
+        raise invalid("oscillation_damping", "model", rule, type(model).__name__, advice)
+    return torch.stack(pulls).sum()

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.deploy.convert import quantizers_in
+from trainable_quantizers_torch.inventory import quantized_weights
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
@@ -19,7 +20,7 @@ def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
     The count is part of the model's state: a training that resumes from a state dict goes on where it was.
 
     Raises:
-        QuantizerError: no quantizer of the model has a schedule.
+        QuantizerError: no quantizer of the model counts steps.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
@@ -29,7 +30,10 @@ def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
         >>> model.get_buffer("0.weight_step")
         tensor(1)
     """
-    for quantizer in _scheduled("advance_schedules", model):
+    quantizers = _scheduled("advance_schedules", model)
+    for weight, quantizer in quantized_weights(model):
+        quantizer.follow(weight, steps)
+    for quantizer in quantizers:
         quantizer.advance(steps)
 
 
@@ -41,7 +45,7 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remo
     that accelerate or Lightning wrapped is fine too.
 
     Raises:
-        QuantizerError: no quantizer of the model has a schedule, or no optimizer of PyTorch.
+        QuantizerError: no quantizer of the model counts steps, or no optimizer of PyTorch.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
@@ -71,8 +75,9 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remo
 
 def _scheduled(owner: str, model: nn.Module) -> list[BasePytorchTrainableQuantizer]:
     quantizers = [quantizer for module in model.modules() for quantizer in quantizers_in(module)]
-    scheduled = [quantizer for quantizer in quantizers if quantizer.schedule is not None]
+    scheduled = [quantizer for quantizer in quantizers if quantizer.counts_steps]
     if not scheduled:
-        advice = "give the weights or activations of the recipe a schedule, or leave this call out"
-        raise invalid(owner, "model", "one whose quantizers have schedules", type(model).__name__, advice)
+        advice = "give the recipe a schedule, or its weights oscillations, or leave this out"
+        rule = "one whose quantizers have schedules or oscillations"
+        raise invalid(owner, "model", rule, type(model).__name__, advice)
     return scheduled

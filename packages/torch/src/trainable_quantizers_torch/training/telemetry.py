@@ -12,7 +12,7 @@ from mct_quantizers import PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
-from trainable_quantizers_core.training.telemetry import means, repeatable, scalars
+from trainable_quantizers_core.training.telemetry import means, oscillations, repeatable, scalars
 
 from trainable_quantizers_torch.calibration.batches import batches_of, modes_kept, moved
 from trainable_quantizers_torch.inventory import quantizers_of
@@ -57,6 +57,7 @@ def telemetry(
         raise invalid("telemetry", "writer", "one with add_scalar", writer, advice)
     data = repeatable(batches_of(data, "telemetry"))
     found = scalars(report(model, data))
+    found.update(oscillations({f"{each.layer}.{each.attribute}": each.quantizer for each in quantizers_of(model)}))
     if loss is not None:
         found.update(means(_gradient_ratios(model, data, loss)))
     if writer is not None:
