@@ -177,8 +177,8 @@ def level_and_direction(ops: ArrayOps, moves: Any) -> tuple[Any, Any]:
 
     Examples:
         >>> level, direction = level_and_direction(NUMPY_OPS, np.float32([-13, -3, 0, 5, 6]))
-        >>> level.tolist(), direction.tolist()
-        ([-3.0, -1.0, 0.0, 1.0, 1.0], [-1.0, 1.0, 0.0, 1.0, 2.0])
+        >>> level.astype(int).tolist(), direction.astype(int).tolist()
+        ([-3, -1, 0, 1, 1], [-1, 1, 0, 1, 2])
     """
     level = ops.round((moves - 0.5) / 4.0)
     return level, moves - 4 * level
