@@ -1,16 +1,18 @@
-"""Weights rounded so that each layer gives what it gave in float: what both frameworks share."""
+"""Weights that let each layer or block give what it gave in float: what both frameworks share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from numbers import Integral, Real
 from typing import Any
 
 from mct_quantizers import QuantizationTarget
 
 from trainable_quantizers_core.enums import TrainingMethod
-from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -24,18 +26,20 @@ STRENGTH = 0.01
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How long each layer is reconstructed.
+    """How long each layer or block is reconstructed.
 
     Args:
-        steps: Steps of Adam for each layer; the first fifth without regularizer.
+        steps: Steps of Adam for each layer, the first fifth without regularizer, or for each block.
         learning_rate: Of Adam.
+        blocks: Names or patterns of names.
 
     Raises:
-        QuantizerError: no number of steps, or no positive learning rate.
+        QuantizerError: no number of steps, no positive learning rate, or patterns that are none.
     """
 
     steps: int
     learning_rate: float
+    blocks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         integer = isinstance(self.steps, Integral) and not isinstance(self.steps, bool)
@@ -44,6 +48,56 @@ class Reconstruction:
             raise invalid(_OWNER, "steps", f"an integer in 5..{LAST_STEP}", self.steps, advice)
         if not isinstance(self.learning_rate, Real) or not 0 < self.learning_rate < 1:
             raise invalid(_OWNER, "learning_rate", "above 0 and below 1", self.learning_rate, "0.01 is usual")
+        if isinstance(self.blocks, str) or not all(isinstance(each, str) for each in self.blocks):
+            raise invalid(_OWNER, "blocks", "a sequence of names", self.blocks, "write ('blocks.*',) for one pattern")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a block: it falls to 0 along half a cosine.
+
+        Examples:
+            >>> Reconstruction(100, 0.01).rate(50)
+            0.005
+        """
+        return self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+    def found_blocks(self, names: Iterable[str], layers: Collection[str], separator: str) -> dict[str, list[str]]:
+        """The layers of each block, by its name; of blocks inside blocks the outer ones.
+
+        Args:
+            names: Of all that the model holds, what holds others before that.
+            layers: Names of the layers with quantized weights.
+            separator: Between the name of a block and that of what it holds.
+
+        Raises:
+            QuantizerError: a pattern that nothing with quantized weights matches.
+
+        Examples:
+            >>> how = Reconstruction(100, 0.01, blocks=["block*"])
+            >>> how.found_blocks(["conv", "block1", "block1.conv"], ["conv", "block1.conv"], ".")
+            {'block1': ['block1.conv']}
+        """
+        held = {name: [each for each in layers if f"{each}{separator}".startswith(name + separator)] for name in names}
+        holding = [name for name, inside in held.items() if inside]
+        for pattern in self.blocks:
+            if not any(fnmatchcase(name, pattern) for name in holding):
+                rule = "names of layers with quantized weights, or of what holds such layers"
+                raise invalid(_OWNER, "blocks", rule, pattern, nearest(pattern, holding))
+        found: dict[str, list[str]] = {}
+        for name in holding:
+            inside = any(name.startswith(block + separator) for block in found)
+            if not inside and any(fnmatchcase(name, pattern) for pattern in self.blocks):
+                found[name] = held[name]
+        return found
+
+    def check_calls(self, block: str, calls: int, batches: int) -> None:
+        """Nothing, or an error: quantizers of a forward that runs twice in a batch differ from one run to the other.
+
+        Raises:
+            QuantizerError: a block is called more than once, or not at all, on some batches.
+        """
+        if calls != batches:
+            advice = "name the blocks inside it, or leave it out: its layers are reconstructed one by one then"
+            raise invalid(_OWNER, "blocks", "modules that each batch calls once", block, advice)
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
         """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet.

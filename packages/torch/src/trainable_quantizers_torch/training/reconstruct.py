@@ -1,14 +1,13 @@
-"""Weights rounded so that each layer gives what it gave in float, without labels."""
+"""Weights that let each layer or block give what it gave in float, without labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 from trainable_quantizers_core.deploy.self_check import quantizers_set_aside
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.training.reconstruct import STRENGTH, Reconstruction, check_biases
@@ -21,57 +20,73 @@ from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizati
 from trainable_quantizers_torch.prepare import find_summary
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
+from trainable_quantizers_torch.training.blocks import Call, learn_block, relative_error
 
-Call = tuple[tuple[Any, ...], dict[str, Any], Any]
-"""Arguments of a layer, arguments by name, and the result in float."""
+def reconstruct(
+    model: nn.Module, data: Any, steps: int = 1000, learning_rate: float = 1e-2, blocks: Sequence[str] = ()
+) -> nn.Module:
+    """Fit the weights of each layer or block so that it gives what it gave in float, in place, without labels; the model.
 
+    In the order in which they run, each with what the quantized layers before it give, from
+    Σ(y - y_float)²/Σy_float², where y_float is the result in the float model:
 
-def reconstruct(model: nn.Module, data: Any, steps: int = 1000, learning_rate: float = 1e-2) -> nn.Module:
-    """Round the weights of each layer up or down as its outputs need it, in place and without labels; the model.
+    - A layer outside of blocks rounds each weight up or down: soft rounding (the training method AdaRound) learns, with
+      0.01·mean(1 - |2h - 1|^β) added. The weights become values of levels, which every quantizer keeps.
+    - The layers of a block learn together: weights move further than to the next level, with the straight-through
+      gradient of their quantizers, and biases move as well. Thresholds and ranges stay. One step of Adam moves a weight
+      or bias by about ``learning_rate``·Δ of its channel; the rate falls to 0 along half a cosine.
 
-    Layer by layer, in the order in which they run: soft rounding (the training method AdaRound) learns from
-    Σ(y - y_float)²/Σy_float² + 0.01·mean(1 - |2h - 1|^β), where y is the layer with what the quantized layers before it
-    give, and y_float the same layer in the float model. The weights become values of levels, which every quantizer
-    keeps: the model is ready to ``convert``, or to train on from there. A layer that does no better stays as it was.
+    The model is ready to ``convert``, or to train on from there. A layer or block that does no better stays as it was.
 
     Args:
         model: What ``prepare`` made, with the weights of the float model, and biases that were not corrected.
-        data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer at
-            a time what it reads and gives.
-        steps: Steps for each layer, each on one batch.
+        data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer or
+            block at a time what it reads and gives.
+        steps: Steps for each layer or block, each on one batch.
         learning_rate: Of Adam.
+        blocks: Names of modules that are blocks: a residual block, say, or a layer that is to learn like one. Of a
+            pattern such as ``blocks.*`` each match is a block.
 
     Raises:
-        QuantizerError: no layer with quantized weights, biases that were corrected, no data, or a batch that the model
-            does not take.
+        QuantizerError: no layer with quantized weights, biases that were corrected, no data, a batch that the model
+            does not take, or a block that there is not, or that a batch calls twice.
 
-    Source: Nagel et al. 2020, arXiv 2004.10568.
+    Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
         >>> _ = torch.manual_seed(0)
-        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> block = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        >>> network = nn.Sequential(nn.Linear(4, 8), block, nn.Linear(8, 2))
         >>> x = torch.randn(16, 4)
         >>> model = prepare(network, Recipe({"num_bits": 2}, {"num_bits": 8}), [x], verbose=False)
         >>> before = (model(x) - network(x)).square().mean()
-        >>> bool((reconstruct(model, [x], steps=50)(x) - network(x)).square().mean() <= before)
+        >>> model = reconstruct(model, [x], steps=50, blocks=["1"])
+        >>> bool((model(x) - network(x)).square().mean() <= before)
         True
     """
-    how = Reconstruction(steps, learning_rate)
+    how = Reconstruction(steps, learning_rate, blocks)
     reference = copied(model, "reconstruct") if isinstance(model, nn.Module) else model
     quantizers = [each.quantizer for each in quantizers_of(reference)]
     wrappers = {name: each for name, each in _wrappers(model) if _rounds(each)}
     if not wrappers:
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         raise invalid("reconstruct", "model", "one with quantized weights", type(model).__name__, advice)
+    together = how.found_blocks([name for name, _ in model.named_modules()], wrappers, ".")
+    alone = set(wrappers).difference(*together.values())
     found = find_summary(model)
     check_biases(found.rows if found else ())
     batches = list(batches_of(data, "reconstruct"))
     with quantizers_set_aside(quantizers, [each for _, each in _wrappers(reference)]), modes_kept(model):
-        for name in _in_order(reference, wrappers, batches):
-            calls = _calls(model, wrappers[name], reference, reference.get_submodule(name), batches)
+        for name in _in_order(reference, [*together, *alone], batches):
+            unit = model.get_submodule(name)
+            calls = _calls(model, unit, reference, reference.get_submodule(name), batches)
             model.eval()
-            _round(wrappers[name], calls, how)
+            if name in alone:
+                _round(unit, calls, how)
+            else:
+                how.check_calls(name, len(calls), len(batches))
+                learn_block(unit, [wrappers[each] for each in together[name]], calls, how)
     return model
 
 
@@ -158,11 +173,4 @@ def _error(wrapper: PytorchTrainableQuantizationWrapper, weights: dict[Any, torc
     args, kwargs, wanted = call
     args = (list(args),) if wrapper.is_inputs_as_list else args
     options = {**wrapper.op_call_kwargs, **kwargs}
-    result = call_with(wrapper.layer, weights, (*args, *wrapper.op_call_args), options)
-    pairs = [
-        (one, other)
-        for one, other in zip(_pytree.tree_leaves(result), _pytree.tree_leaves(wanted), strict=True)
-        if isinstance(other, torch.Tensor) and other.is_floating_point()
-    ]
-    power = sum(other.square().sum() for _, other in pairs)
-    return sum((one - other).square().sum() for one, other in pairs) / (power + 1e-30)
+    return relative_error(call_with(wrapper.layer, weights, (*args, *wrapper.op_call_args), options), wanted)
