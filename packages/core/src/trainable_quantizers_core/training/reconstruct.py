@@ -89,15 +89,15 @@ class Reconstruction:
                 found[name] = held[name]
         return found
 
-    def check_calls(self, block: str, calls: int, batches: int) -> None:
-        """Nothing, or an error: quantizers of a forward that runs twice in a batch differ from one run to the other.
+    def check_calls(self, block: str, calls: int) -> None:
+        """Nothing, or an error: quantizers of a forward that runs twice differ from one run to the other.
 
         Raises:
-            QuantizerError: a block is called more than once, or not at all, on some batches.
+            QuantizerError: a batch calls a block more than once.
         """
-        if calls != batches:
+        if calls != 1:
             advice = "name the blocks inside it, or leave it out: its layers are reconstructed one by one then"
-            raise invalid(_OWNER, "blocks", "modules that each batch calls once", block, advice)
+            raise invalid(_OWNER, "blocks", "modules that a batch calls once", block, advice)
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
         """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet.

@@ -1,4 +1,4 @@
-"""Weights rounded so that each layer gives what it gave in float, without labels."""
+"""Weights that let each layer or block give what it gave in float, without labels."""
 
 from __future__ import annotations
 
@@ -13,51 +13,62 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.training.reconstruct import STRENGTH, Reconstruction, check_biases
 
 from trainable_quantizers_keras.calibration.batches import batches_of, run_on
-from trainable_quantizers_keras.graph.watch import replaced_calls
+from trainable_quantizers_keras.graph.watch import named_layers, replaced_calls
 from trainable_quantizers_keras.inventory import quantizers_of
 from trainable_quantizers_keras.keras_version import full_precision, keras, stored
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
 from trainable_quantizers_keras.prepare import find_summary
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
+from trainable_quantizers_keras.training.blocks import Call, learn_block, relative_error, with_steps
 
-Call = tuple[tuple[Any, ...], dict[str, Any], Any]
-"""Arguments of a layer, arguments by name, and the result in float."""
+def reconstruct(
+    model: Any, data: Any, steps: int = 1000, learning_rate: float = 1e-2, blocks: Sequence[str] = ()
+) -> Any:
+    """Fit the weights of each layer or block so that it gives what it gave in float, in place, without labels; the model.
 
+    In the order in which they run, each with what the quantized layers before it give, from
+    Σ(y - y_float)²/Σy_float², where y_float is the result in the float model:
 
-def reconstruct(model: Any, data: Any, steps: int = 1000, learning_rate: float = 1e-2) -> Any:
-    """Round the weights of each layer up or down as its outputs need it, in place and without labels; the model.
+    - A layer outside of blocks rounds each weight up or down: soft rounding (the training method AdaRound) learns, with
+      0.01·mean(1 - |2h - 1|^β) added. The weights become values of levels, which every quantizer keeps.
+    - The layers of a block learn together: weights move further than to the next level, with the straight-through
+      gradient of their quantizers, and biases move as well. Thresholds and ranges stay. One step of Adam moves a weight
+      or bias by about ``learning_rate``·Δ of its channel; the rate falls to 0 along half a cosine.
 
-    Layer by layer, in the order in which they run: soft rounding (the training method AdaRound) learns from
-    Σ(y - y_float)²/Σy_float² + 0.01·mean(1 - |2h - 1|^β), where y is the layer with what the quantized layers before it
-    give, and y_float the same layer in the float model. The weights become values of levels, which every quantizer
-    keeps: the model is ready to ``convert``, or to train on from there. A layer that does no better stays as it was.
+    The model is ready to ``convert``, or to train on from there. A layer or block that does no better stays as it was.
 
     Args:
         model: What ``prepare`` made, with the weights of the float model, and biases that were not corrected.
-        data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer at
-            a time what it reads and gives.
-        steps: Steps for each layer, each on one batch.
+        data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer or
+            block at a time what it reads and gives.
+        steps: Steps for each layer or block, each on one batch.
         learning_rate: Of Adam.
+        blocks: Names of models inside the model that are blocks: a residual block, say, or layers that are to learn
+            like one; ``inner/conv`` is a layer of a model in the model. Of a pattern such as ``block*`` each match is a
+            block.
 
     Raises:
-        QuantizerError: no layer with quantized weights, biases that were corrected, no data, or a batch that the model
-            does not take.
+        QuantizerError: no layer with quantized weights, biases that were corrected, no data, a batch that the model
+            does not take, or a block that there is not, or that a batch calls twice.
 
-    Source: Nagel et al. 2020, arXiv 2004.10568.
+    Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
     Examples:
         >>> import numpy as np
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> keras.utils.set_random_seed(0)
-        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+        >>> layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(8)]
+        >>> block = keras.Sequential([keras.Input((8,)), *layers], name="block")
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), block, keras.layers.Dense(2)])
         >>> x = np.random.randn(16, 4).astype("float32")
         >>> model = prepare(network, Recipe({"num_bits": 2}, {"num_bits": 8}), [x], verbose=False)
         >>> before = np.mean((model(x) - network(x)) ** 2)
-        >>> bool(np.mean((reconstruct(model, [x], steps=50)(x) - network(x)) ** 2) <= before)
+        >>> model = reconstruct(model, [x], steps=50, blocks=["block"])
+        >>> bool(np.mean((model(x) - network(x)) ** 2) <= before)
         True
     """
-    how = Reconstruction(steps, learning_rate)
+    how = Reconstruction(steps, learning_rate, blocks)
     layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
     every = [layer for layer in layers if isinstance(layer, KerasTrainableQuantizationWrapper)]
     wrappers = [each for each in every if _rounds(each)]
@@ -65,28 +76,42 @@ def reconstruct(model: Any, data: Any, steps: int = 1000, learning_rate: float =
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         given = getattr(model, "name", model)
         raise invalid("reconstruct", "model", "one with quantized weights", given, advice)
+    named = named_layers(model, models=True)
+    held = [name for name, each in named.items() if any(each is wrapper for wrapper in wrappers)]
+    together = {
+        id(named[name]): (name, [named[each] for each in inside])
+        for name, inside in how.found_blocks(named, held, "/").items()
+    }
+    learning = {id(each) for _, inside in together.values() for each in inside}
+    units = [each for each in named.values() if id(each) in together]
+    units += [each for each in wrappers if id(each) not in learning]
     found = find_summary(model)
     check_biases(found.rows if found else ())
     batches = list(batches_of(data, "reconstruct"))
     quantizers = [each.quantizer for each in quantizers_of(model)]
-    floats = [(weight, full_precision(weight)) for each in wrappers for _, weight, _ in each.get_weights_vars()]
+    floats = [(variable, full_precision(variable)) for each in wrappers for variable, _ in with_steps(each)]
 
     @contextmanager
     def in_float() -> Iterator[None]:
-        rounded = [(weight, full_precision(weight)) for weight, _ in floats]
+        learned = [(variable, full_precision(variable)) for variable, _ in floats]
         with quantizers_set_aside(quantizers, every):
             _assign(floats)
             try:
                 yield
             finally:
-                _assign(rounded)
+                _assign(learned)
 
-    for wrapper in _in_order(model, wrappers, batches):
-        read = _seen(model, wrapper, batches)
+    for unit in _in_order(model, units, batches):
+        read = _seen(model, unit, batches)
         with in_float():
-            given = _seen(model, wrapper, batches)
+            given = _seen(model, unit, batches)
         calls = [(args, kwargs, result) for (args, kwargs, _), (_, _, result) in zip(read, given, strict=True)]
-        _round(wrapper, calls, how)
+        if id(unit) in together:
+            name, inside = together[id(unit)]
+            how.check_calls(name, len(calls) // len(batches))
+            learn_block(unit.call, inside, calls, how)
+        else:
+            _round(unit, calls, how)
     return model
 
 
@@ -167,13 +192,6 @@ def _error(wrapper: Any, weights: dict[Any, tf.Tensor], call: Any) -> tf.Tensor:
     args, kwargs, wanted = call
     vars(wrapper)["get_quantized_weights"] = lambda training=False: weights
     try:
-        result = wrapper.call(*args, **kwargs)
+        return relative_error(wrapper.call(*args, **kwargs), wanted)
     finally:
         del vars(wrapper)["get_quantized_weights"]
-    pairs = [
-        (tf.cast(one, tf.float32), tf.cast(other, tf.float32))
-        for one, other in zip(tf.nest.flatten(result), tf.nest.flatten(wanted), strict=True)
-        if isinstance(other, tf.Tensor) and other.dtype.is_floating
-    ]
-    power = tf.add_n([tf.reduce_sum(other**2) for _, other in pairs])
-    return tf.add_n([tf.reduce_sum((one - other) ** 2) for one, other in pairs]) / (power + 1e-30)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -78,14 +78,14 @@ def reconstruct(
     check_biases(found.rows if found else ())
     batches = list(batches_of(data, "reconstruct"))
     with quantizers_set_aside(quantizers, [each for _, each in _wrappers(reference)]), modes_kept(model):
-        for name in _in_order(reference, [*together, *alone], batches):
-            unit = model.get_submodule(name)
-            calls = _calls(model, unit, reference, reference.get_submodule(name), batches)
+        for name, count in _in_order(reference, [*together, *alone], batches).items():
+            calls = _calls(model, reference, name, count, batches)
             model.eval()
+            unit = model.get_submodule(name)
             if name in alone:
                 _round(unit, calls, how)
             else:
-                how.check_calls(name, len(calls), len(batches))
+                how.check_calls(name, count)
                 learn_block(unit, [wrappers[each] for each in together[name]], calls, how)
     return model
 
@@ -101,37 +101,55 @@ def _rounds(wrapper: PytorchTrainableQuantizationWrapper) -> bool:
     )
 
 
-@contextmanager
-def _watched(module: nn.Module, see: Callable[..., None]) -> Iterator[None]:
-    with module.register_forward_hook(see, with_kwargs=True):
-        yield
+def _in_order(model: nn.Module, names: Any, batches: list[Any]) -> dict[str, int]:
+    """How often modules are called on the first batch, by name, in the order of their first calls."""
+    counts: dict[str, int] = {}
 
+    def see(name: str) -> None:
+        counts[name] = counts.get(name, 0) + 1
 
-def _in_order(model: nn.Module, names: Any, batches: list[Any]) -> list[str]:
-    """The names of modules, in the order in which they are called."""
-    order: dict[str, None] = {}
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(_watched(model.get_submodule(name), lambda *_, name=name: order.setdefault(name)))
+            module = model.get_submodule(name)
+            stack.enter_context(module.register_forward_hook(lambda *_, name=name: see(name)))
         for _ in run_on(model, batches[:1], "reconstruct"):
             pass
-    return list(order)
+    return counts
 
 
-def _calls(
-    model: nn.Module, wrapper: nn.Module, reference: nn.Module, twin: nn.Module, batches: list[Any]
-) -> list[Call]:
-    """What a layer reads in the quantized model, and what it gives in float."""
-    read: list[tuple[Any, Any]] = []
-    given: list[Any] = []
-    with (
-        _watched(wrapper, lambda module, args, kwargs, result: read.append((args, kwargs))),
-        _watched(twin, lambda module, args, kwargs, result: given.append(result)),
-    ):
-        for call, _ in run_on(reference, batches, "reconstruct"):
-            model.eval()
-            call(model)
-    return [(args, kwargs, result) for (args, kwargs), result in zip(read, given, strict=True)]
+class _Reached(Exception):
+    """The last call that is wanted is over."""
+
+
+class _Until(nn.Module):
+    """A model whose run ends with the last call of one of its modules; ``calls`` has arguments and results."""
+
+    def __init__(self, model: nn.Module, module: nn.Module, count: int) -> None:
+        super().__init__()
+        self.module, self.watched, self.count = model, module, count
+        self.calls: list[Call] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Run the model."""
+        wanted = len(self.calls) + self.count
+
+        def see(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            self.calls.append((args, kwargs, result))
+            if len(self.calls) == wanted:
+                raise _Reached
+
+        with self.watched.register_forward_hook(see, with_kwargs=True), suppress(_Reached):
+            self.module(*args, **kwargs)
+
+
+def _calls(model: nn.Module, reference: nn.Module, name: str, count: int, batches: list[Any]) -> list[Call]:
+    """What a layer or block reads in the quantized model, and what it gives in float."""
+    ours, theirs = (_Until(each, each.get_submodule(name), count) for each in (model, reference))
+    for call, _ in run_on(theirs, batches, "reconstruct"):
+        model.eval()
+        call(ours)
+    pairs = zip(ours.calls, theirs.calls, strict=True)
+    return [(args, kwargs, result) for (args, kwargs, _), (_, _, result) in pairs]
 
 
 def _round(wrapper: PytorchTrainableQuantizationWrapper, calls: list[Call], how: Reconstruction) -> None:
