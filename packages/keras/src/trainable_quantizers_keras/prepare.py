@@ -22,6 +22,7 @@ from trainable_quantizers_keras.calibration.batches import example_of, first_of,
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
 from trainable_quantizers_keras.deploy.convert import needs_package, quantizes, refuse_configuration
 from trainable_quantizers_keras.deploy.self_check import check_prepared
+from trainable_quantizers_keras.graph.equalize import equalize_layers
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.record import (
@@ -56,6 +57,7 @@ def prepare(
     calibration_data: Any = None,
     *,
     fold_batch_norm: bool = False,
+    equalize: bool = False,
     check: bool = True,
     verbose: bool = True,
 ) -> Any:
@@ -67,6 +69,8 @@ def prepare(
         calibration_data: Batches for the ranges of activations: arrays, tuples (of which as many items are used as
             the model has inputs), or dictionaries. A ``tf.data.Dataset`` is fine.
         fold_batch_norm: Fold batch norms into the layers before them first.
+        equalize: Scale channels from one layer into the next, by powers of two, so that the ranges of their weights are
+            alike.
         check: Compare the copy, its quantizers set aside, with the model on the first batch, if there is one.
         verbose: Show a progress bar and print the summary.
 
@@ -91,6 +95,9 @@ def prepare(
     given, model, notes = model, graph.model, graph.notes
     if fold_batch_norm:
         model, folded, notes = fold(model, notes)
+    equalized: dict[str, str] = {}
+    if equalize:
+        model, equalized, notes = equalize_layers(model, notes)
     made = _quantizers(model, notes, recipe, calibration_data, verbose)
     copies: dict[int, Any] = {}
     prepared = copied(model, _wrapping(made), lambda call: _follower(made.holders.get(call.place), call), copies)
@@ -103,6 +110,7 @@ def prepare(
         correct_biases(model, prepared, layers, first or calibration_data)
     found = made.found.with_norms(folded) if fold_batch_norm else made.found
     refuse_configuration(prepared)
+    found = found.with_equalized(equalized)
     vars(prepared)[_SUMMARY] = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
     if verbose:
         print(summary(prepared))

@@ -33,6 +33,7 @@ from trainable_quantizers_torch.calibration.ranks import check_group, merged
 from trainable_quantizers_torch.deploy.self_check import check_prepared
 from trainable_quantizers_torch.graph.apply import Placed, wrap
 from trainable_quantizers_torch.graph.build import build
+from trainable_quantizers_torch.graph.equalize import equalize_layers
 from trainable_quantizers_torch.graph.fold import fold_batch_norms
 from trainable_quantizers_torch.graph.modules import layers_alone
 from trainable_quantizers_torch.graph.record import Recording, record
@@ -53,6 +54,7 @@ def prepare(
     calibration_data: Any = None,
     *,
     fold_batch_norm: bool = False,
+    equalize: bool = False,
     check: bool = True,
     process_group: Any = None,
     verbose: bool = True,
@@ -69,6 +71,8 @@ def prepare(
             the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
             weights of layers alone can be quantized.
         fold_batch_norm: Fold batch norms into the layers before them first; needs data.
+        equalize: Scale channels from one layer into the next, by powers of two, so that the ranges of their weights are
+            alike; needs data.
         check: Compare the copy, its quantizers set aside, with the model on the first batch.
         process_group: Of ``torch.distributed``: the processes that all call ``prepare``, each with data of its own.
             Their statistics are merged, so that all get the same quantizers.
@@ -90,10 +94,10 @@ def prepare(
     _check(model, recipe)
     check_group(process_group)
     given, model = model, copied(model, "prepare")
-    if calibration_data is None and not (fold_batch_norm or recipe.needs_data):
+    if calibration_data is None and not (fold_batch_norm or equalize or recipe.needs_data):
         found = _prepare_layers(model, recipe)
     else:
-        options = (fold_batch_norm, given if check else None, process_group, verbose)
+        options = (fold_batch_norm, equalize, given if check else None, process_group, verbose)
         found = _prepare_graph(model, recipe, calibration_data, *options)
     runtime = any(isinstance(module, QuantizedCalls) for module in model.modules())
     vars(next(_quantizing(model), model))[_SUMMARY] = replace(found, runtime=_PACKAGE if runtime else "")
@@ -166,6 +170,7 @@ def _prepare_graph(
     recipe: Recipe,
     data: Any,
     fold: bool,
+    equalizes: bool,
     compare_with: nn.Module | None,
     process_group: Any,
     verbose: bool,
@@ -176,6 +181,10 @@ def _prepare_graph(
     recorded = build(runs.evaluation, model)
     folded = fold_batch_norms(model, recorded) if fold else {}
     if folded:
+        runs = _Runs.of(model, batch, folded)
+        recorded = build(runs.evaluation, model)
+    equalized = equalize_layers(model, recorded) if equalizes else {}
+    if equalized:
         runs = _Runs.of(model, batch, folded)
         recorded = build(runs.evaluation, model)
     placed = Placed(model, recorded, runs.evaluation, runs.training)
@@ -196,7 +205,8 @@ def _prepare_graph(
     if corrected:
         correct_biases(reference, placed, corrected, [batch, *further], process_group)
     found = replace(found, costs=tuple(replace(each, work=each.work // _examples(batch)) for each in found.costs))
-    return found.with_norms(folded) if fold else found
+    found = found.with_norms(folded) if fold else found
+    return found.with_equalized(equalized)
 
 
 def _examples(batch: Any) -> int:

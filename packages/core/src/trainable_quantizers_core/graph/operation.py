@@ -50,6 +50,8 @@ class Operation:
         work: Multiply-accumulates for one batch.
         clips: Whether an activation function is piecewise linear like ReLU, so that hardware applies it to the
             accumulator. All others are looked up in a table by their quantized input.
+        scales: Whether the channels of its result scale with its weights and bias, by positive factors, or with its
+            input if it has no weights: a layer without more than a ReLU behind its sums, or a ReLU.
         folds: Whether it is a batch norm by constants, or a layer that can take one in.
         identity: Whether its result is its input when the model is deployed, as of dropout.
         floating: Whether its result is a floating tensor.
@@ -69,6 +71,7 @@ class Operation:
     bias: str = ""
     work: int = 0
     clips: bool = False
+    scales: bool = False
     folds: bool = False
     identity: bool = False
     floating: bool = True
@@ -137,15 +140,16 @@ class ModelGraph:
 
     def follower(self, position: int) -> Operation | None:
         """The one operation that a result goes into, past what passes values on; None if there are several or none."""
-        found = self._follower(position)
+        found = self.follower_at(position)
         return None if found is None else self[found]
 
-    def _follower(self, position: int) -> int | None:
+    def follower_at(self, position: int) -> int | None:
+        """Its position."""
         users = self._users[position]
         if len(users) != 1 or position in self.outputs:
             return None
         (user,) = users
-        return self._follower(user) if self[user].identity else user
+        return self.follower_at(user) if self[user].identity else user
 
     def folded(self) -> dict[int, int]:
         """Batch norms that can be folded, and the layers whose results alone they read.

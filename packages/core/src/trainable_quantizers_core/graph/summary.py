@@ -87,6 +87,22 @@ class Summary:
             rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"{_FOLDED}{layer}"))
         return replace(self, rows=tuple(rows))
 
+    def with_equalized(self, equalized: Mapping[str, str]) -> Summary:
+        """The summary of a model whose layers were equalized.
+
+        Args:
+            equalized: The layer that the channels of a layer were scaled into, by name.
+
+        Examples:
+            >>> Summary((SummaryRow("one", "Conv2d", reason="default"),)).with_equalized({"one": "other"}).rows[0].reason
+            'default; equalized with other'
+        """
+        rows = [
+            replace(row, reason=f"{row.reason}; equalized with {equalized[row.layer]}") if row.layer in equalized else row
+            for row in self.rows
+        ]
+        return replace(self, rows=tuple(rows))
+
     def with_accumulators(self, bits: Mapping[str, int], seen: Mapping[str, int] = MappingProxyType({})) -> Summary:
         """The summary with the bits that the sums of layers need at worst, by layer, and those that data needed.
 

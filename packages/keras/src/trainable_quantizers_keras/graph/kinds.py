@@ -197,10 +197,31 @@ def folds(layer: Any) -> bool:
     if isinstance(layer, keras.layers.BatchNormalization):
         axis = layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis
         return axis in (-1, len(layer.get_build_config()["input_shape"]) - 1)
-    linear = layer.get_config().get("activation", "linear") == "linear" if hasattr(layer, "get_config") else False
+    return _ends_with(layer, ("linear",))
+
+
+def scales(layer: Any) -> bool:
+    """Whether channels of the result scale with the weights by positive factors, or with the input of a ReLU.
+
+    Examples:
+        >>> scales(keras.layers.Dense(2, "relu")), scales(keras.layers.ReLU()), scales(keras.layers.ReLU(6.0))
+        (True, True, False)
+    """
+    if not follows_keras(layer):
+        return False
+    if kind_of(layer) != "activation":
+        return _ends_with(layer, ("linear", "relu"))
+    config = layer.get_config()
+    bounded = config.get("max_value") is not None or config.get("threshold")
+    return config.get("activation", _plain(word_of(layer))) in ("relu", "leakyrelu", "prelu") and not bounded
+
+
+def _ends_with(layer: Any, activations: tuple[str, ...]) -> bool:
+    """Whether a layer has one channel of sums for each item of its bias, and one of some activation functions."""
+    given = layer.get_config().get("activation", "linear") if hasattr(layer, "get_config") else None
     folding = kind_of(layer) in ("conv", "depthwise_conv", "conv_transpose", "linear")
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return folding and linear and last and type(layer).__name__ != "EinsumDense"
+    return folding and given in activations and last and type(layer).__name__ != "EinsumDense"
 
 
 def weight_axis(call: Call, weight: Any, kind: str) -> int | None:

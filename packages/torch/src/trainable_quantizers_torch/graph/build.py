@@ -108,6 +108,7 @@ def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozen
         bias=node.bias,
         work=node.work,
         clips=function is not None and node.kind == "activation" and kinds.clips(function),
+        scales=takes_norm or (function is not None and node.kind == "activation" and kinds.scales(function)),
         folds=bool(node.norm) or takes_norm,
         identity=node.kind == "other" and function is not None and kinds.is_identity(function),
         floating=node.floating,

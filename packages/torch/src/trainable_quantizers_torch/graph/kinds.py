@@ -102,6 +102,16 @@ def clips(function: Callable[..., Any]) -> bool:
     return name_of(function) in _CLIPPING
 
 
+def scales(function: Callable[..., Any]) -> bool:
+    """Whether f(s·x) = s·f(x) for s > 0.
+
+    Examples:
+        >>> scales(nn.functional.relu), scales(nn.functional.relu6)
+        (True, False)
+    """
+    return name_of(function) in ("relu", "leaky_relu", "prelu")
+
+
 def is_identity(function: Callable[..., Any]) -> bool:
     """Whether the result is the input when the model is deployed."""
     return name_of(function) in _IDENTITY
