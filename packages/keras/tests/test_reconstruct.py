@@ -45,6 +45,77 @@ def test_the_error_falls_and_weights_lie_on_levels(method):
     np.testing.assert_array_equal(tq.convert(model)(X), model(X))
 
 
+def with_block():
+    keras.utils.set_random_seed(0)
+    inner = keras.Input((4, 4, 4))
+    depthwise = L.DepthwiseConv2D(3, activation="relu", name="depthwise")
+    block = keras.Model(inner, L.Conv2D(4, 1, name="pointwise")(depthwise(inner)), name="block")
+    given = keras.Input((6, 6, 2))
+    x = block(L.Conv2D(4, 3, activation="relu", name="conv")(given))
+    network = keras.Model(given, L.Dense(3, name="head")(L.Flatten()(x)))
+    return network, tq.prepare(network, tq.Recipe({"num_bits": 2}, {"num_bits": 8}), [X], verbose=False)
+
+
+def variables(model):
+    return {name: (w, full_precision(w)) for name, w in named_weights(model)}
+
+
+def named_weights(model):
+    for layer in model._flatten_layers():
+        if isinstance(layer, tq.KerasTrainableQuantizationWrapper):
+            for key, weight, _ in layer.get_weights_vars():
+                yield f"{layer.name}.{key}", weight
+            yield f"{layer.name}.bias", layer.layer.bias
+
+
+def moved(before):
+    return {name for name, (weight, value) in before.items() if not np.array_equal(full_precision(weight), value)}
+
+
+def test_the_layers_of_a_block_learn_together():
+    network, model = with_block()
+    before, kept = error(model, network), variables(model)
+    others = [(w, np.array(w)) for w in model.weights if "threshold" in w.name]
+    assert tq.reconstruct(model, [X[:32], X[32:]], steps=60, learning_rate=0.05, blocks=["bl*"]) is model
+    assert error(model, network) < 0.8 * before
+    learned = moved(kept)
+    assert {"depthwise.bias", "pointwise.kernel", "pointwise.bias"} < learned
+    assert not {"conv.bias", "head.bias"} & learned
+    assert others
+    assert all(np.array_equal(np.array(weight), value) for weight, value in others)
+    np.testing.assert_array_equal(tq.convert(model)(X), model(X))
+
+
+def test_a_layer_learns_like_a_block():
+    network, model = with_block()
+    before, kept = error(model, network), variables(model)
+    tq.reconstruct(model, [X[:32], X[32:]], steps=60, learning_rate=0.05, blocks=["conv", "block", "head"])
+    assert error(model, network) < 0.8 * before
+    assert moved(kept) == set(kept)
+    np.testing.assert_array_equal(tq.convert(model)(X), model(X))
+
+
+def test_a_block_that_does_no_better_stays():
+    _, model = with_block()
+    kept = variables(model.get_layer("block"))
+    tq.reconstruct(model, [X], steps=5, learning_rate=0.99, blocks=["block"])
+    assert not moved(kept)
+
+
+def test_blocks_that_cannot_be_are_refused():
+    _, model = with_block()
+    with pytest.raises(tq.QuantizerError, match="blocks must be a sequence of names, got 'block'"):
+        tq.reconstruct(model, [X], blocks="block")
+    with pytest.raises(tq.QuantizerError, match="blocks must be names of layers with quantized weights, .*'block/relu'"):
+        tq.reconstruct(model, [X], blocks=["block/relu"])
+    block = keras.Sequential([keras.Input((6,)), L.Dense(6)], name="block")
+    given = keras.Input((6,))
+    twice = keras.Model(given, block(block(given)))
+    model = tq.prepare(twice, tq.Recipe({"num_bits": 4}, {"num_bits": 8}), [X[:, 0, 0].repeat(3, -1)], verbose=False)
+    with pytest.raises(tq.QuantizerError, match="blocks must be modules that a batch calls once, got 'block'"):
+        tq.reconstruct(model, [X[:, 0, 0].repeat(3, -1)], steps=5, blocks=["block"])
+
+
 def test_what_cannot_be_reconstructed_is_refused():
     network, model = prepared({"bias_correction": True})
     with pytest.raises(tq.QuantizerError, match="model must be one whose biases are those of the float model"):

@@ -41,6 +41,63 @@ def test_the_error_falls_and_weights_lie_on_levels(method):
     assert all(torch.equal(after[name], value) for name, value in others.items() if isinstance(value, torch.Tensor))
 
 
+def with_block():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), block, nn.Flatten(), nn.Linear(16, 3))
+    return network, tq.prepare(network, tq.Recipe({"num_bits": 2}, {"num_bits": 8}), [X], verbose=False)
+
+
+def test_the_layers_of_a_block_learn_together():
+    network, model = with_block()
+    before = error(model, network)
+    kept = {name: value.clone() for name, value in model.named_parameters()}
+    assert tq.reconstruct(model, X.split(32), steps=60, learning_rate=0.05, blocks=["2*"]) is model
+    assert error(model, network) < 0.2 * before
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, kept[name])}
+    assert {name for name in moved if name.startswith("2.")} == {
+        f"2.{index}.layer.{name}" for index in (0, 2) for name in ("weight", "bias")
+    }
+    assert not [name for name in moved if not name.startswith("2.") and not name.endswith("layer.weight")]
+    assert torch.equal(tq.convert(model.eval())(X), model(X))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_layer_learns_like_a_block():
+    network, model = with_block()
+    before = error(model, network)
+    tq.reconstruct(model, X.split(32), steps=60, learning_rate=0.05, blocks=["0", "2", "4"])
+    assert error(model, network) < 0.1 * before
+    assert not torch.equal(model[4].layer.bias, network[4].bias)
+    assert torch.equal(tq.convert(model.eval())(X), model(X))
+
+
+def test_a_block_that_does_no_better_stays():
+    network, model = with_block()
+    kept = {name: value.clone() for name, value in model[2].named_parameters()}
+    tq.reconstruct(model, [X], steps=5, learning_rate=0.99, blocks=["2"])
+    assert all(torch.equal(value, kept[name]) for name, value in model[2].named_parameters())
+
+
+def test_blocks_that_cannot_be_are_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(6, 6))
+
+        def forward(self, x):
+            return self.block(self.block(x))
+
+    _, model = with_block()
+    with pytest.raises(tq.QuantizerError, match="blocks must be a sequence of names, got '2'"):
+        tq.reconstruct(model, [X], blocks="2")
+    with pytest.raises(tq.QuantizerError, match="blocks must be names of layers with quantized weights, .* got '2.1'"):
+        tq.reconstruct(model, [X], blocks=["2.1"])
+    model = tq.prepare(Twice(), tq.Recipe({"num_bits": 4}, {"num_bits": 8}), [X], verbose=False)
+    with pytest.raises(tq.QuantizerError, match="blocks must be modules that a batch calls once, got 'block'"):
+        tq.reconstruct(model, [X], steps=5, blocks=["block"])
+
+
 def test_modes_stay_and_training_goes_on():
     _, model = prepared()
     model.train()
