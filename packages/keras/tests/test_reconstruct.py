@@ -91,7 +91,7 @@ def test_a_layer_learns_like_a_block():
     before, kept = error(model, network), variables(model)
     tq.reconstruct(model, [X[:32], X[32:]], steps=60, learning_rate=0.05, blocks=["conv", "block", "head"])
     assert error(model, network) < 0.8 * before
-    assert moved(kept) == set(kept)
+    assert {"head.kernel", "head.bias"} < moved(kept)
     np.testing.assert_array_equal(tq.convert(model)(X), model(X))
 
 
@@ -106,7 +106,7 @@ def test_blocks_that_cannot_be_are_refused():
     _, model = with_block()
     with pytest.raises(tq.QuantizerError, match="blocks must be a sequence of names, got 'block'"):
         tq.reconstruct(model, [X], blocks="block")
-    with pytest.raises(tq.QuantizerError, match="blocks must be names of layers with quantized weights, .*'block/relu'"):
+    with pytest.raises(tq.QuantizerError, match=r"blocks must be names of layers with .* got 'block/relu'"):
         tq.reconstruct(model, [X], blocks=["block/relu"])
     block = keras.Sequential([keras.Input((6,)), L.Dense(6)], name="block")
     given = keras.Input((6,))

@@ -94,13 +94,15 @@ class Summary:
             equalized: The layer that the channels of a layer were scaled into, by name.
 
         Examples:
-            >>> Summary((SummaryRow("one", "Conv2d", reason="default"),)).with_equalized({"one": "other"}).rows[0].reason
+            >>> row = SummaryRow("one", "Conv2d", reason="default")
+            >>> Summary((row,)).with_equalized({"one": "other"}).rows[0].reason
             'default; equalized with other'
         """
-        rows = [
-            replace(row, reason=f"{row.reason}; equalized with {equalized[row.layer]}") if row.layer in equalized else row
-            for row in self.rows
-        ]
+
+        def said(row: SummaryRow) -> str:
+            return f"{row.reason}; equalized with {equalized[row.layer]}"
+
+        rows = [replace(row, reason=said(row)) if row.layer in equalized else row for row in self.rows]
         return replace(self, rows=tuple(rows))
 
     def with_accumulators(self, bits: Mapping[str, int], seen: Mapping[str, int] = MappingProxyType({})) -> Summary:

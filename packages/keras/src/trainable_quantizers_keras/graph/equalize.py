@@ -38,7 +38,7 @@ def equalize_layers(model: Any, notes: Mapping[int, str] | None = None) -> tuple
 
 
 def _kernel(layer: Any) -> tuple[str, np.ndarray, int]:
-    """Its name, itself as that of a convolution in groups, of shape (..., inputs of a group, outputs), and the groups."""
+    """Its name; itself, of shape (..., inputs of a group, outputs); and its groups."""
     ((name, _),) = weights_of(layer).items()
     kernel = np.asarray(getattr(layer, name))
     if type(layer).__name__.startswith("Depthwise"):

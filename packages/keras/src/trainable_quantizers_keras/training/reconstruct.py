@@ -22,12 +22,13 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 from trainable_quantizers_keras.training.blocks import Call, learn_block, relative_error, with_steps
 
+
 def reconstruct(
     model: Any, data: Any, steps: int = 1000, learning_rate: float = 1e-2, blocks: Sequence[str] = ()
 ) -> Any:
-    """Fit the weights of each layer or block so that it gives what it gave in float, in place, without labels; the model.
+    """Fit the weights of each layer or block so that it gives what it gave in float, in place; the model.
 
-    In the order in which they run, each with what the quantized layers before it give, from
+    Without labels, in the order in which they run, each with what the quantized layers before it give, from
     Σ(y - y_float)²/Σy_float², where y_float is the result in the float model:
 
     - A layer outside of blocks rounds each weight up or down: soft rounding (the training method AdaRound) learns, with

@@ -45,6 +45,9 @@ def learn_block(
         calls: On data.
         how: For how many steps, and how fast.
     """
+    for wrapper in wrappers:
+        for quantizer in wrapper.weights_quantizers.values():
+            how.check_quantizer(quantizer)
     parameters = [each for wrapper in wrappers for each in _with_steps(wrapper)]
     tensors = [parameter for parameter, _ in parameters]
     kept = [parameter.detach().clone() for parameter in tensors]
@@ -64,7 +67,9 @@ def learn_block(
             for move, gradient, (_, scale) in zip(moved, gradients, parameters, strict=True):
                 move.grad = None if gradient is None else gradient * scale
             optimizer.step()
-            _assign(tensors, [value + move * scale for value, move, (_, scale) in zip(kept, moved, parameters)])
+            _assign(
+                tensors, [value + move * scale for value, move, (_, scale) in zip(kept, moved, parameters, strict=True)]
+            )
     if not error() < before:
         _assign(tensors, kept)
 

@@ -22,12 +22,13 @@ from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrain
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.training.blocks import Call, learn_block, relative_error
 
+
 def reconstruct(
     model: nn.Module, data: Any, steps: int = 1000, learning_rate: float = 1e-2, blocks: Sequence[str] = ()
 ) -> nn.Module:
-    """Fit the weights of each layer or block so that it gives what it gave in float, in place, without labels; the model.
+    """Fit the weights of each layer or block so that it gives what it gave in float, in place; the model.
 
-    In the order in which they run, each with what the quantized layers before it give, from
+    Without labels, in the order in which they run, each with what the quantized layers before it give, from
     Σ(y - y_float)²/Σy_float², where y_float is the result in the float model:
 
     - A layer outside of blocks rounds each weight up or down: soft rounding (the training method AdaRound) learns, with
@@ -61,7 +62,7 @@ def reconstruct(
         >>> x = torch.randn(16, 4)
         >>> model = prepare(network, Recipe({"num_bits": 2}, {"num_bits": 8}), [x], verbose=False)
         >>> before = (model(x) - network(x)).square().mean()
-        >>> model = reconstruct(model, [x], steps=50, blocks=["1"])
+        >>> model = reconstruct(model, [x], steps=50, learning_rate=0.1, blocks=["1"])
         >>> bool((model(x) - network(x)).square().mean() <= before)
         True
     """
@@ -117,7 +118,7 @@ def _in_order(model: nn.Module, names: Any, batches: list[Any]) -> dict[str, int
     return counts
 
 
-class _Reached(Exception):
+class _Reached(Exception):  # noqa: N818 - no error
     """The last call that is wanted is over."""
 
 
