@@ -96,6 +96,10 @@ def test_blocks_that_cannot_be_are_refused():
     model = tq.prepare(Twice(), tq.Recipe({"num_bits": 4}, {"num_bits": 8}), [X], verbose=False)
     with pytest.raises(tq.QuantizerError, match="blocks must be modules that a batch calls once, got 'block'"):
         tq.reconstruct(model, [X], steps=5, blocks=["block"])
+    lut = tq.Recipe({"method": "lut_power_of_two", "num_bits": 4})
+    model = tq.prepare(nn.Sequential(nn.Linear(6, 6)), lut, [X], verbose=False)
+    with pytest.raises(tq.QuantizerError, match="quantizers of weights must be of evenly spaced levels"):
+        tq.reconstruct(model, [X], steps=5, blocks=["0"])
 
 
 def test_modes_stay_and_training_goes_on():
