@@ -58,7 +58,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
 
     Examples:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare
-        >>> x = np.random.randn(8, 4).astype("float32")
+        >>> x = tf.random.normal((8, 4)).numpy()
         >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> model = prepare(network, Recipe.preset("mixed_w4a8"), [x], verbose=False)
         >>> with tempfile.TemporaryDirectory() as folder:

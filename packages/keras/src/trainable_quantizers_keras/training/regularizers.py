@@ -27,9 +27,9 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
     Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> recipe = Recipe({"num_bits": 2, "training_method": "AdaRound", "schedule": {"ramp": 100}})
-        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> network = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2)])
         >>> model = prepare(network, recipe, verbose=False)
-        >>> mse = keras.losses.MeanSquaredError()
+        >>> mse = tf.keras.losses.MeanSquaredError()
         >>> model.compile("adam", lambda y, given: mse(y, given) + 0.01 * rounding_regularizer(model))
         >>> _ = model.fit(tf.ones((8, 4)), tf.ones((8, 2)), verbose=0)
     """
@@ -61,7 +61,7 @@ def budget_regularizer(model: Any, budget: Budget) -> tf.Tensor:
     Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
         >>> recipe = Recipe({"training_method": "DQA", "bits_candidates": [2, 4, 8], "schedule": {"ramp": 100}})
-        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+        >>> network = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2, name="head")])
         >>> model = prepare(network, recipe, verbose=False)
         >>> round(float(budget_regularizer(model, Budget(weight_bytes=4))), 4)
         0.1667
@@ -88,9 +88,9 @@ def oscillation_damping(model: Any) -> tf.Tensor:
 
     Examples:
         >>> from trainable_quantizers_keras import Recipe, prepare
-        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> network = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2)])
         >>> model = prepare(network, Recipe({"num_bits": 2}), verbose=False)
-        >>> mse = keras.losses.MeanSquaredError()
+        >>> mse = tf.keras.losses.MeanSquaredError()
         >>> model.compile("adam", lambda y, given: mse(y, given) + 1e-3 * oscillation_damping(model))
         >>> _ = model.fit(tf.ones((8, 4)), tf.ones((8, 2)), verbose=0)
     """
