@@ -245,7 +245,7 @@ MISTAKES = {
         lambda: tq.advance_schedules(residual()),
         "advance_schedules: model must be one whose quantizers have schedules",
     ),
-    "nothing to follow": (lambda: fit(compiled(residual()), 1), "give the recipe a schedule, or its weights oscillations"),
+    "nothing to follow": (lambda: fit(compiled(residual()), 1), "give the recipe a schedule, or its weights"),
 }
 
 
