@@ -165,8 +165,14 @@ def toolkit(arguments: list[str]) -> None:
 
 
 def accuracy(arguments: list[str]) -> None:
-    """Digits at few bits without training: as calibrated, reconstructed, with searched widths; see docs/training.md."""
-    hatch("run", "test:python", "tools/accuracy.py", *arguments)
+    """Accuracy at few bits: accuracy page (docs/accuracy.md) or accuracy digits (docs/training.md)."""
+    task, *rest = arguments or [""]
+    if task == "digits":
+        hatch("run", "test:python", "tools/accuracy/digits.py", *rest)
+    elif task == "page":
+        hatch("run", "accuracy:page", *rest, OMP_NUM_THREADS="1")
+    else:
+        sys.exit("accuracy page: ours beside other packages; accuracy digits: reconstruction, widths and tables.")
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def derive_weights_quantizers() -> None:
             setattr(sys.modules[derived.__module__], theirs, derived)
 
 
-def target(method: str, granularity: str) -> Any:
+def target(method: str, granularity: str, weight_bits: int = BITS, activation_bits: int = BITS) -> Any:
     """The description of hardware that quantizes everything by one method."""
     from mct_quantizers import QuantizationMethod
 
@@ -97,7 +97,7 @@ def target(method: str, granularity: str) -> Any:
     float_weights = schema.AttributeQuantizationConfig(enable_weights_quantization=False)
     kernel = schema.AttributeQuantizationConfig(
         weights_quantization_method=QuantizationMethod[method],
-        weights_n_bits=BITS,
+        weights_n_bits=weight_bits,
         weights_per_channel_threshold=granularity == "per channel",
         enable_weights_quantization=True,
     )
@@ -105,8 +105,8 @@ def target(method: str, granularity: str) -> Any:
         default_weight_attr_config=float_weights,
         attr_weights_configs_mapping={keys.KERNEL_ATTR: kernel, keys.BIAS_ATTR: float_weights},
         activation_quantization_method=QuantizationMethod[method],
-        activation_n_bits=BITS,
-        supported_input_activation_n_bits=BITS,
+        activation_n_bits=activation_bits,
+        supported_input_activation_n_bits=activation_bits,
         enable_activation_quantization=True,
         quantization_preserving=False,
         fixed_scale=None,

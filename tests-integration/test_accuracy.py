@@ -1,0 +1,53 @@
+"""The accuracy page: its tables are those of the results, and the program that measures them runs."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "tools/accuracy"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Imports a module of the program, which is forgotten afterwards: their names are short."""
+    monkeypatch.syspath_prepend(FOLDER)
+    yield importlib.import_module
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_the_page_shows_the_results(tool):
+    page, results = (ROOT / "docs/accuracy.md").read_text(), json.loads((ROOT / "docs/accuracy.json").read_text())
+    assert tool("accuracy_page").render(page, results) == page
+
+
+def test_the_best_is_bold_and_so_is_what_lies_within_its_spread(tool):
+    case = tool("cases").CASES[0]
+    given = {"ours": (90, 91, 92), "LSQ": (80, 81, 82), "Brevitas": (89, 90, 92), "toolkit": (50, 50)}
+    results = {"versions": {"torch": "2.13.0"}, "rates": {"digits plain ours": {"0.01": 80.0, "0.03": 90.0}}}
+    results["accuracy"] = {f"{case.key} {name} {seed}": v for name, vs in given.items() for seed, v in enumerate(vs)}
+    page = "".join(f"<!-- {name} -->\n<!-- end of {name} -->\n" for name in ("accuracy", "rates", "versions"))
+    found = tool("accuracy_page").render(page, results)
+    row = f"| {case.data} | {case.network} | - | W2A2 | **91.0 ± 1.0** | 81.0 ± 1.0 | - | **90.3 ± 1.5** | - | - |"
+    assert row in found.splitlines()  # a tool whose seeds are not all there has no figure
+    assert "| digits | plain | ours | 0.01: 80.0 %, 0.03: 90.0 % | 0.03 |" in found
+    assert "| torch | 2.13.0 |" in found
+    with pytest.raises(ValueError, match="'accuracy' once, it holds it 0 times"):
+        tool("accuracy_page").render("", results)
+
+
+def test_measuring_runs_and_takes_up_where_it_stopped(tool, tmp_path, capsys):
+    table, cases = tool("table"), tool("cases")
+    case, file = cases.Case("digits", "depthwise", "power_of_two", 3, 3), tmp_path / "results.json"
+    for tools in (["ours"], ["ours", "LSQ", "torchao"]):
+        table.measure([case], (0,), tools, file, 1, 1)
+    found = table.read(file)
+    assert found["accuracy"].keys() == {"digits depthwise float 0", f"{case.key} ours 0", f"{case.key} LSQ 0"}
+    assert all(0 <= value <= 100 for value in found["accuracy"].values())
+    assert found["rates"].keys() == {"digits depthwise ours", "digits depthwise LSQ"}
+    assert capsys.readouterr().out.count("ours") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

@@ -1,0 +1,90 @@
+"""The tables of docs/accuracy.md, from docs/accuracy.json."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from cases import CASES, SEEDS
+
+TITLES = {
+    "ours": "ours",
+    "LSQ": "ours, LSQ alone",
+    "LSQ, norms kept": "the same, norms kept",
+    "Brevitas": "Brevitas",
+    "toolkit": "toolkit",
+    "torchao": "torchao",
+}
+METHODS = {"power_of_two": "Powers of two", "symmetric": "Symmetric"}
+
+
+def render(page: str, results: dict[str, dict[str, Any]]) -> str:
+    """The page with its tables anew: what stands between a pair of comments is replaced."""
+    tables = {"accuracy": figures(results), "rates": rates(results), "versions": versions(results)}
+    for name, lines in tables.items():
+        parts = re.split(f"(<!-- {name} -->|<!-- end of {name} -->)", page)
+        if len(parts) != 5:
+            raise ValueError(f"The page must hold {name!r} once, it holds it {len(parts) // 4} times.")
+        page = "".join((*parts[:2], "\n", "\n".join(lines), "\n", *parts[3:]))
+    return page
+
+
+def figures(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Mean and standard deviation of the seeds; of each row the best is bold, with all within its spread."""
+    found = results["accuracy"]
+    for method, title in METHODS.items():
+        yield from ("", f"### {title}", "", f"| data | network | float | bits | {' | '.join(TITLES.values())} |")
+        yield "|---" * (4 + len(TITLES)) + "|"
+        for case in CASES:
+            if case.method != method:
+                continue
+            cells = {tool: values(found, f"{case.key} {tool}") for tool in TITLES}
+            best = max((each for each in cells.values() if each), key=statistics.mean, default=[])
+            if not best:
+                continue
+            numbers = [cell(each, is_best(each, best)) for each in cells.values()]
+            start = cell(values(found, f"{case.data} {case.network} float"), False)
+            bits = f"W{case.weight_bits}A{case.activation_bits}"
+            yield f"| {' | '.join((case.data, case.network, start, bits, *numbers))} |"
+    yield ""
+
+
+def values(found: dict[str, float], key: str) -> list[float]:
+    """Of the seeds; none unless all were measured."""
+    given = [found[f"{key} {seed}"] for seed in SEEDS if f"{key} {seed}" in found]
+    return given if len(given) == len(SEEDS) else []
+
+
+def is_best(given: list[float], best: list[float]) -> bool:
+    """Whether the means differ by no more than the larger standard deviation."""
+    if not given:
+        return False
+    spread = max(statistics.stdev(given), statistics.stdev(best))
+    return statistics.mean(best) - statistics.mean(given) <= spread
+
+
+def cell(given: list[float], bold: bool) -> str:
+    """One figure in a table."""
+    if not given:
+        return "-"
+    text = f"{statistics.mean(given):.1f} ± {statistics.stdev(given):.1f}"
+    return f"**{text}**" if bold else text
+
+
+def rates(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What the two rates gave each tool, and so which it got."""
+    yield from ("", "| data | network | tool | rate: accuracy on samples held back | chosen |", "|---|---|---|---|---|")
+    for key, found in results["rates"].items():
+        data, network, tool = key.split(" ", 2)
+        trials = ", ".join(f"{rate}: {value:.1f} %" for rate, value in found.items())
+        yield f"| {data} | {network} | {TITLES[tool]} | {trials} | {max(found, key=found.__getitem__)} |"
+    yield ""
+
+
+def versions(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Packages that were compared, and those that bring the data."""
+    yield from ("", "| package | version |", "|---|---|")
+    yield from (f"| {name} | {number} |" for name, number in results["versions"].items())
+    yield ""
