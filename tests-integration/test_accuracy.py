@@ -43,11 +43,11 @@ def test_the_best_is_bold_and_so_is_what_lies_within_its_spread(tool):
 def test_measuring_runs_and_takes_up_where_it_stopped(tool, tmp_path, capsys):
     table, cases = tool("table"), tool("cases")
     case, file = cases.Case("digits", "depthwise", "power_of_two", 3, 3), tmp_path / "results.json"
-    for tools in (["ours"], ["ours", "LSQ", "torchao"]):
+    for tools in (["ours"], ["ours", "torchao"]):  # the second one has nothing left to do
         table.measure([case], (0,), tools, file, 1, 1)
     found = table.read(file)
-    assert found["accuracy"].keys() == {"digits depthwise float 0", f"{case.key} ours 0", f"{case.key} LSQ 0"}
+    assert found["accuracy"].keys() == {"digits depthwise float 0", f"{case.key} ours 0"}
     assert all(0 <= value <= 100 for value in found["accuracy"].values())
-    assert found["rates"].keys() == {"digits depthwise ours", "digits depthwise LSQ"}
+    assert found["rates"].keys() == {"digits depthwise ours"}
     assert capsys.readouterr().out.count("ours") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
