@@ -38,7 +38,7 @@ def plain(data: Data) -> nn.Module:
         layers += [layer, nn.ReLU()]
     with torch.no_grad():
         features = nn.Sequential(*layers)(torch.zeros(1, channels, height, width)).numel()
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, data.classes))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, data.classes), Read())
 
 
 def depthwise(data: Data) -> nn.Module:
@@ -48,7 +48,7 @@ def depthwise(data: Data) -> nn.Module:
     for given, wanted, stride in ((16, 32, 2), (32, 48, 1), (48, 64, 2)):
         layers += normed(convolution(given, given, data.shape, stride, groups=given))
         layers += normed(nn.Conv2d(given, wanted, 1, bias=False))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), Read(), nn.Flatten(), nn.Linear(64, data.classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), Read(), nn.Flatten(), nn.Linear(64, data.classes), Read())
 
 
 class Block(nn.Module):
@@ -97,7 +97,8 @@ class Transformer(nn.Module):
         self.read, self.embed, self.read_embedded = Read(), nn.Linear(features, 32), Read()
         self.position = nn.Parameter(torch.randn(1, tokens, 32) * 0.1)
         self.read_position, self.read_sum, self.blocks = Read(), Read(), nn.Sequential(Block(32))
-        self.norm, self.read_mean, self.classes = nn.LayerNorm(32), Read(), nn.Linear(32, data.classes)
+        self.norm, self.read_normed, self.read_mean = nn.LayerNorm(32), Read(), Read()
+        self.classes, self.read_classes = nn.Linear(32, data.classes), Read()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of shape (batch, channels, height, width)."""
@@ -105,7 +106,7 @@ class Transformer(nn.Module):
         tokens = (x.transpose(1, 2) if self.by_row else x.permute(0, 3, 1, 2)).flatten(2)
         embedded = self.read_embedded(self.embed(tokens))
         y = self.blocks(self.read_sum(embedded + self.read_position(self.position)))
-        return self.classes(self.read_mean(self.norm(y).mean(1)))
+        return self.read_classes(self.classes(self.read_mean(self.read_normed(self.norm(y)).mean(1))))
 
 
 def transformer(data: Data) -> nn.Module:
