@@ -51,3 +51,17 @@ def test_measuring_runs_and_takes_up_where_it_stopped(tool, tmp_path, capsys):
     assert found["rates"].keys() == {"digits depthwise ours"}
     assert capsys.readouterr().out.count("ours") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_what_other_packages_raise_counts_as_zero_and_what_ours_raises_does_not(tool, monkeypatch, capsys):
+    table, case = tool("table"), tool("cases").CASES[0]
+
+    def broken(*arguments):
+        raise ArithmeticError("a threshold is NaN")
+
+    for name in ("toolkit", "ours"):
+        monkeypatch.setitem(table.TOOLS, name, broken)
+    assert table.outcome("toolkit", None, None, case, None, 0) == 0
+    assert "toolkit 0: ArithmeticError: a threshold is NaN" in capsys.readouterr().out
+    with pytest.raises(ArithmeticError):
+        table.outcome("ours", None, None, case, None, 0)

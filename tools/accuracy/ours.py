@@ -31,8 +31,10 @@ def norms_kept(network: nn.Module, data: Data, case: Case, budget: Budget, seed:
 def ours(network: nn.Module, data: Data, case: Case, budget: Budget, seed: int) -> nn.Module:
     """LSQ, thresholds in the log2 domain, norms that go on, the float network as a teacher, averages at the end."""
     recipe = tq.Recipe(
-        tq.WeightsScheme(method=case.method, num_bits=case.weight_bits, threshold_domain="log2"),
-        tq.ActivationsScheme(method=case.method, num_bits=case.activation_bits, threshold_domain="log2"),
+        tq.WeightsScheme(method=case.method, num_bits=case.weight_bits, threshold_domain=tq.ThresholdDomain.LOG2),
+        tq.ActivationsScheme(
+            method=case.method, num_bits=case.activation_bits, threshold_domain=tq.ThresholdDomain.LOG2
+        ),
     )
     model = tq.prepare(network, recipe, calibration(data), verbose=False)
     distillation = tq.Distillation(network, model, temperature=1.0)

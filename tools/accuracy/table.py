@@ -96,11 +96,21 @@ def rate_of(tool: str, case: Case, file: Path, steps: int, float_steps: int) -> 
         network, data = trial(chosen.data, chosen.network, float_steps)
         found = {}
         for rate in RATES[case.network]:
-            model = TOOLS[tool](network, data, chosen, Budget(steps, rate), 99)
-            found[str(rate)] = accuracy(model, data)
+            found[str(rate)] = outcome(tool, network, data, chosen, Budget(steps, rate), 99)
         add(file, "rates", key, found)
     found = read(file)["rates"][key]
     return float(max(found, key=found.__getitem__))
+
+
+def outcome(tool: str, network: nn.Module, data: Data, case: Case, budget: Budget, seed: int) -> float:
+    """Percent of the samples to test; 0 where another package raises while it trains or converts."""
+    try:
+        return accuracy(TOOLS[tool](network, data, case, budget, seed), data)
+    except Exception as error:
+        if tool not in ("Brevitas", "toolkit", "torchao"):
+            raise
+        print(f"{case.key} {tool} {seed}: {type(error).__name__}: {error}", flush=True)
+        return 0.0
 
 
 def applies(tool: str, case: Case) -> bool:
@@ -131,8 +141,7 @@ def measure(
                     continue
                 start = time.process_time()
                 rate = rate_of(tool, case, file, steps, float_steps)
-                model = TOOLS[tool](network, data, case, Budget(steps, rate), seed)
-                add(file, "accuracy", key, accuracy(model, data))
+                add(file, "accuracy", key, outcome(tool, network, data, case, Budget(steps, rate), seed))
                 print(f"{key}: {read(file)['accuracy'][key]:.1f} %, {time.process_time() - start:.0f} s", flush=True)
 
 
