@@ -217,7 +217,7 @@ def can_be(case: Case) -> bool:
 
 
 def all_cases(identifiers: tuple[Any, ...] = tuple(TrainingMethod)) -> Iterator[Case]:
-    """Every case of the shipped quantizers: about 190."""
+    """Every case of the shipped quantizers: about 210."""
     targets = (QuantizationTarget.Weights, QuantizationTarget.Activation)
     evenly = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
     methods = (*evenly, QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)
