@@ -66,7 +66,15 @@ def test_ranges_of_a_pair_are_alike():
     assert ((ratio >= 0.5) & (ratio <= 2)).all()
 
 
-@pytest.mark.parametrize("reader", ["sum", "output"])
+READERS = {
+    "sum": lambda self, y: y + self.other(y),
+    "output": lambda self, y: (y, self.other(y)),
+    "of its weight": lambda self, y: self.other(y) * self.one.weight.mean(),
+    "of its bias": lambda self, y: self.other(y) + self.one.bias.sum(),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_a_layer_with_another_reader_stays(reader):
     class Forked(nn.Module):
         def __init__(self):
@@ -74,10 +82,11 @@ def test_a_layer_with_another_reader_stays(reader):
             self.one, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
 
         def forward(self, x):
-            y = self.one(x)
-            return y + self.other(y) if reader == "sum" else (y, self.other(y))
+            return READERS[reader](self, self.one(x))
 
     network = Forked()
+    with torch.no_grad():
+        network.one.weight[0] *= 64
     model = tq.prepare(network, PER_TENSOR, [X], equalize=True, verbose=False)
     assert torch.equal(model.one.layer.weight, network.one.weight)
     assert not any("equalized" in row.reason for row in tq.summary(model).rows)

@@ -53,7 +53,7 @@ def build(recording: Recording, model: nn.Module) -> RecordedGraph:
     nodes = [node for node in recording.nodes if node in wanted]
     names = unique_names(nodes)
     positions = {node: at for at, node in enumerate(nodes)}
-    shared = _shared_parameters(model)
+    shared = _shared_parameters(model) | _read_elsewhere(recording)
     operations = tuple(_operation(node, names[node], positions, shared) for node in nodes)
     outputs = tuple(positions[node] for node in recording.outputs if node in positions)
     unseen = _unreached(model, {node.layer for node in nodes} | {each.path for each in recording.invocations})
@@ -95,7 +95,7 @@ def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozen
         and bool(node.layer)
         and node.takes_bias
         and len(weights) == 1
-        and weights[0].shared not in shared
+        and shared.isdisjoint((weights[0].shared, f"{node.layer}.bias"))
         and (node.kind != "linear" or node.ndim == 2)
     )
     return Operation(
@@ -133,3 +133,9 @@ def _shared_parameters(model: nn.Module) -> frozenset[str]:
     named = [(name, id(parameter)) for name, parameter in model.named_parameters(remove_duplicate=False)]
     twice = {each for _, each in named if each in seen or seen.add(each)}  # type: ignore[func-returns-value]
     return frozenset(name for name, each in named if each in twice)
+
+
+def _read_elsewhere(recording: Recording) -> frozenset[str]:
+    """Parameters of layers that the forward reads itself, or another layer."""
+    read = {(each.parameter, node.layer) for node in recording.nodes for each in node.arguments.values()}
+    return frozenset(name for name, layer in read if name.rpartition(".")[0] != layer)
