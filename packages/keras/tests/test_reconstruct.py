@@ -114,11 +114,13 @@ def test_blocks_that_cannot_be_are_refused():
     model = tq.prepare(twice, tq.Recipe({"num_bits": 4}, {"num_bits": 8}), [X[:, 0, 0].repeat(3, -1)], verbose=False)
     with pytest.raises(tq.QuantizerError, match="blocks must be modules that a batch calls once, got 'block'"):
         tq.reconstruct(model, [X[:, 0, 0].repeat(3, -1)], steps=5, blocks=["block"])
-    lut = tq.Recipe({"method": "lut_power_of_two", "num_bits": 4})
-    network = keras.Sequential([keras.Input((6,)), L.Dense(6, name="block")])
-    model = tq.prepare(network, lut, verbose=False)
+    lut = tq.LayerRule(name="block", weights={"method": "lut_power_of_two"})
+    network = keras.Sequential([keras.Input((6,)), L.Dense(6, name="first"), L.Dense(6, name="block")])
+    model = tq.prepare(network, tq.Recipe({"num_bits": 2}, rules=(lut,)), verbose=False)
+    kept = variables(model)
     with pytest.raises(tq.QuantizerError, match="quantizers of weights must be of evenly spaced levels"):
-        tq.reconstruct(model, [X[:, 0, 0].repeat(3, -1)], steps=5, blocks=["block"])
+        tq.reconstruct(model, [X[:, 0, 0].repeat(3, -1)], steps=20, learning_rate=0.2, blocks=["block"])
+    assert not moved(kept)
 
 
 def test_what_cannot_be_reconstructed_is_refused():

@@ -96,10 +96,13 @@ def test_blocks_that_cannot_be_are_refused():
     model = tq.prepare(Twice(), tq.Recipe({"num_bits": 4}, {"num_bits": 8}), [X], verbose=False)
     with pytest.raises(tq.QuantizerError, match="blocks must be modules that a batch calls once, got 'block'"):
         tq.reconstruct(model, [X], steps=5, blocks=["block"])
-    lut = tq.Recipe({"method": "lut_power_of_two", "num_bits": 4})
-    model = tq.prepare(nn.Sequential(nn.Linear(6, 6)), lut, [X], verbose=False)
+    lut = tq.LayerRule(name="1", weights={"method": "lut_power_of_two"})
+    network = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    rows = X[..., :2].repeat(1, 1, 1, 3)
+    model = tq.prepare(network, tq.Recipe({"num_bits": 2}, rules=(lut,)), [rows], verbose=False)
     with pytest.raises(tq.QuantizerError, match="quantizers of weights must be of evenly spaced levels"):
-        tq.reconstruct(model, [X], steps=5, blocks=["0"])
+        tq.reconstruct(model, [rows], steps=20, learning_rate=0.2, blocks=["1"])
+    assert torch.equal(model[0].layer.weight, network[0].weight)
 
 
 def test_modes_stay_and_training_goes_on():

@@ -99,26 +99,22 @@ class Reconstruction:
             advice = "name the blocks inside it, or leave it out: its layers are reconstructed one by one then"
             raise invalid(_OWNER, "blocks", "modules that a batch calls once", block, advice)
 
-    def check_quantizer(self, quantizer: RangeQuantizer) -> None:
-        """Nothing, or an error.
+    def check_quantizers(self, quantizers: Iterable[RangeQuantizer]) -> None:
+        """Nothing, or an error, before any weight changes.
 
         Raises:
-            QuantizerError: the weight is quantized to a look-up table, or learns its width.
+            QuantizerError: a weight is quantized to a look-up table, or learns its width.
         """
-        if quantizer.specification.method in TABLED:
-            advice = "train the table instead, or give these layers another method"
-            raise invalid(_OWNER, "quantizers of weights", "of evenly spaced levels", type(quantizer).__name__, advice)
-        if isinstance(quantizer, CandidatesQuantizer):
-            advice = "reconstruct what prepare makes of its learned_recipe"
-            raise invalid(_OWNER, "quantizers of weights", "of one width", type(quantizer).__name__, advice)
+        for each in quantizers:
+            if each.specification.method in TABLED:
+                rule, advice = "of evenly spaced levels", "train the table instead, or give these layers another method"
+                raise invalid(_OWNER, "quantizers of weights", rule, type(each).__name__, advice)
+            if isinstance(each, CandidatesQuantizer):
+                advice = "reconstruct what prepare makes of its learned_recipe"
+                raise invalid(_OWNER, "quantizers of weights", "of one width", type(each).__name__, advice)
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
-        """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet.
-
-        Raises:
-            QuantizerError: as ``check_quantizer`` does.
-        """
-        self.check_quantizer(quantizer)
+        """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet."""
         method = quantizer.specification.method
         found = get_trainable_quantizer_class(QuantizationTarget.Weights, TrainingMethod.ADAROUND, method, base)
         schedule = QuantizationSchedule(start=self.steps // 5, ramp=self.steps - self.steps // 5)

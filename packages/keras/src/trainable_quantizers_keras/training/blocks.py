@@ -39,9 +39,6 @@ def learn_block(block: Callable[..., Any], wrappers: Sequence[Any], calls: Seque
         calls: On data.
         how: For how many steps, and how fast.
     """
-    for wrapper in wrappers:
-        for quantizer in wrapper.weights_quantizers.values():
-            how.check_quantizer(quantizer)
     parameters = [each for wrapper in wrappers for each in with_steps(wrapper)]
     tensors = [parameter for parameter, _ in parameters]
     kept = [full_precision(parameter) for parameter in tensors]

@@ -77,6 +77,7 @@ def reconstruct(
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         given = getattr(model, "name", model)
         raise invalid("reconstruct", "model", "one with quantized weights", given, advice)
+    how.check_quantizers(found for each in wrappers for found in each.weights_quantizers.values())
     named = named_layers(model, models=True)
     held = [name for name, each in named.items() if any(each is wrapper for wrapper in wrappers)]
     together = {

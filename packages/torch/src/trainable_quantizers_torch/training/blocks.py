@@ -45,9 +45,6 @@ def learn_block(
         calls: On data.
         how: For how many steps, and how fast.
     """
-    for wrapper in wrappers:
-        for quantizer in wrapper.weights_quantizers.values():
-            how.check_quantizer(quantizer)
     parameters = [each for wrapper in wrappers for each in _with_steps(wrapper)]
     tensors = [parameter for parameter, _ in parameters]
     kept = [parameter.detach().clone() for parameter in tensors]

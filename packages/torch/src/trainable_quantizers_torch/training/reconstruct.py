@@ -73,6 +73,7 @@ def reconstruct(
     if not wrappers:
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         raise invalid("reconstruct", "model", "one with quantized weights", type(model).__name__, advice)
+    how.check_quantizers(found for each in wrappers.values() for found in each.weights_quantizers.values())
     together = how.found_blocks([name for name, _ in model.named_modules()], wrappers, ".")
     alone = set(wrappers).difference(*together.values())
     found = find_summary(model)
