@@ -48,11 +48,18 @@ def test_every_weight_and_threshold_comes_back(form, tmp_path):
     np.testing.assert_array_equal(fresh(BOTH), trained(BOTH))
 
 
+STRUCTURES = [
+    (ONES, {}),
+    (BOTH, {"num_bits": 5}),
+    (BOTH, {"method": "symmetric"}),
+    (BOTH, {"threshold_domain": "log2"}),
+    (BOTH, {"oscillations": {}}),
+    (BOTH, {"training_method": "DQA", "bits_candidates": [4, 8], "schedule": {"ramp": 9}}),
+]
+
+
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize(
-    "data, weights",
-    [(ONES, {}), (BOTH, {"num_bits": 5}), (BOTH, {"method": "symmetric"}), (BOTH, {"threshold_domain": "log2"})],
-)
+@pytest.mark.parametrize("data, weights", STRUCTURES)
 def test_another_structure_is_refused(form, data, weights, tmp_path):
     path = saved(prepared(data, **weights), tmp_path, form)
     with pytest.raises((tq.QuantizerError, ValueError), match=r"quantizer of '(out|kernel)' must be as in the saved"):

@@ -38,6 +38,8 @@ STRUCTURES = [
     {"method": "symmetric"},
     {"granularity": "per_tensor"},
     {"threshold_domain": "log2"},
+    {"oscillations": {}},
+    {"training_method": "DQA", "bits_candidates": [4, 8], "schedule": {"ramp": 9}},
 ]
 
 
