@@ -81,6 +81,22 @@ def test_training_begins_with_a_mixture_and_ends_with_the_deployed_network(metho
     assert all(map(np.array_equal, resumed.get_weights(), model.get_weights()))
 
 
+def test_candidates_learn_by_the_gradient_rules_of_one_width():
+    model = prepared(small, ROWS, method="symmetric", threshold_domain="log2", ewgs=0.5)[2]
+    ((_, weight, quantizer),) = model.get_layer("hidden").get_weights_vars()
+    weight = full_precision(weight)
+    g = tf.reshape(tf.linspace(-1.0, 1.0, tf.size(weight)), weight.shape)
+    learned = [weight, *(stored(each.get_quantizer_variable("threshold")) for each in quantizer.candidates)]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(weight)
+        mixture = quantizer(weight, True)
+        each = sum(candidate(weight) for candidate in quantizer.candidates) / 3
+    of_mixture = tape.gradient(mixture, learned, g)
+    for one, other in zip(of_mixture, tape.gradient(each, learned, g), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert np.mean(of_mixture[0] != g) > 0.9
+
+
 def test_the_regularizer_is_the_expected_excess_and_moves_attention_alone():
     _, _, model = prepared()
     attend(model, first=(0.3, 0.0, -0.2))

@@ -72,6 +72,18 @@ def test_training_begins_with_a_mixture_and_ends_with_the_deployed_network(metho
     assert torch.equal(model.eval()(X), deployed.eval()(X))
 
 
+def test_candidates_learn_by_the_gradient_rules_of_one_width():
+    model = prepared(method="symmetric", threshold_domain="log2", ewgs=0.5)[2]
+    weight, quantizer = model.conv1.layer.weight, model.conv1.weights_quantizers["weight"]
+    learned = [weight, *(each.get_quantizer_variable("threshold") for each in quantizer.candidates)]
+    g = torch.linspace(-1, 1, weight.numel()).reshape(weight.shape)
+    of_mixture = torch.autograd.grad(quantizer(weight), learned, g)
+    each = sum(candidate(weight) for candidate in quantizer.candidates) / 3
+    for one, other in zip(of_mixture, torch.autograd.grad(each, learned, g), strict=True):
+        torch.testing.assert_close(one, other)
+    assert (of_mixture[0] != g).float().mean() > 0.9
+
+
 def test_the_regularizer_is_the_expected_excess_and_moves_attention_alone():
     _, _, model = prepared()
     attend(model, conv1=(0.3, 0.0, -0.2))

@@ -215,9 +215,9 @@ class DQASymmetricWeights(CandidatesQuantizer):
     y = Σ p_k·q_k(x) in training, before the schedule ends, with p = softmax(a/τ)
     y = q_k(x) with the largest a_k from its end on, and in evaluation at any step
 
-    dL/dx = Σ p_k·(g where x lies in the closed range of candidate k, else 0)
+    dL/dx = Σ p_k times that of LSQ with candidate k
     dL/da_k = p_k/τ·Σ g·(q_k(x) - y)
-    dL/dt_k = p_k times that of LSQ
+    dL/dt_k, or dL/d(log2 t_k), = p_k times that of LSQ
 
     q_k is the LSQ quantizer of a candidate, with a threshold of its own. a starts at 0, and the width of
     ``weights_n_bits`` is the first of equal ones. τ falls from 1 at ``start`` of the schedule to 0.01 at the end of its
@@ -246,7 +246,7 @@ class DQAUniformWeights(CandidatesQuantizer):
     y = Σ p_k·q_k(x) in training, before the schedule ends, with p = softmax(a/τ)
     y = q_k(x) with the largest a_k from its end on, and in evaluation at any step
 
-    dL/dx = Σ p_k·(g where x lies in the closed range of candidate k, else 0)
+    dL/dx = Σ p_k times that of LSQ with candidate k
     dL/da_k = p_k/τ·Σ g·(q_k(x) - y)
     dL/dmin_k, dL/dmax_k = p_k times those of LSQ
 
