@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from trainable_quantizers_core.constants import FLIP_RATE, MEAN_LEVEL, MOVES, UNIT
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, ArrayOps
-from trainable_quantizers_core.quantizer.schedule import LAST_STEP
+from trainable_quantizers_core.quantizer.schedule import check_step, passed
 from trainable_quantizers_core.quantizer.serialization import register_class
 
 OSCILLATES_ABOVE = 0.005
@@ -71,9 +71,7 @@ class Oscillations:
         """
         for name, value in values.items():
             if name in ("start", "ramp"):
-                if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= LAST_STEP:
-                    rule, advice = f"an integer in 0..{LAST_STEP}", "count steps of the optimizer"
-                    raise invalid(cls.__name__, name, rule, value, advice, where)
+                check_step(cls.__name__, name, value, where)
             elif (value is not None or name == "momentum") and not _is_rate(value):
                 raise invalid(cls.__name__, name, "above 0 and below 1", value, "0.01 is usual", where)
         given = {**{field.name: field.default for field in fields(cls)}, **values}
@@ -113,9 +111,8 @@ class Oscillations:
         if last is None:
             return float("inf")
         first = last if self.anneal_from is None else self.anneal_from
-        passed = ops.divide(step - float(self.start), float(max(self.ramp, 1)))
-        passed = ops.where(passed > 1, 1.0, ops.where(passed < 0, 0.0, passed))
-        return ops.where(step < self.start, float("inf"), first + (last - first) * passed)
+        share = passed(ops, step, self.start, self.ramp)
+        return ops.where(step < self.start, float("inf"), first + (last - first) * share)
 
     @property
     def freezes(self) -> bool:

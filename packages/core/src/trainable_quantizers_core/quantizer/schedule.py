@@ -56,12 +56,8 @@ class QuantizationSchedule:
             QuantizerError: see the class; ``where`` they were found.
         """
         for name, value in values.items():
-            if value is None and name == "learn_until":
-                continue
-            integer = isinstance(value, Integral) and not isinstance(value, bool)
-            if not integer or not 0 <= value <= LAST_STEP:
-                advice = "count steps of the optimizer"
-                raise invalid(cls.__name__, name, f"an integer in 0..{LAST_STEP}", value, advice, where)
+            if value is not None or name != "learn_until":
+                check_step(cls.__name__, name, value, where)
         learn_from, learn_until = values.get("learn_from", 0), values.get("learn_until")
         if learn_until is not None and learn_until <= learn_from:
             advice = "for parameters that never learn there is freeze"
@@ -78,16 +74,11 @@ class QuantizationSchedule:
 
     def rounding_power(self, ops: ArrayOps, step: Any) -> Any:
         """β of the regularizer of soft rounding: from 20 at ``start`` to 2 at ``full_from``."""
-        return 20.0 - 18.0 * self._passed(ops, step)
+        return 20.0 - 18.0 * passed(ops, step, self.start, self.ramp)
 
     def temperature(self, ops: ArrayOps, step: Any) -> Any:
         """τ of quantization with attention: from 1 at ``start`` to 0.01 at ``full_from``."""
-        return 0.01 ** self._passed(ops, step)
-
-    def _passed(self, ops: ArrayOps, step: Any) -> Any:
-        """The share of the ramp that lies behind, 0..1."""
-        passed = ops.divide(step - self.start, float(max(self.ramp, 1)))
-        return ops.where(passed > 1, 1.0, ops.where(passed < 0, 0.0, passed))
+        return 0.01 ** passed(ops, step, self.start, self.ramp)
 
     @property
     def holds(self) -> bool:
@@ -103,6 +94,22 @@ class QuantizationSchedule:
         """Whether the parameters move at a step: a boolean, or a tensor of them."""
         learns = step >= self.learn_from
         return learns if self.learn_until is None else learns & (step < self.learn_until)
+
+
+def check_step(owner: str, name: str, value: Any, where: str = "") -> None:
+    """Whether a value can be the number of a step, or of steps.
+
+    Raises:
+        QuantizerError: no integer of 0..2^24.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= LAST_STEP:
+        raise invalid(owner, name, f"an integer in 0..{LAST_STEP}", value, "count steps of the optimizer", where)
+
+
+def passed(ops: ArrayOps, step: Any, start: int, ramp: int) -> Any:
+    """The share of a ramp that lies behind at a step, 0..1."""
+    share = ops.divide(step - start, float(max(ramp, 1)))
+    return ops.where(share > 1, 1.0, ops.where(share < 0, 0.0, share))
 
 
 register_class("$schedule", QuantizationSchedule, lambda fields: QuantizationSchedule(**fields))
