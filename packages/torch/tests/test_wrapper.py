@@ -140,6 +140,24 @@ def test_a_change_of_a_weight_that_was_read_reaches_the_float_weight(how):
     assert type(layer.weight * 2) is torch.Tensor
 
 
+def saved_and_loaded(tensor):
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    buffer.seek(0)
+    return torch.load(buffer)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, saved_and_loaded], ids=["deepcopy", "file"])
+def test_a_copy_of_a_weight_that_was_read_is_a_plain_tensor(duplicate):
+    layer = wrapped(nn.Linear(3, 4))
+    copied = duplicate(layer.weight.detach())
+    assert type(copied) is torch.Tensor
+    assert torch.equal(copied, layer.get_quantized_weights()["weight"])
+    before = layer.layer.weight.clone()
+    copied.zero_()
+    assert torch.equal(layer.layer.weight, before)
+
+
 def test_a_reset_reaches_the_float_weight():
     layer = wrapped(nn.Linear(3, 4))
     before = layer.layer.weight.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -39,6 +40,18 @@ class Quantized(torch.Tensor):
             if isinstance(shown, cls) and func in (torch.Tensor.detach, torch.Tensor.data.__get__):  # type: ignore[attr-defined]
                 return showing(result, func(shown.float_one))
         return result
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.deepcopy(_plain(self), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _plain(self).__reduce_ex__(protocol)
+
+
+def _plain(shown: torch.Tensor) -> torch.Tensor:
+    """The values alone: a copy or a file of them has no layer to change."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return shown.as_subclass(torch.Tensor)
 
 
 def showing(values: torch.Tensor, float_one: torch.Tensor) -> torch.Tensor:
