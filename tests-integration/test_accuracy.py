@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,9 @@ FOLDER = ROOT / "tools/accuracy"
 
 @pytest.fixture
 def tool(monkeypatch):
-    """Imports a module of the program, which is forgotten afterwards: their names are short."""
+    """Imports a module of the program."""
     monkeypatch.syspath_prepend(FOLDER)
-    yield importlib.import_module
-    for path in FOLDER.glob("*.py"):
-        sys.modules.pop(path.stem, None)
+    return importlib.import_module
 
 
 def test_the_page_shows_the_results(tool):

@@ -195,6 +195,14 @@ def test_files_for_the_host_parse(file):
     assert yaml.safe_load((ROOT / file).read_text())
 
 
+def test_programs_and_networks_of_tests_have_names_of_their_own():
+    """Processes that run tests import them from many folders."""
+    folders = ("tools/**", "docs/examples", "packages/*/tests", "tests-integration")
+    files = [path for folder in folders for path in ROOT.glob(f"{folder}/*.py") if path.name != "conftest.py"]
+    names = Counter(path.name for path in files if not path.name.startswith("test_"))
+    assert [name for name, times in names.items() if times > 1] == []
+
+
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_the_zoo_lists_forty_networks_of_each_framework(framework, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools/zoo")

@@ -168,7 +168,7 @@ def accuracy(arguments: list[str]) -> None:
     """Accuracy at few bits: accuracy page (docs/accuracy.md) or accuracy digits (docs/training.md)."""
     task, *rest = arguments or [""]
     if task == "digits":
-        hatch("run", "test:python", "tools/accuracy/digits.py", *rest)
+        hatch("run", "test:python", "tools/accuracy/digits_trials.py", *rest)
     elif task == "page":
         hatch("run", "accuracy:page", *rest, OMP_NUM_THREADS="1")
     else:

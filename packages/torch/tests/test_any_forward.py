@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, Stochastic, call, language_model
+from torch_networks import NETWORKS, Stochastic, call, language_model
 from torch import nn
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 

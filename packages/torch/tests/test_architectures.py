@@ -3,7 +3,7 @@
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import Recurrent, Shared, WithOwn, call
+from torch_networks import Recurrent, Shared, WithOwn, call
 from torch import nn
 from transformers import (
     MobileNetV2Config,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, Residual, call
+from torch_networks import NETWORKS, Residual, call
 from torch import nn
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, call
+from torch_networks import NETWORKS, call
 from torch import nn
 
 WEIGHTS_OF_16_BITS = tq.Recipe(tq.WeightsScheme(num_bits=16, method="symmetric", calibration="min_max"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trainable_quantizers_torch as tq
-from networks import NETWORKS
+from torch_networks import NETWORKS
 from torch import nn
 from torch_trained import IMAGES, POWERS, trained
 from trainable_quantizers_core.enums import RoundingRule

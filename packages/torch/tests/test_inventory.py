@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, call
+from torch_networks import NETWORKS, call
 from trainable_quantizers_core.report import to_html
 from trainable_quantizers_torch.inventory import quantizers_of
 

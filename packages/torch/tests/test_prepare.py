@@ -11,7 +11,7 @@ from collections import UserDict
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
+from torch_networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
 from torch import nn
 
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))

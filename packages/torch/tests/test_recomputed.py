@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS
+from torch_networks import NETWORKS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

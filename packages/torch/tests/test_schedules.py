@@ -10,7 +10,7 @@ import pytorch_lightning
 import safetensors.torch
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, Residual, call
+from torch_networks import NETWORKS, Residual, call
 from torch import nn
 from torch.nn import functional
 

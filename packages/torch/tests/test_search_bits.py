@@ -3,7 +3,7 @@
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import Residual, Tied
+from torch_networks import Residual, Tied
 from torch import nn
 from trainable_quantizers_torch.inventory import quantizers_of
 

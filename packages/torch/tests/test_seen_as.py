@@ -3,7 +3,7 @@
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS
+from torch_networks import NETWORKS
 from torch import nn
 
 

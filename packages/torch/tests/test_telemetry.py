@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, Residual, call
+from torch_networks import NETWORKS, Residual, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from networks import NETWORKS, call
+from torch_networks import NETWORKS, call
 from torch import nn
 
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
