@@ -8,8 +8,8 @@ from functools import cache
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, Stochastic, call, language_model
 from torch import nn
+from torch_networks import NETWORKS, Stochastic, call, language_model
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 
 RECIPE = tq.Recipe.preset("power_of_two_8bit")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import Recurrent, Shared, WithOwn, call
 from torch import nn
+from torch_networks import Recurrent, Shared, WithOwn, call
 from transformers import (
     MobileNetV2Config,
     MobileNetV2ForImageClassification,

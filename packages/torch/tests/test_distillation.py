@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, Residual, call
 from torch import nn
+from torch_networks import NETWORKS, Residual, call
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 RECIPE = tq.Recipe({"num_bits": 4}, {"num_bits": 4})

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS
 from torch import nn
+from torch_networks import NETWORKS
 from trainable_quantizers_core.files import optional
 from trainable_quantizers_core.report import write_html
 

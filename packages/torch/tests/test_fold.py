@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, call
 from torch import nn
+from torch_networks import NETWORKS, call
 
 WEIGHTS_OF_16_BITS = tq.Recipe(tq.WeightsScheme(num_bits=16, method="symmetric", calibration="min_max"))
 

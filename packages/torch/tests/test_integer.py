@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS
 from torch import nn
+from torch_networks import NETWORKS
 from torch_trained import IMAGES, POWERS, trained
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.integer.c_source import c_source

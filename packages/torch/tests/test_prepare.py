@@ -11,8 +11,8 @@ from collections import UserDict
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
 from torch import nn
+from torch_networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
 
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
 HOLDER, WRAPPER = tq.PytorchTrainableActivationQuantizationHolder, tq.PytorchTrainableQuantizationWrapper

@@ -6,9 +6,9 @@ from typing import ClassVar
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch_networks import NETWORKS
 
 RECIPE = tq.Recipe({"num_bits": 4}, {"num_bits": 4})
 

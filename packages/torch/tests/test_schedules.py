@@ -10,9 +10,9 @@ import pytorch_lightning
 import safetensors.torch
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, Residual, call
 from torch import nn
 from torch.nn import functional
+from torch_networks import NETWORKS, Residual, call
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6) % 5

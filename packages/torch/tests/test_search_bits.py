@@ -3,8 +3,8 @@
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import Residual, Tied
 from torch import nn
+from torch_networks import Residual, Tied
 from trainable_quantizers_torch.inventory import quantizers_of
 
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))

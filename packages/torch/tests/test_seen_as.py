@@ -3,8 +3,8 @@
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS
 from torch import nn
+from torch_networks import NETWORKS
 
 
 class Operators(nn.Module):

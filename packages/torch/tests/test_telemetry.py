@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, Residual, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
+from torch_networks import NETWORKS, Residual, call
 from trainable_quantizers_torch.inventory import quantizers_of
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch_networks import NETWORKS, call
 from torch import nn
+from torch_networks import NETWORKS, call
 
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
 
