@@ -118,6 +118,8 @@ PAGES_THAT_RUN = {  # and what they write
     "exact": set(),
     "integer": {"network.tflite", "network.safetensors", "network.c"},
     "training": set(),
+    "without-labels": set(),
+    "few-bits": set(),
     "export": {"model.onnx"},
     "migration-mct": set(),
     "tutorial-pytorch": {"npu.toml", "report.html", "digits.onnx", "digits.pt2", "digits.c"},

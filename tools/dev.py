@@ -165,7 +165,7 @@ def toolkit(arguments: list[str]) -> None:
 
 
 def accuracy(arguments: list[str]) -> None:
-    """Accuracy at few bits: accuracy page (docs/accuracy.md) or accuracy digits (docs/training.md)."""
+    """Accuracy at few bits: accuracy page (docs/accuracy.md) or digits (docs/without-labels.md, docs/few-bits.md)."""
     task, *rest = arguments or [""]
     if task == "digits":
         hatch("run", "test:python", "tools/accuracy/digits_trials.py", *rest)

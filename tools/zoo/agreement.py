@@ -1,7 +1,7 @@
 """How often EfficientNet-Lite0 with its ImageNet weights, quantized without labels, agrees with itself in float.
 
 ``python3 tools/dev.py agreement``. On 256 random crops of the sample photos of scikit-image and scikit-learn; others
-calibrate and reconstruct. Prints the tables of docs/recipes.md and docs/training.md.
+calibrate and reconstruct. Prints the tables of docs/recipes.md and docs/without-labels.md.
 """
 
 from __future__ import annotations
