@@ -206,7 +206,11 @@ def test_programs_and_networks_of_tests_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
-def test_the_zoo_lists_forty_networks_of_each_framework(framework, monkeypatch):
+def test_the_zoo_lists_forty_networks_of_each_framework_and_imports_their_packages_when_it_builds_them(
+    framework, monkeypatch
+):
+    for package in ("torchvision", "timm", "transformers", "keras_hub"):
+        monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.syspath_prepend(ROOT / "tools/zoo")
     networks = dict(importlib.import_module(f"{framework}_zoo").networks())
     assert len(networks) >= 40

@@ -45,9 +45,11 @@ def main() -> None:
     way = importlib.import_module(f"{chosen.framework}_way")
     rows = []
     for name, network in way.networks():
-        if chosen.only in name:
+        if chosen.only.lower() in name.lower():
             rows.append(row(way, name, network))
             print(rows[-1], flush=True)
+    if not rows:
+        parser.error(f"no network's name holds {chosen.only!r}")
     if not chosen.only:
         title = {"torch": "PyTorch", "keras": "Keras"}[chosen.framework]
         head = HEAD.format(title=title, framework=chosen.framework, recipe=RECIPE, file=way.FILE)

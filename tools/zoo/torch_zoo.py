@@ -83,15 +83,15 @@ def _of_timm(name: str) -> Callable[[], nn.Module]:
 
 
 def _of_transformers(name: str) -> Network:
-    import transformers
-
     suffix, options = TRANSFORMERS[name]
-    configuration = getattr(transformers, f"{name}Config")(**options)
     images = suffix == "ForImageClassification"
     inputs = {"pixel_values": torch.randn(2, 3, 32, 32)} if images else {"input_ids": torch.randint(0, 90, (2, 12))}
 
     def build() -> nn.Module:
-        import_torchvision()
+        import_torchvision()  # which transformers imports
+        import transformers
+
+        configuration = getattr(transformers, f"{name}Config")(**options)
         return getattr(transformers, f"{name}{suffix}")(configuration)
 
     return build, inputs
