@@ -1,4 +1,4 @@
-"""Draws quantizers that learn by STE, LSQ and DQA, and the rules for gradients, as the package computes them.
+"""Draws quantizers that learn by STE, LSQ, AdaRound and DQA, and the rules for gradients, as the package computes them.
 
 Run ``python3 tools/dev.py docs plots``. Each picture in ``docs/plots`` carries the digest of its curves, by which the
 tests notice that it is stale.
@@ -14,7 +14,7 @@ import torch
 import trainable_quantizers_torch as tq
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "plots"
-BITS, THRESHOLD, ENDS = 3, 1.0, (-0.5, 1.25)
+BITS, THRESHOLD, ENDS, ALPHA = 3, 1.0, (-0.5, 1.25), 1.0
 TABLES = {"Weights": [-96, -24, 8, 88], "Activation": [0, 24, 88, 224]}
 INPUTS = torch.linspace(-1.6, 1.6, 321)
 Curves = dict[str, list[float]]
@@ -36,7 +36,17 @@ def quantizers() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
                 name = f"{gradient}{kind}{target}"
                 sign = ", unsigned" if symmetric and target == "Activation" else ""
                 result[name] = getattr(tq, f"{name}TrainableQuantizer")(config), f"{BITS} bits{sign}, {where}"
-    return result | mixture() | tables() | rules()
+    return result | rounding() | mixture() | tables() | rules()
+
+
+def rounding() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
+    """The quantizer that learns how each weight is rounded, before the end of its schedule."""
+    method = tq.QuantizationMethod.SYMMETRIC
+    config = tq.TrainableQuantizerWeightsConfig(
+        method, BITS, {tq.THRESHOLD: THRESHOLD}, True, 0, False, tq.MIN_THRESHOLD
+    )
+    quantizer = tq.AdaRoundSymmetricWeightsTrainableQuantizer(config, schedule=tq.QuantizationSchedule(ramp=1))
+    return {"AdaRoundSymmetricWeights": (quantizer, f"{BITS} bits, t = {THRESHOLD:g}, alpha = {ALPHA:g}")}
 
 
 def mixture() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
@@ -87,6 +97,8 @@ def curves(quantizer: tq.PytorchRangeQuantizer) -> Curves:
     parameters = {name.removeprefix("x_"): value for name, value in owner.named_parameters()}
     if quantizer.specification.log2:
         parameters = {"(log2 threshold)": parameters["threshold"]}
+    if "alpha" in parameters:  # 0, where weights are not rounded at all, until it learns
+        torch.nn.init.constant_(parameters["alpha"], ALPHA)
     result: Curves = {"y": [], "dy/dx": [], **{f"dy/d{name}": [] for name in parameters}}
     for value in INPUTS:
         x = value.reshape(1).requires_grad_()
