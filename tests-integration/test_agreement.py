@@ -5,7 +5,7 @@ import pytest
 import trainable_quantizers_keras as keras_package
 import trainable_quantizers_torch as torch_package
 from trainable_quantizers_core.conformance.cases import Case, all_cases
-from trainable_quantizers_core.conformance.oracle import expect
+from trainable_quantizers_core.conformance.oracle.registry import expect
 from trainable_quantizers_core.conformance.subject import Subject, updated
 from trainable_quantizers_core.conformance.suite import load_adapters
 

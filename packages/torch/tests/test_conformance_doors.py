@@ -13,7 +13,7 @@ from trainable_quantizers_core.conformance import (
     register_oracle,
 )
 from trainable_quantizers_core.conformance.__main__ import main
-from trainable_quantizers_core.conformance.oracle import expect
+from trainable_quantizers_core.conformance.oracle.registry import expect
 from trainable_quantizers_core.conformance.report import run_all, show, summary
 
 ADAPTERS = load_adapters("trainable_quantizers_torch")

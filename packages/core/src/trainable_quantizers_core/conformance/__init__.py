@@ -6,7 +6,9 @@ Needs the extra ``conformance`` (pytest and rich) and the package of the framewo
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS
-from trainable_quantizers_core.conformance.oracle import Expectation, expect, expect_range, register_oracle
+from trainable_quantizers_core.conformance.oracle.expectation import Expectation
+from trainable_quantizers_core.conformance.oracle.range_quantizer import expect_range
+from trainable_quantizers_core.conformance.oracle.registry import expect, register_oracle
 from trainable_quantizers_core.conformance.subject import Subject
 from trainable_quantizers_core.conformance.suite import Trial, iterate_trials, load_adapters, parametrize_with_checks
 

@@ -11,7 +11,8 @@ from mct_quantizers import QuantizationMethod, QuantizationTarget
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.conformance.comparison import everywhere, same_bits
-from trainable_quantizers_core.conformance.oracle import EPS, Sums, effective_range, expect_sums
+from trainable_quantizers_core.conformance.oracle.accumulator import Sums, expect_sums
+from trainable_quantizers_core.conformance.oracle.effective_range import EPS, effective_range
 from trainable_quantizers_core.conformance.subject import updated
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.quantizer.accumulator import MIN_ACCUMULATOR_BITS, AccumulatorGrid

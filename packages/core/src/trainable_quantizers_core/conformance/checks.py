@@ -25,7 +25,9 @@ from trainable_quantizers_core.conformance.comparison import (
     that,
 )
 from trainable_quantizers_core.conformance.mixture import check_mixture
-from trainable_quantizers_core.conformance.oracle import EPS, Expectation, effective_range, expect, tie_level
+from trainable_quantizers_core.conformance.oracle.effective_range import EPS, effective_range, tie_level
+from trainable_quantizers_core.conformance.oracle.expectation import Expectation
+from trainable_quantizers_core.conformance.oracle.registry import expect
 from trainable_quantizers_core.conformance.oscillations import check_oscillations
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.conformance.soft_rounding import check_soft_rounding

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.conformance.adapter import Run
-from trainable_quantizers_core.conformance.oracle import EPS, Expectation, Mixture
+from trainable_quantizers_core.conformance.oracle.effective_range import EPS
+from trainable_quantizers_core.conformance.oracle.expectation import Expectation
+from trainable_quantizers_core.conformance.oracle.mixture import Mixture
 from trainable_quantizers_core.errors import QuantizerError
 
 compared: Counter[str] = Counter()

@@ -9,7 +9,9 @@ import numpy as np
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.conformance.comparison import everywhere, same_bits, same_gradients
-from trainable_quantizers_core.conformance.oracle import EPS, expect, expect_mixture
+from trainable_quantizers_core.conformance.oracle.effective_range import EPS
+from trainable_quantizers_core.conformance.oracle.mixture import expect_mixture
+from trainable_quantizers_core.conformance.oracle.registry import expect
 from trainable_quantizers_core.conformance.subject import Subject, updated
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer

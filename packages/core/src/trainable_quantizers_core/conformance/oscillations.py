@@ -9,13 +9,8 @@ import numpy as np
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.conformance.comparison import everywhere, same_bits
-from trainable_quantizers_core.conformance.oracle import (
-    EPS,
-    Followed,
-    channels_of,
-    effective_range,
-    expect_oscillations,
-)
+from trainable_quantizers_core.conformance.oracle.effective_range import EPS, channels_of, effective_range
+from trainable_quantizers_core.conformance.oracle.oscillations import Followed, expect_oscillations
 from trainable_quantizers_core.conformance.subject import Subject, updated
 from trainable_quantizers_core.constants import FLIP_RATE, MEAN_LEVEL, MOVES
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer

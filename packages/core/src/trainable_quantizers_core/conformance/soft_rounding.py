@@ -7,13 +7,9 @@ import numpy as np
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import Case
 from trainable_quantizers_core.conformance.comparison import everywhere, same_bits, same_gradients
-from trainable_quantizers_core.conformance.oracle import (
-    EPS,
-    channels_of,
-    effective_range,
-    expect,
-    expect_soft_rounding,
-)
+from trainable_quantizers_core.conformance.oracle.effective_range import EPS, channels_of, effective_range
+from trainable_quantizers_core.conformance.oracle.registry import expect
+from trainable_quantizers_core.conformance.oracle.soft_rounding import expect_soft_rounding
 from trainable_quantizers_core.conformance.subject import Subject, updated
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule

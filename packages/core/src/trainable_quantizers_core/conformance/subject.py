@@ -9,7 +9,8 @@ import numpy as np
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter, Run
 from trainable_quantizers_core.conformance.cases import Case
-from trainable_quantizers_core.conformance.oracle import Expectation, expect
+from trainable_quantizers_core.conformance.oracle.expectation import Expectation
+from trainable_quantizers_core.conformance.oracle.registry import expect
 from trainable_quantizers_core.conformance.probes import probe_inputs
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
