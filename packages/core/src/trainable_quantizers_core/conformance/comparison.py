@@ -70,6 +70,14 @@ def same_gradients(run: Run, expected: Expectation | Mixture) -> None:
         assert np.all(error <= allowed), f"dL/d{name} is {found}, expected {wanted} within {allowed}"
 
 
+def same_as_contract(run: Run, expected: Expectation, x: np.ndarray) -> None:
+    """Levels, values and every gradient, off the ties and ends."""
+    same_levels(run.output, expected, x)
+    close(run.output, expected.output, expected, "outputs differ by more than an ulp per level", x)
+    same_gradient_to_input(run.grad_x, expected, ~(expected.near_end | expected.at_end), x)
+    same_gradients(run, expected)
+
+
 def refused(what: str, action: Callable[[], Any]) -> None:
     """A ``QuantizerError``."""
     try:

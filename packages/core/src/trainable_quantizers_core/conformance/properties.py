@@ -10,8 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
-from trainable_quantizers_core.conformance.checks import same_as_contract
-from trainable_quantizers_core.conformance.comparison import same_bits
+from trainable_quantizers_core.conformance.comparison import same_as_contract, same_bits
 from trainable_quantizers_core.conformance.oracle.effective_range import effective_range
 from trainable_quantizers_core.conformance.subject import Subject
 from trainable_quantizers_core.enums import TrainingMethod
