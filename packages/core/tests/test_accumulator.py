@@ -17,7 +17,7 @@ from trainable_quantizers_core.quantizer.accumulator import (
     rounded_bias,
     worst_bits,
 )
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 
 BIASES = np.float32([0.0, -0.0, 0.3, -0.3, 0.5, 1.5, 2.5, -2.5, 1e-30, 3e8, 2**24 + 2, -1e9, 2**31, -(2.0**40)])
 

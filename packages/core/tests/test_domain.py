@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from trainable_quantizers_core.quantizer.array_ops import NUMBER_OPS, NUMPY_OPS
 from trainable_quantizers_core.quantizer.domain import logarithm, threshold
-from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, NUMPY_OPS, effective_threshold, through_threshold
+from trainable_quantizers_core.quantizer.grid import effective_threshold, through_threshold
 
 THRESHOLDS = st.floats(2.0**-100, 2.0**120, width=32)
 LOGARITHMS = st.floats(-100, 120, width=32)

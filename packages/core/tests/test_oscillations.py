@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from trainable_quantizers_core import Oscillations, QuantizerError, Recipe, WeightsScheme
 from trainable_quantizers_core.constants import FLIP_RATE, MEAN_LEVEL, MOVES, UNIT
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.oscillations import level_and_direction
 from trainable_quantizers_core.quantizer.serialization import decode, encode
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trainable_quantizers_core import QuantizationSchedule, QuantizerError, Recipe, WeightsScheme
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.serialization import decode, encode
 

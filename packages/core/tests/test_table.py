@@ -15,7 +15,8 @@ from trainable_quantizers_core import (
     weights_parameters,
 )
 from trainable_quantizers_core.graph.summary import scheme_in_words
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, Grid
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
+from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.table import effective_table, look_up, look_up_gradients, table_gradient
 from trainable_quantizers_core.report import TensorReport, measure
 from trainable_quantizers_core.report.drawing import histogram

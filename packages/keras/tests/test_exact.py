@@ -14,7 +14,7 @@ import tensorflow as tf
 import trainable_quantizers_keras as tq
 from keras_trained import IMAGES, trained
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, largest_bias, largest_sum, limited
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_keras.keras_version import keras
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import trainable_quantizers_keras as tq
 from trainable_quantizers_core.constants import FLIP_RATE, MEAN_LEVEL, MOVES
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.oscillations import level_and_direction
 from trainable_quantizers_keras.inventory import quantized_weights
 from trainable_quantizers_keras.keras_version import full_precision, stored

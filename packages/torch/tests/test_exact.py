@@ -15,7 +15,7 @@ import trainable_quantizers_torch as tq
 from torch import nn
 from torch_trained import IMAGES, trained
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, largest_bias, largest_sum, limited
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 
 
 def without_onednn(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TABLE, THRESHOLD
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, effective_threshold, effective_uniform_range
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
+from trainable_quantizers_core.quantizer.grid import effective_threshold, effective_uniform_range
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.table import effective_table
 from trainable_quantizers_core.report.data import TensorReport

@@ -11,7 +11,8 @@ from mct_quantizers import QuantizationMethod
 
 from trainable_quantizers_core.constants import LARGEST_THRESHOLD, MIN_THRESHOLD
 from trainable_quantizers_core.quantizer import grid as rules
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, Grid
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
+from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.specification import POWERS
 from trainable_quantizers_core.quantizer.table import look_up
 

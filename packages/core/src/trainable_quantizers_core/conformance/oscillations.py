@@ -13,8 +13,8 @@ from trainable_quantizers_core.conformance.oracle.effective_range import EPS, ch
 from trainable_quantizers_core.conformance.oracle.oscillations import Followed, expect_oscillations
 from trainable_quantizers_core.conformance.subject import Subject, updated
 from trainable_quantizers_core.constants import FLIP_RATE, MEAN_LEVEL, MOVES
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
 from trainable_quantizers_core.quantizer.oscillations import Oscillations, level_and_direction
 
 _STEPS, _RESUMED = 9, 6

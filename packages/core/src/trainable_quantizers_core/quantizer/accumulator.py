@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.quantizer.grid import ArrayOps
+from trainable_quantizers_core.quantizer.array_ops import ArrayOps
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.specification import TABLED
 
@@ -145,7 +145,7 @@ def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
     """round(b/Δ)·Δ, halves to even, clipped to 32 bits; exact, because Δ is a power of two.
 
     Examples:
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> rounded_bias(NUMPY_OPS, np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])).tolist()
         [0.25, -0.5, 2147483520.0]
     """
@@ -158,7 +158,7 @@ def bias_gradient(ops: ArrayOps, g: Any, bias: Any, step: Any) -> Any:
     """Straight through the rounding; zero where 32 bits clip the bias.
 
     Examples:
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> bias_gradient(NUMPY_OPS, np.float32([2, 3]), np.float32([0.3, 1e12]), np.float32([1, 1])).tolist()
         [2.0, 0.0]
     """
@@ -185,7 +185,7 @@ def limited(ops: ArrayOps, levels: Any, room: Any, widest: int, signed: bool) ->
         The levels, and whether they are others than round(v), of shape (channels,).
 
     Examples:
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> levels, shrunk = limited(NUMPY_OPS, np.float32([[4.2, -3, 1], [1, 1, 0]]), np.float32([60, 60]), 15, False)
         >>> levels.tolist(), shrunk.tolist()
         ([[3.0, -3.0, 1.0], [1.0, 1.0, 0.0]], [True, False])

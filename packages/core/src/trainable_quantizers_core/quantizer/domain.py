@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, power
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
+from trainable_quantizers_core.quantizer.grid import power
 
 _LEAST = np.float32(1 + 2.0**-15)
 """What follows 1 among the numbers of 16 bits."""

@@ -7,11 +7,10 @@ arrive at the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from trainable_quantizers_core.quantizer.array_ops import ArrayOps
 
 MIN_BITS = 2
 MAX_BITS = 16
@@ -54,85 +53,12 @@ class Grid:
         return self.highest + 1
 
 
-@dataclass(frozen=True)
-class ArrayOps:
-    """What the rules need of an array library, beyond Python's arithmetic.
-
-    Args:
-        where: ``where(condition, array_or_number, array_or_number)`` in float32.
-        divide: The correctly rounded quotient by a constant, safe from compilers that multiply by its reciprocal.
-        round: Rounds halves to even.
-        sum: ``sum(array, axes)`` over a list of axes, none of them kept.
-        bits: Reads float32 as int32.
-        from_bits: Reads int32 as float32.
-        exp2: 2^x in float64, rounded to float32.
-        order: Positions that sort an array of one axis, equal values in their order.
-        take: ``take(array, positions)`` of an array of one axis.
-        neighbours: ``neighbours(ascending, array)``: positions of the last value that is not above each, and of the
-            next one; both within.
-        total: ``total(array, positions, count)``: sums of the values at each of ``count`` positions.
-        shortcut: ``shortcut(condition, values, other)``: ``values`` if it holds everywhere, else ``other()``.
-            Both give the same where it holds: ``other`` is called where conditions cannot be read, too.
-    """
-
-    where: Callable[[Any, Any, Any], Any]
-    divide: Callable[[Any, float], Any]
-    round: Callable[[Any], Any]
-    sum: Callable[[Any, list[int]], Any]
-    bits: Callable[[Any], Any]
-    from_bits: Callable[[Any], Any]
-    exp2: Callable[[Any], Any]
-    order: Callable[[Any], Any]
-    take: Callable[[Any, Any], Any]
-    neighbours: Callable[[Any, Any], tuple[Any, Any]]
-    total: Callable[[Any, Any, int], Any]
-    shortcut: Callable[[Any, Any, Callable[[], Any]], Any]
-
-
-def _neighbours(ascending: np.ndarray, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    lower = np.maximum(np.searchsorted(ascending, array, side="right") - 1, 0)
-    return lower, np.minimum(lower + 1, len(ascending) - 1)
-
-
-_TABLES: dict[str, Any] = {
-    "order": lambda array: np.argsort(array, kind="stable"),
-    "take": np.take,
-    "neighbours": _neighbours,
-    "total": lambda array, positions, count: np.bincount(np.ravel(positions), np.ravel(array), count),
-    "shortcut": lambda condition, values, other: values if np.all(condition) else other(),
-}
-
-NUMPY_OPS = ArrayOps(
-    where=lambda condition, one, other: np.where(condition, one, other).astype(np.float32, copy=False),
-    divide=np.divide,
-    round=np.rint,
-    sum=lambda array, axes: array.sum(tuple(axes)),
-    bits=lambda array: array.view(np.int32),
-    from_bits=lambda array: array.astype(np.int32).view(np.float32),
-    exp2=lambda array: np.exp2(array, dtype=np.float64).astype(np.float32),
-    **_TABLES,
-)
-"""For arrays of at least one axis."""
-
-NUMBER_OPS = ArrayOps(
-    where=lambda condition, one, other: np.float32(one if condition else other),
-    divide=lambda number, divisor: number / np.float32(divisor),
-    round=np.rint,
-    sum=lambda array, axes: array.sum(tuple(axes)),
-    bits=lambda number: number.view(np.int32),
-    from_bits=lambda number: number.view(np.float32),
-    exp2=lambda number: np.float32(np.exp2(np.float64(number))),
-    **_TABLES,
-)
-"""For single numbers (``np.float32``), at a fifth of the time of arrays; ``numbers_stay_float32`` must hold."""
-
-numbers_stay_float32 = (np.float32(1) * 1.0).dtype == np.float32  # numpy 1 turns them into float64
-
-
 def power(ops: ArrayOps, exponent: Any) -> Any:
     """2^v with 16 significant bits, of which every library gives the same; within 2^-126..2^127 whatever v is.
 
     Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> power(NUMPY_OPS, np.float32([-3, 0.5, 1e9, np.nan])).tolist() == [0.125, 1.414215087890625, 2**127, 2**-126]
         True
     """
@@ -152,6 +78,8 @@ def effective_threshold(
     adding all mantissa bits carries into the exponent unless the mantissa is zero.
 
     Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> effective_threshold(NUMPY_OPS, np.float32([-1, 3, 4, np.nan]), 0.25, power_of_two=True).tolist()
         [0.25, 4.0, 4.0, 0.25]
     """
@@ -172,8 +100,8 @@ def symmetric_range(threshold: Any, grid: Grid) -> tuple[Any, Any]:
     """(lowest, highest) times the step t / 2^(b-s); plain arithmetic, so autograd passes through it.
 
     Examples:
-        >>> [float(end) for end in symmetric_range(np.float32(2.0), Grid(2, signed=True))]
-        [-2.0, 1.0]
+        >>> symmetric_range(2.0, Grid(2, signed=True))
+        (-2.0, 1.0)
     """
     step = threshold / grid.steps_per_threshold
     return grid.lowest * step, grid.highest * step
@@ -214,6 +142,8 @@ def uniform_grid(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_
     """(step, zero_point) of the range, ordered, at least ``min_threshold`` wide, and with zero on a level.
 
     Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> step, zero_point = uniform_grid(NUMPY_OPS, np.float32(-1.1), np.float32(2.0), Grid(2, False), 2**-16)
         >>> round(float(step), 6), float(zero_point)
         (1.033333, 1.0)
@@ -235,8 +165,8 @@ def uniform_range(step: Any, zero_point: Any, grid: Grid) -> tuple[Any, Any]:
     """(min', max') of a step and the level of zero.
 
     Examples:
-        >>> [float(end) for end in uniform_range(np.float32(0.5), np.float32(1.0), Grid(2, signed=False))]
-        [-0.5, 1.0]
+        >>> uniform_range(0.5, 1.0, Grid(2, signed=False))
+        (-0.5, 1.0)
     """
     return (0 - zero_point) * step, (grid.num_steps - zero_point) * step
 
@@ -312,6 +242,8 @@ def scaled_by_error(ops: ArrayOps, g: Any, error: Any, ewgs: float) -> Any:
     """EWGS: g·(1 - δ·sign(g)·e), with e = round(v) - v and δ = ``ewgs``.
 
     Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> g, error = np.float32([1, 1, -1]), np.float32([0.5, -0.5, 0.5])
         >>> scaled_by_error(NUMPY_OPS, g, error, 0.5).tolist()
         [0.75, 1.25, -1.25]

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainable_quantizers_core.constants import FLIP_RATE, MEAN_LEVEL, MOVES, UNIT
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, ArrayOps
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS, ArrayOps
 from trainable_quantizers_core.quantizer.schedule import check_step, passed
 from trainable_quantizers_core.quantizer.serialization import register_class
 

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.quantizer.grid import ArrayOps
+from trainable_quantizers_core.quantizer.array_ops import ArrayOps
 from trainable_quantizers_core.quantizer.serialization import register_class
 
 LAST_STEP = 2**24
@@ -34,7 +34,7 @@ class QuantizationSchedule:
         QuantizerError: no integers of 0..2^24, or nothing between ``learn_from`` and ``learn_until``.
 
     Examples:
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> schedule = QuantizationSchedule(start=10, ramp=3)
         >>> [float(schedule.share(NUMPY_OPS, step)) for step in (9, 10, 11, 12, 13, 99)]
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]

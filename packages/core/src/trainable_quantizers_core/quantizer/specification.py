@@ -24,12 +24,13 @@ from trainable_quantizers_core.constants import (
 from trainable_quantizers_core.enums import RoundingRule, ThresholdDomain
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
 )
 from trainable_quantizers_core.quantizer.domain import logarithm, threshold
-from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS, NUMPY_OPS, Grid
+from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS, Grid
 from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS, effective_table, table_grid
 
 TABLED = (QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from mct_quantizers.common.constants import LUT_VALUES_BITWIDTH
 
-from trainable_quantizers_core.quantizer.grid import ArrayOps, Grid
+from trainable_quantizers_core.quantizer.array_ops import ArrayOps
+from trainable_quantizers_core.quantizer.grid import Grid
 
 MAX_TABLE_BITS = LUT_VALUES_BITWIDTH - 1
 """A table of more bits would hold every level there is."""
@@ -30,7 +31,7 @@ def effective_table(ops: ArrayOps, table: Any, grid: Grid) -> Any:
 
     Examples:
         >>> import numpy as np
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> effective_table(NUMPY_OPS, np.float32([0.5, 9.0, -0.25, np.nan]), table_grid(True)).tolist()
         [-128.0, -32.0, 64.0, 127.0]
     """
@@ -91,7 +92,7 @@ def look_up(ops: ArrayOps, x: Any, threshold: Any, levels: Any, grid: Grid) -> A
 
     Examples:
         >>> import numpy as np
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> x, levels = np.float32([-3.0, 0.1, 0.75, 1.4]), np.float32([-64.0, 0.0, 96.0])
         >>> look_up(NUMPY_OPS, x, np.float32(2.0), levels, table_grid(True)).tolist()
         [-1.0, 0.0, 0.0, 1.5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainable_quantizers_core.enums import RoundingRule
-from trainable_quantizers_core.quantizer.grid import ArrayOps
+from trainable_quantizers_core.quantizer.array_ops import ArrayOps
 
 _AWAY = 22
 
@@ -25,7 +25,7 @@ def beside_ties(ops: ArrayOps, x: Any, step: Any, num_bits: int, rule: RoundingR
 
     Examples:
         >>> import numpy as np
-        >>> from trainable_quantizers_core.quantizer.grid import NUMPY_OPS
+        >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
         >>> x = np.float32([-1.5, -0.5, 0.25, 0.5, 1.5])
         >>> for rule in RoundingRule:
         ...     print(rule.value, np.rint(beside_ties(NUMPY_OPS, x, 1.0, 8, rule)).astype(int).tolist())

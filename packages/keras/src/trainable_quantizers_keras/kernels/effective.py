@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from trainable_quantizers_core.quantizer import grid as rules
-from trainable_quantizers_core.quantizer.grid import ArrayOps, Grid
+from trainable_quantizers_core.quantizer.array_ops import ArrayOps
+from trainable_quantizers_core.quantizer.grid import Grid
 
 
 def _neighbours(ascending: tf.Tensor, tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

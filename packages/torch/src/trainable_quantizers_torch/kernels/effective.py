@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from trainable_quantizers_core.quantizer import grid as rules
-from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, NUMPY_OPS, ArrayOps, Grid, numbers_stay_float32
+from trainable_quantizers_core.quantizer.array_ops import NUMBER_OPS, NUMPY_OPS, ArrayOps, numbers_stay_float32
+from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator

@@ -6,17 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from trainable_quantizers_core.quantizer.grid import (
-    NUMBER_OPS,
-    NUMPY_OPS,
-    ArrayOps,
-    Grid,
-    grid_ends,
-    numbers_stay_float32,
-    range_gradients,
-    range_step,
-    range_zero_point,
-)
+from trainable_quantizers_core.quantizer.array_ops import NUMBER_OPS, NUMPY_OPS, ArrayOps, numbers_stay_float32
+from trainable_quantizers_core.quantizer.grid import Grid, grid_ends, range_gradients, range_step, range_zero_point
 
 from trainable_quantizers_torch.kernels import blocks, jit
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow

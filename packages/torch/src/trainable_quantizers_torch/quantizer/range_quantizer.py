@@ -11,7 +11,8 @@ from trainable_quantizers_core import THRESHOLD
 from trainable_quantizers_core.constants import ALPHA, FLIP_RATE, HELD, LUT_VALUES, MEAN_LEVEL, MOVES, STEP, UNIT
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.quantizer.grid import NUMBER_OPS, range_step, range_zero_point
+from trainable_quantizers_core.quantizer.array_ops import NUMBER_OPS
+from trainable_quantizers_core.quantizer.grid import range_step, range_zero_point
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import RangeSpecification, elements_per_sample
