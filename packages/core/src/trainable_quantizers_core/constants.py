@@ -1,4 +1,12 @@
-"""Names of the entries of parameter dictionaries, and the numbers every quantizer shares."""
+"""Names of the entries of parameter dictionaries, kinds of methods, and the numbers every quantizer shares."""
+
+from mct_quantizers import QuantizationMethod
+
+TABLED = (QuantizationMethod.LUT_SYM_QUANTIZER, QuantizationMethod.LUT_POT_QUANTIZER)
+"""The methods whose levels are the entries of a table."""
+
+POWERS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.LUT_POT_QUANTIZER)
+"""The methods whose thresholds are powers of two."""
 
 THRESHOLD = "threshold"
 SIGNED = "is_signed"

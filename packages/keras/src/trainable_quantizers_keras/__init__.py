@@ -37,7 +37,7 @@ from trainable_quantizers_core import (
     mark_quantizer,
     register_enum,
 )
-from trainable_quantizers_core.quantizer.specification import GradientRule
+from trainable_quantizers_core.quantizer.gradient_rule import GradientRule
 
 from trainable_quantizers_keras._version import __version__
 from trainable_quantizers_keras.deploy.convert import convert

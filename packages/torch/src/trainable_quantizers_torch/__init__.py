@@ -38,7 +38,7 @@ from trainable_quantizers_core import (
     mark_quantizer,
     register_enum,
 )
-from trainable_quantizers_core.quantizer.specification import GradientRule
+from trainable_quantizers_core.quantizer.gradient_rule import GradientRule
 
 from trainable_quantizers_torch._version import __version__
 from trainable_quantizers_torch.deploy.convert import convert

@@ -16,9 +16,11 @@ from trainable_quantizers_core.calibration.tensor_statistics import TensorStatis
 from trainable_quantizers_core.constants import (
     LUT_VALUES,
     MIN_THRESHOLD,
+    POWERS,
     RANGE_MAX,
     RANGE_MIN,
     SIGNED,
+    TABLED,
     THRESHOLD,
 )
 from trainable_quantizers_core.enums import CalibrationMethod, Granularity
@@ -26,7 +28,6 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS, AccumulatorGrid, largest_sum
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
-from trainable_quantizers_core.quantizer.specification import POWERS, TABLED
 from trainable_quantizers_core.quantizer.table import table_grid
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 

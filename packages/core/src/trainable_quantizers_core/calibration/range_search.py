@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core.constants import LARGEST_THRESHOLD, MIN_THRESHOLD
+from trainable_quantizers_core.constants import LARGEST_THRESHOLD, MIN_THRESHOLD, POWERS
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.grid import Grid
-from trainable_quantizers_core.quantizer.specification import POWERS
 from trainable_quantizers_core.quantizer.table import look_up
 
 _PIECE = 2**16  # weights that are quantized together: they stay in the cache of a processor

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.constants import TABLED
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.array_ops import ArrayOps
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
-from trainable_quantizers_core.quantizer.specification import TABLED
 
 LARGEST_BIAS = 2**31 - 128
 """In steps: the largest float32 that 32 bits hold."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from trainable_quantizers_core.constants import ATTENTION, GROUP, STEP, VAR
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.quantizer.gradient_rule import LSQ
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
-from trainable_quantizers_core.quantizer.specification import LSQ, RangeSpecification
+from trainable_quantizers_core.quantizer.specification import RangeSpecification
 
 
 class CandidatesQuantizer(RangeQuantizer):

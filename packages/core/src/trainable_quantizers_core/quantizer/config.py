@@ -345,3 +345,6 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
     def activation_bits_candidates(self) -> list[TrainableQuantizerCandidateConfig] | None:
         """``activation_quantization_candidates`` by the name that the toolkit reads them."""
         return self.activation_quantization_candidates
+
+
+RangeConfig = TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig

@@ -7,8 +7,8 @@ from mct_quantizers import QuantizationTarget, mark_quantizer
 
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
+from trainable_quantizers_core.quantizer.gradient_rule import ADAROUND, LSQ, STE
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
-from trainable_quantizers_core.quantizer.specification import ADAROUND, LSQ, STE
 
 
 @mark_quantizer(

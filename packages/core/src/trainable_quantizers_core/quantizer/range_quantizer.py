@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 from mct_quantizers import BaseInferableQuantizer, QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import ALPHA, HELD, LUT_VALUES, SIGNED, STEP, THRESHOLD
+from trainable_quantizers_core.constants import ALPHA, HELD, LUT_VALUES, SIGNED, STEP, TABLED, THRESHOLD
 from trainable_quantizers_core.enums import RoundingRule, VariableGroup
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
+from trainable_quantizers_core.quantizer.config import RangeConfig
+from trainable_quantizers_core.quantizer.gradient_rule import STE, GradientRule
 from trainable_quantizers_core.quantizer.oscillations import Oscillations
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
-from trainable_quantizers_core.quantizer.specification import STE, TABLED, GradientRule, RangeConfig, RangeSpecification
+from trainable_quantizers_core.quantizer.specification import RangeSpecification
 from trainable_quantizers_core.quantizer.table import table_grid
 
 _METHOD_IN_CLASS_NAME = {

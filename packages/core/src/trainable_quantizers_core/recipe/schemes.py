@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget
 
-from trainable_quantizers_core.constants import MIN_THRESHOLD
+from trainable_quantizers_core.constants import MIN_THRESHOLD, TABLED
 from trainable_quantizers_core.enums import (
     BiasGrid,
     CalibrationMethod,
@@ -32,7 +32,6 @@ from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
 from trainable_quantizers_core.quantizer.oscillations import Oscillations
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
-from trainable_quantizers_core.quantizer.specification import TABLED
 from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS
 
 METHODS: dict[str, Enum] = {

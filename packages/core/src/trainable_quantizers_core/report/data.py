@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 from mct_quantizers import QuantizationMethod
 
-from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TABLE, TARGETS, THRESHOLD
+from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TABLE, TABLED, TARGETS, THRESHOLD
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.serialization import decode, encode
-from trainable_quantizers_core.quantizer.specification import TABLED
 from trainable_quantizers_core.quantizer.table import table_grid
 from trainable_quantizers_core.reading import parsed_json, reading
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from mct_quantizers import QuantizationTarget
 
+from trainable_quantizers_core.constants import TABLED
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP, QuantizationSchedule
-from trainable_quantizers_core.quantizer.specification import TABLED
 
 _OWNER = "reconstruct"
 STRENGTH = 0.01

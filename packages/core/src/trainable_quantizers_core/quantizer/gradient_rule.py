@@ -1,0 +1,25 @@
+"""How the parameters of a range learn: what tells STE, LSQ and AdaRound apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GradientRule:
+    """How the parameters of a range learn: the columns of contract section 4.
+
+    Args:
+        from_rounding: Whether rounding errors inside the range contribute, or saturated values alone.
+        scaled: Whether the gradient is multiplied by r = 1/sqrt(N·highest).
+        soft_rounding: Whether each weight learns by a variable of its own which of its two levels it takes.
+    """
+
+    from_rounding: bool
+    scaled: bool
+    soft_rounding: bool = False
+
+
+STE = GradientRule(from_rounding=False, scaled=False)
+LSQ = GradientRule(from_rounding=True, scaled=True)
+ADAROUND = GradientRule(from_rounding=False, scaled=False, soft_rounding=True)
