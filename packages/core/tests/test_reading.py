@@ -2,7 +2,7 @@
 
 import pytest
 from trainable_quantizers_core import QuantizerError, Recipe, TrainableQuantizerWeightsConfig
-from trainable_quantizers_core.quantizer.config import config_from_dict
+from trainable_quantizers_core.quantizer.base_config import config_from_dict
 from trainable_quantizers_core.reading import MAX_DEPTH, MAX_VALUES, check_size, reading
 
 

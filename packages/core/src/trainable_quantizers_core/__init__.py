@@ -27,11 +27,11 @@ from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.program import Program
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid
 from trainable_quantizers_core.quantizer.annealing import BaseLinearAnnealingScheduler
+from trainable_quantizers_core.quantizer.base_config import TrainableQuantizerConfig
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
-    TrainableQuantizerConfig,
     TrainableQuantizerWeightsConfig,
 )
 from trainable_quantizers_core.quantizer.oscillations import Oscillations

@@ -31,7 +31,7 @@ from trainable_quantizers_core.compat import (
     get_trainable_quantizer_class,
 )
 from trainable_quantizers_core.constants import MIN_THRESHOLD
-from trainable_quantizers_core.quantizer.config import TrainableQuantizerConfig, config_from_dict
+from trainable_quantizers_core.quantizer.base_config import TrainableQuantizerConfig, config_from_dict
 from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_keras.keras_version import full_precision

@@ -14,11 +14,10 @@ from mct_quantizers.common.get_all_subclasses import get_all_subclasses
 from trainable_quantizers_core.constants import GROUP, VAR
 from trainable_quantizers_core.enums import VariableGroup
 from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.quantizer.base_config import TrainableQuantizerConfig, config_from_dict
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
-    TrainableQuantizerConfig,
     TrainableQuantizerWeightsConfig,
-    config_from_dict,
 )
 from trainable_quantizers_core.quantizer.serialization import decode, encode
 
