@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainable_quantizers_core.quantizer import declarations
+from trainable_quantizers_core.quantizer import lsq, ste
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasActivationTrainableQuantizer
@@ -12,34 +12,34 @@ from trainable_quantizers_keras.quantizer.table_quantizer import KerasTableQuant
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class STESymmetricActivationTrainableQuantizer(
-    declarations.STESymmetricActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
+    ste.STESymmetricActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
 ):
-    __doc__ = declarations.STESymmetricActivation.__doc__
+    __doc__ = ste.STESymmetricActivation.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class STEUniformActivationTrainableQuantizer(
-    declarations.STEUniformActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
+    ste.STEUniformActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
 ):
-    __doc__ = declarations.STEUniformActivation.__doc__
+    __doc__ = ste.STEUniformActivation.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class LSQSymmetricActivationTrainableQuantizer(
-    declarations.LSQSymmetricActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
+    lsq.LSQSymmetricActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
 ):
-    __doc__ = declarations.LSQSymmetricActivation.__doc__
+    __doc__ = lsq.LSQSymmetricActivation.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class LSQUniformActivationTrainableQuantizer(
-    declarations.LSQUniformActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
+    lsq.LSQUniformActivation, KerasRangeQuantizer, BaseKerasActivationTrainableQuantizer
 ):
-    __doc__ = declarations.LSQUniformActivation.__doc__
+    __doc__ = lsq.LSQUniformActivation.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class LSQTableActivationTrainableQuantizer(
-    declarations.LSQTableActivation, KerasTableQuantizer, BaseKerasActivationTrainableQuantizer
+    lsq.LSQTableActivation, KerasTableQuantizer, BaseKerasActivationTrainableQuantizer
 ):
-    __doc__ = declarations.LSQTableActivation.__doc__
+    __doc__ = lsq.LSQTableActivation.__doc__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainable_quantizers_core.quantizer import declarations
+from trainable_quantizers_core.quantizer import adaround, dqa, lsq, ste
 
 from trainable_quantizers_keras.keras_version import PACKAGE, keras
 from trainable_quantizers_keras.quantizer.candidates_quantizer import KerasCandidatesQuantizer
@@ -11,47 +11,47 @@ from trainable_quantizers_keras.quantizer.table_quantizer import KerasTableQuant
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class STESymmetricWeightsTrainableQuantizer(declarations.STESymmetricWeights, KerasRangeQuantizer):
-    __doc__ = declarations.STESymmetricWeights.__doc__
+class STESymmetricWeightsTrainableQuantizer(ste.STESymmetricWeights, KerasRangeQuantizer):
+    __doc__ = ste.STESymmetricWeights.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class STEUniformWeightsTrainableQuantizer(declarations.STEUniformWeights, KerasRangeQuantizer):
-    __doc__ = declarations.STEUniformWeights.__doc__
+class STEUniformWeightsTrainableQuantizer(ste.STEUniformWeights, KerasRangeQuantizer):
+    __doc__ = ste.STEUniformWeights.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class LSQSymmetricWeightsTrainableQuantizer(declarations.LSQSymmetricWeights, KerasRangeQuantizer):
-    __doc__ = declarations.LSQSymmetricWeights.__doc__
+class LSQSymmetricWeightsTrainableQuantizer(lsq.LSQSymmetricWeights, KerasRangeQuantizer):
+    __doc__ = lsq.LSQSymmetricWeights.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class LSQUniformWeightsTrainableQuantizer(declarations.LSQUniformWeights, KerasRangeQuantizer):
-    __doc__ = declarations.LSQUniformWeights.__doc__
+class LSQUniformWeightsTrainableQuantizer(lsq.LSQUniformWeights, KerasRangeQuantizer):
+    __doc__ = lsq.LSQUniformWeights.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricWeights, KerasRangeQuantizer):
-    __doc__ = declarations.AdaRoundSymmetricWeights.__doc__
+class AdaRoundSymmetricWeightsTrainableQuantizer(adaround.AdaRoundSymmetricWeights, KerasRangeQuantizer):
+    __doc__ = adaround.AdaRoundSymmetricWeights.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, KerasRangeQuantizer):
-    __doc__ = declarations.AdaRoundUniformWeights.__doc__
+class AdaRoundUniformWeightsTrainableQuantizer(adaround.AdaRoundUniformWeights, KerasRangeQuantizer):
+    __doc__ = adaround.AdaRoundUniformWeights.__doc__
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class DQASymmetricWeightsTrainableQuantizer(declarations.DQASymmetricWeights, KerasCandidatesQuantizer):
-    __doc__ = declarations.DQASymmetricWeights.__doc__
+class DQASymmetricWeightsTrainableQuantizer(dqa.DQASymmetricWeights, KerasCandidatesQuantizer):
+    __doc__ = dqa.DQASymmetricWeights.__doc__
     candidate_class = LSQSymmetricWeightsTrainableQuantizer
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class DQAUniformWeightsTrainableQuantizer(declarations.DQAUniformWeights, KerasCandidatesQuantizer):
-    __doc__ = declarations.DQAUniformWeights.__doc__
+class DQAUniformWeightsTrainableQuantizer(dqa.DQAUniformWeights, KerasCandidatesQuantizer):
+    __doc__ = dqa.DQAUniformWeights.__doc__
     candidate_class = LSQUniformWeightsTrainableQuantizer
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class LSQTableWeightsTrainableQuantizer(declarations.LSQTableWeights, KerasTableQuantizer):
-    __doc__ = declarations.LSQTableWeights.__doc__
+class LSQTableWeightsTrainableQuantizer(lsq.LSQTableWeights, KerasTableQuantizer):
+    __doc__ = lsq.LSQTableWeights.__doc__

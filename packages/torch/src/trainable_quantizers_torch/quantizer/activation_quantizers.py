@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainable_quantizers_core.quantizer import declarations
+from trainable_quantizers_core.quantizer import lsq, ste
 
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchActivationTrainableQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
@@ -10,30 +10,30 @@ from trainable_quantizers_torch.quantizer.table_quantizer import PytorchTableQua
 
 
 class STESymmetricActivationTrainableQuantizer(
-    declarations.STESymmetricActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+    ste.STESymmetricActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
 ):
-    __doc__ = declarations.STESymmetricActivation.__doc__
+    __doc__ = ste.STESymmetricActivation.__doc__
 
 
 class STEUniformActivationTrainableQuantizer(
-    declarations.STEUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+    ste.STEUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
 ):
-    __doc__ = declarations.STEUniformActivation.__doc__
+    __doc__ = ste.STEUniformActivation.__doc__
 
 
 class LSQSymmetricActivationTrainableQuantizer(
-    declarations.LSQSymmetricActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+    lsq.LSQSymmetricActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
 ):
-    __doc__ = declarations.LSQSymmetricActivation.__doc__
+    __doc__ = lsq.LSQSymmetricActivation.__doc__
 
 
 class LSQUniformActivationTrainableQuantizer(
-    declarations.LSQUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
+    lsq.LSQUniformActivation, PytorchRangeQuantizer, BasePytorchActivationTrainableQuantizer
 ):
-    __doc__ = declarations.LSQUniformActivation.__doc__
+    __doc__ = lsq.LSQUniformActivation.__doc__
 
 
 class LSQTableActivationTrainableQuantizer(
-    declarations.LSQTableActivation, PytorchTableQuantizer, BasePytorchActivationTrainableQuantizer
+    lsq.LSQTableActivation, PytorchTableQuantizer, BasePytorchActivationTrainableQuantizer
 ):
-    __doc__ = declarations.LSQTableActivation.__doc__
+    __doc__ = lsq.LSQTableActivation.__doc__

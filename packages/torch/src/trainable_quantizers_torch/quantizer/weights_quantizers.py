@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from trainable_quantizers_core.quantizer import declarations
+from trainable_quantizers_core.quantizer import adaround, dqa, lsq, ste
 
 from trainable_quantizers_torch.quantizer.candidates_quantizer import PytorchCandidatesQuantizer
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 from trainable_quantizers_torch.quantizer.table_quantizer import PytorchTableQuantizer
 
 
-class STESymmetricWeightsTrainableQuantizer(declarations.STESymmetricWeights, PytorchRangeQuantizer):
-    __doc__ = declarations.STESymmetricWeights.__doc__
+class STESymmetricWeightsTrainableQuantizer(ste.STESymmetricWeights, PytorchRangeQuantizer):
+    __doc__ = ste.STESymmetricWeights.__doc__
 
 
-class STEUniformWeightsTrainableQuantizer(declarations.STEUniformWeights, PytorchRangeQuantizer):
-    __doc__ = declarations.STEUniformWeights.__doc__
+class STEUniformWeightsTrainableQuantizer(ste.STEUniformWeights, PytorchRangeQuantizer):
+    __doc__ = ste.STEUniformWeights.__doc__
 
 
-class LSQSymmetricWeightsTrainableQuantizer(declarations.LSQSymmetricWeights, PytorchRangeQuantizer):
-    __doc__ = declarations.LSQSymmetricWeights.__doc__
+class LSQSymmetricWeightsTrainableQuantizer(lsq.LSQSymmetricWeights, PytorchRangeQuantizer):
+    __doc__ = lsq.LSQSymmetricWeights.__doc__
 
 
-class LSQUniformWeightsTrainableQuantizer(declarations.LSQUniformWeights, PytorchRangeQuantizer):
-    __doc__ = declarations.LSQUniformWeights.__doc__
+class LSQUniformWeightsTrainableQuantizer(lsq.LSQUniformWeights, PytorchRangeQuantizer):
+    __doc__ = lsq.LSQUniformWeights.__doc__
 
 
-class AdaRoundSymmetricWeightsTrainableQuantizer(declarations.AdaRoundSymmetricWeights, PytorchRangeQuantizer):
-    __doc__ = declarations.AdaRoundSymmetricWeights.__doc__
+class AdaRoundSymmetricWeightsTrainableQuantizer(adaround.AdaRoundSymmetricWeights, PytorchRangeQuantizer):
+    __doc__ = adaround.AdaRoundSymmetricWeights.__doc__
 
 
-class AdaRoundUniformWeightsTrainableQuantizer(declarations.AdaRoundUniformWeights, PytorchRangeQuantizer):
-    __doc__ = declarations.AdaRoundUniformWeights.__doc__
+class AdaRoundUniformWeightsTrainableQuantizer(adaround.AdaRoundUniformWeights, PytorchRangeQuantizer):
+    __doc__ = adaround.AdaRoundUniformWeights.__doc__
 
 
-class DQASymmetricWeightsTrainableQuantizer(declarations.DQASymmetricWeights, PytorchCandidatesQuantizer):
-    __doc__ = declarations.DQASymmetricWeights.__doc__
+class DQASymmetricWeightsTrainableQuantizer(dqa.DQASymmetricWeights, PytorchCandidatesQuantizer):
+    __doc__ = dqa.DQASymmetricWeights.__doc__
     candidate_class = LSQSymmetricWeightsTrainableQuantizer
 
 
-class DQAUniformWeightsTrainableQuantizer(declarations.DQAUniformWeights, PytorchCandidatesQuantizer):
-    __doc__ = declarations.DQAUniformWeights.__doc__
+class DQAUniformWeightsTrainableQuantizer(dqa.DQAUniformWeights, PytorchCandidatesQuantizer):
+    __doc__ = dqa.DQAUniformWeights.__doc__
     candidate_class = LSQUniformWeightsTrainableQuantizer
 
 
-class LSQTableWeightsTrainableQuantizer(declarations.LSQTableWeights, PytorchTableQuantizer):
-    __doc__ = declarations.LSQTableWeights.__doc__
+class LSQTableWeightsTrainableQuantizer(lsq.LSQTableWeights, PytorchTableQuantizer):
+    __doc__ = lsq.LSQTableWeights.__doc__
