@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from trainable_quantizers_core.graph.costs import OperationCost
 from trainable_quantizers_core.graph.coverage import Coverage
-from trainable_quantizers_core.recipe.schemes import METHODS, ActivationsScheme, WeightsScheme
+from trainable_quantizers_core.recipe.fields import METHODS
+from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
 _FOLDED = "folded into "
 

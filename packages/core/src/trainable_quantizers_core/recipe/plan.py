@@ -8,15 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
-from trainable_quantizers_core.recipe.schemes import (
-    SCHEMES,
-    ActivationsScheme,
-    AnyScheme,
-    WeightsScheme,
-    plain_fields,
-    read_fields,
-    read_keys,
-)
+from trainable_quantizers_core.recipe.fields import plain_fields, read_fields, read_keys
+from trainable_quantizers_core.recipe.schemes import SCHEMES, ActivationsScheme, AnyScheme, WeightsScheme
 
 _POSITIONS = ("first", "last")
 

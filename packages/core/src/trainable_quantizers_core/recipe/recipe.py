@@ -17,15 +17,9 @@ import tomli_w
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.files import write_atomically
 from trainable_quantizers_core.reading import reading
+from trainable_quantizers_core.recipe.fields import plain_fields, read_fields, read_keys
 from trainable_quantizers_core.recipe.plan import Layer, LayerPlan, LayerRule, plan_layers
-from trainable_quantizers_core.recipe.schemes import (
-    SCHEMES,
-    ActivationsScheme,
-    WeightsScheme,
-    plain_fields,
-    read_fields,
-    read_keys,
-)
+from trainable_quantizers_core.recipe.schemes import SCHEMES, ActivationsScheme, WeightsScheme
 
 if sys.version_info >= (3, 11):
     import tomllib

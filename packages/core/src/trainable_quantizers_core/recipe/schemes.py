@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from enum import Enum
-from numbers import Integral, Real
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget
@@ -19,48 +17,19 @@ from trainable_quantizers_core.enums import (
     ThresholdDomain,
     TrainingMethod,
 )
-from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.quantizer.accumulator import MAX_ACCUMULATOR_BITS, MIN_ACCUMULATOR_BITS
+from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import constructor_parameters
 from trainable_quantizers_core.quantizer.config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerCandidateConfig,
     TrainableQuantizerWeightsConfig,
-    keeps_sign,
 )
-from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
+from trainable_quantizers_core.quantizer.grid import MIN_BITS
 from trainable_quantizers_core.quantizer.oscillations import Oscillations
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import QuantizationSchedule
 from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS
-
-METHODS: dict[str, Enum] = {
-    "power_of_two": QuantizationMethod.POWER_OF_TWO,
-    "symmetric": QuantizationMethod.SYMMETRIC,
-    "uniform": QuantizationMethod.UNIFORM,
-    "lut_power_of_two": QuantizationMethod.LUT_POT_QUANTIZER,
-    "lut_symmetric": QuantizationMethod.LUT_SYM_QUANTIZER,
-}
-"""The methods by their words in recipes."""
-
-_CHOICES: dict[str, dict[str, Enum]] = {
-    "method": METHODS,
-    "granularity": {member.value: member for member in Granularity},
-    "training_method": {member.value.lower(): member for member in TrainingMethod},
-    "calibration": {member.value: member for member in CalibrationMethod},
-    "bias": {member.value: member for member in BiasGrid},
-    "rounding": {member.value: member for member in RoundingRule},
-    "threshold_domain": {member.value: member for member in ThresholdDomain},
-}
-
-_WIDTHS = {
-    "num_bits": (MIN_BITS, MAX_BITS, "these are the widths that the inferable quantizers deploy"),
-    "accumulator_bits": (
-        MIN_ACCUMULATOR_BITS,
-        MAX_ACCUMULATOR_BITS,
-        "it is the width of the register that adds products",
-    ),
-}
+from trainable_quantizers_core.recipe.fields import read_fields
 
 _UNLIMITED = {
     TrainingMethod.ADAROUND: "reconstruct first, and train with another method: learned rounding knows no limit",
@@ -264,98 +233,3 @@ class ActivationsScheme(_Scheme):
 
 
 SCHEMES: dict[str, type[_Scheme]] = {"weights": WeightsScheme, "activations": ActivationsScheme}
-
-
-def read_fields(scheme: type[_Scheme], given: Any, where: str = "") -> dict[str, Any]:
-    """The given fields of a scheme, words turned into members of their enumerations.
-
-    Raises:
-        QuantizerError: unknown keys or values, found ``where``.
-
-    Examples:
-        >>> read_fields(WeightsScheme, {"training_method": "lsq"})
-        {'training_method': <TrainingMethod.LSQ: 'LSQ'>}
-    """
-    known = [field.name for field in fields(scheme)]
-    return {key: _read(scheme.__name__, key, value, where) for key, value in read_keys(scheme, given, known, where)}
-
-
-def read_keys(owner: type, given: Any, known: list[str], where: str) -> list[tuple[str, Any]]:
-    """The items of a table with known keys.
-
-    Raises:
-        QuantizerError: no table, or an unknown key.
-    """
-    if not isinstance(given, Mapping):
-        raise invalid(owner.__name__, "section", "a table of keys", given, f"known: {', '.join(known)}", where)
-    for key in given:
-        if key not in known:
-            raise invalid(owner.__name__, "key", "a known one", key, nearest(key, known), where)
-    return list(given.items())
-
-
-def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``read_fields`` was given, in terms of what TOML and JSON hold.
-
-    Examples:
-        >>> plain_fields({"method": QuantizationMethod.SYMMETRIC, "num_bits": 4})
-        {'method': 'symmetric', 'num_bits': 4}
-    """
-    return {key: _plain(key, value) for key, value in values.items() if value is not None}
-
-
-def _plain(key: str, value: Any) -> Any:
-    if isinstance(value, QuantizationSchedule | Oscillations):
-        return value.to_dict()
-    if key == "method":
-        return next(word for word, method in METHODS.items() if method is value)
-    if isinstance(value, tuple):
-        return list(value)
-    return value.value if isinstance(value, Enum) else value
-
-
-def _read(owner: str, key: str, value: Any, where: str) -> Any:
-    if key in ("rounding", "accumulator_bits", "bits_candidates") and value is None:
-        return None
-    if key in _CHOICES:
-        choices = _CHOICES[key]
-        member = choices.get(value.lower()) if type(value) is str else value
-        if any(member is choice for choice in choices.values()):
-            return member
-        if key == "training_method" and type(value) is str and value:  # an open set: see TrainingMethod
-            return value
-        raise invalid(owner, key, f"one of {', '.join(choices)}", value, nearest(str(value).lower(), choices), where)
-    if key in _WIDTHS:
-        least, most, advice = _WIDTHS[key]
-        integer = isinstance(value, Integral) and not isinstance(value, bool)
-        if not integer or not least <= value <= most:
-            raise invalid(owner, key, f"an integer in {least}..{most}", value, advice, where)
-        return int(value)
-    if key == "bits_candidates":
-        if not isinstance(value, (list, tuple)):
-            raise invalid(owner, key, "a list of widths", value, "write [2, 4, 8], say", where)
-        return tuple(sorted({_read(owner, "num_bits", bits, f"{where}, {key}") for bits in value}))
-    if key == "schedule":
-        if value is None or isinstance(value, QuantizationSchedule):
-            return value
-        known = [field.name for field in fields(QuantizationSchedule)]
-        where = f"{where}, schedule" if where else " in schedule"
-        steps = dict(read_keys(QuantizationSchedule, value, known, where))
-        QuantizationSchedule.check(steps, where)
-        return QuantizationSchedule(**steps)
-    if key == "oscillations":
-        if value is None or value is False or isinstance(value, Oscillations):
-            return value
-        return Oscillations.from_dict(value, f"{where}, oscillations" if where else " in oscillations")
-    if key == "percentile":
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not 50 < value <= 100:
-            raise invalid(owner, key, "above 50 and at most 100", value, "it is a share in percent: 99.9, say", where)
-        return float(value)
-    if key == "ewgs":
-        if not keeps_sign(value):
-            raise invalid(owner, key, "a number of at least 0 and below 2", value, "0 scales no gradient", where)
-        return float(value)
-    if not isinstance(value, bool):
-        raise invalid(owner, key, "true or false", value, "write it without quotes", where)
-    return value
