@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import trainable_quantizers_keras as tq
 from timing import Result, compare
+from training_cases import BIASES, STAGES
 
 layers = keras.layers
 METHOD = tq.QuantizationMethod.POWER_OF_TWO
@@ -43,11 +44,8 @@ class Build:
 KERAS_3 = keras.__version__.startswith("3")
 
 
-STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-
-
 def mobilenet(build: Build) -> keras.Model:
-    """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) of full width, on images of 96x96."""
+    """MobileNet v1 of full width, on images of 96x96."""
     inputs = keras.Input((96, 96, 3))
 
     def normalized(layer: Any, x: Any) -> Any:
@@ -117,13 +115,6 @@ def depth(count: int) -> dict[str, float]:
     middle = time.perf_counter()
     tq.convert(network)
     return {"build": round(middle - start, 3), "convert": round(time.perf_counter() - middle, 3)}
-
-
-BIASES: dict[str, dict[str, Any]] = {
-    "biases in float": {"bias": "float"},
-    "on their grids": {},
-    "sums of 24 bits": {"accumulator_bits": 24},
-}
 
 
 def with_biases() -> dict[str, Callable[[], None]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import trainable_quantizers_torch as tq
 from timing import Result, compare
 from torch import nn
 from trainable_quantizers_torch.kernels.limits import limited
+from training_cases import BIASES, STAGES
 
 
 def separable(channels: int, out: int, stride: int) -> list[nn.Module]:
@@ -23,11 +23,8 @@ def separable(channels: int, out: int, stride: int) -> list[nn.Module]:
     ]
 
 
-STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-
-
 def mobilenet() -> nn.Module:
-    """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) of full width, on images of 96x96."""
+    """MobileNet v1 of full width, on images of 96x96."""
     layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
     channels = 32
     for out, stride in STAGES:
@@ -112,13 +109,6 @@ def depth(layers: int) -> dict[str, float]:
     middle = time.perf_counter()
     tq.convert(prepared)
     return {"prepare": round(middle - start, 3), "convert": round(time.perf_counter() - middle, 3)}
-
-
-BIASES: dict[str, dict[str, Any]] = {
-    "biases in float": {"bias": "float"},
-    "on their grids": {},
-    "sums of 24 bits": {"accumulator_bits": 24},
-}
 
 
 def with_biases(compiled: bool) -> dict[str, Callable[[], None]]:
