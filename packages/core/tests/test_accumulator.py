@@ -10,7 +10,7 @@ from trainable_quantizers_core import QuantizerError, WeightsScheme
 from trainable_quantizers_core.quantizer.accumulator import (
     LARGEST_BIAS,
     AccumulatorGrid,
-    bias_gradient,
+    bias_passes,
     largest_bias,
     largest_sum,
     limited,
@@ -25,15 +25,25 @@ BIASES = np.float32([0.0, -0.0, 0.3, -0.3, 0.5, 1.5, 2.5, -2.5, 1e-30, 3e8, 2**2
 @pytest.mark.parametrize("exponent", [-40, -7, 0, 3])
 def test_a_bias_becomes_the_nearest_multiple_that_32_bits_hold(exponent):
     step = Fraction(2) ** exponent
-    found = rounded_bias(NUMPY_OPS, BIASES, np.full_like(BIASES, 2.0**exponent))
+    found = rounded_bias(NUMPY_OPS, BIASES, np.full_like(BIASES, 2.0**exponent), None, LARGEST_BIAS)
     for bias, value in zip(BIASES, found, strict=True):
         level = round(Fraction(float(bias)) / step)  # halves to even, as Python rounds fractions
         assert Fraction(float(value)) == step * max(-LARGEST_BIAS, min(LARGEST_BIAS, level))
 
 
 def test_the_gradient_passes_where_nothing_is_clipped():
-    gradient = bias_gradient(NUMPY_OPS, np.ones_like(BIASES), BIASES, np.ones_like(BIASES))
-    assert gradient.tolist() == [float(abs(bias) <= LARGEST_BIAS) for bias in BIASES.tolist()]
+    passes = bias_passes(NUMPY_OPS, BIASES, np.ones_like(BIASES), None, LARGEST_BIAS)
+    assert passes.tolist() == [abs(bias) <= LARGEST_BIAS for bias in BIASES.tolist()]
+
+
+@pytest.mark.parametrize(("finest", "most"), [(None, 64), (0.25, 16), (2.0**-6, 1), (2.0**-7, 0)])
+def test_a_limited_bias_leaves_half_of_the_bits_counted_in_finest_steps(finest, most):
+    step, finest = np.float32([0.5, 0.5, 0.5]), None if finest is None else np.float32(finest)
+    bias = np.float32([most / 2 + 0.3, -1e9, most / 4])
+    limit = largest_bias(8)
+    found = rounded_bias(NUMPY_OPS, bias, step, finest, limit) / step
+    assert found.tolist() == [most, -most, np.rint(most / 2)]
+    assert bias_passes(NUMPY_OPS, bias, step, finest, limit).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("step", [0.3, 0.0, -0.5, float("inf"), float("nan"), None, object(), []])

@@ -102,10 +102,15 @@ class AccumulatorGrid:
         room = largest_sum(bits) - (largest_bias(bits) if self.bias else 0)
         return largest < 2**24 and largest * widest * (1 + 2**-20) <= room  # as float32 decides it, too
 
-    def bias_limit(self, ops: ArrayOps, finest: Any, coarsest: Any) -> Any:
-        """The largest multiple of the coarsest Δ_x that a bias may be: half of the accumulator, in finest steps."""
-        steps = largest_bias(self.bits or MAX_ACCUMULATOR_BITS) * finest / coarsest
-        return ops.where(steps >= 1, steps, 0.0) * coarsest
+    @property
+    def largest_bias(self) -> int:
+        """In finest steps of the input: half of a limited accumulator, else what 32 bits hold."""
+        return LARGEST_BIAS if self.bits is None else largest_bias(self.bits)
+
+    def finest_of(self, coarsest: Any, pick: Callable[[Any, Any], Any]) -> Any:
+        """The finest Δ_x over the coarsest, where a limited bias is to know it; else None."""
+        several = self.bits is not None and len(self.inputs) > 1
+        return self.input_step(pick) / coarsest if several else None
 
     def room(self, bias: Any) -> Any:
         """What the accumulator holds beside a bias of this magnitude, in steps."""
@@ -141,29 +146,46 @@ def largest_sum(bits: int) -> int:
     return 2 ** (bits - 1) - (1 if bits <= 24 else 2 ** (bits - 22))
 
 
-def rounded_bias(ops: ArrayOps, bias: Any, step: Any) -> Any:
-    """round(b/Δ)·Δ, halves to even, clipped to 32 bits; exact, because Δ is a power of two.
+def rounded_bias(ops: ArrayOps, bias: Any, step: Any, finest: Any, largest: float) -> Any:
+    """round(b/Δ)·Δ, halves to even, clipped to the accumulator; exact, because Δ is a power of two.
+
+    Args:
+        ops: The array library.
+        bias: b.
+        step: Δ, the product of Δ_w and the coarsest Δ_x.
+        finest: The finest Δ_x over the coarsest; None where they are one.
+        largest: What |b| may be in finest steps.
 
     Examples:
         >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
-        >>> rounded_bias(NUMPY_OPS, np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])).tolist()
+        >>> bias, step = np.float32([0.3, -0.375, 1e12]), np.float32([0.25, 0.25, 1.0])
+        >>> rounded_bias(NUMPY_OPS, bias, step, None, LARGEST_BIAS).tolist()
         [0.25, -0.5, 2147483520.0]
     """
+    limit = _bias_limit(ops, finest, largest)
     levels = ops.round(bias / step)
-    levels = ops.where(levels < LARGEST_BIAS, levels, float(LARGEST_BIAS))
-    return ops.where(levels > -LARGEST_BIAS, levels, -float(LARGEST_BIAS)) * step
+    levels = ops.where(levels < limit, levels, limit)
+    return ops.where(levels > -limit, levels, -limit) * step
 
 
-def bias_gradient(ops: ArrayOps, g: Any, bias: Any, step: Any) -> Any:
-    """Straight through the rounding; zero where 32 bits clip the bias.
+def bias_passes(ops: ArrayOps, bias: Any, step: Any, finest: Any, largest: float) -> Any:
+    """Whether the gradient of a bias passes straight through the rounding: where nothing is clipped.
 
     Examples:
         >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
-        >>> bias_gradient(NUMPY_OPS, np.float32([2, 3]), np.float32([0.3, 1e12]), np.float32([1, 1])).tolist()
-        [2.0, 0.0]
+        >>> bias_passes(NUMPY_OPS, np.float32([0.3, 1e12]), np.float32([1, 1]), None, LARGEST_BIAS).tolist()
+        [True, False]
     """
-    levels = bias / step
-    return ops.where((levels <= LARGEST_BIAS) & (levels >= -LARGEST_BIAS), g, 0.0)
+    limit, levels = _bias_limit(ops, finest, largest), bias / step
+    return (levels <= limit) & (levels >= -limit)
+
+
+def _bias_limit(ops: ArrayOps, finest: Any, largest: float) -> Any:
+    """The largest bias in coarsest steps; none where not one of them fits."""
+    if finest is None:
+        return float(largest)
+    steps = finest * float(largest)
+    return ops.where(steps >= 1, steps, 0.0)
 
 
 def limited(ops: ArrayOps, levels: Any, room: Any, widest: int, signed: bool) -> tuple[Any, Any]:

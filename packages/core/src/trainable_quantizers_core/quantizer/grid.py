@@ -183,6 +183,18 @@ def range_step(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid) -> Any
     return ops.divide(max_range - min_range, float(grid.num_steps))
 
 
+def symmetric_step(
+    ops: ArrayOps, threshold: Any, grid: Grid, min_threshold: float, power_of_two: bool, log2: bool = False
+) -> Any:
+    """The step of the effective range of a threshold."""
+    return range_step(ops, *effective_symmetric_range(ops, threshold, grid, min_threshold, power_of_two, log2), grid)
+
+
+def uniform_step(ops: ArrayOps, min_range: Any, max_range: Any, grid: Grid, min_threshold: float) -> Any:
+    """The step of the effective range of two ends."""
+    return range_step(ops, *effective_uniform_range(ops, min_range, max_range, grid, min_threshold), grid)
+
+
 def range_zero_point(ops: ArrayOps, min_range: Any, step: Any, grid: Grid) -> Any:
     """The level of zero, less the level of 0 in ``grid``: 0 for a symmetric range."""
     return grid.lowest - ops.round(min_range / step)

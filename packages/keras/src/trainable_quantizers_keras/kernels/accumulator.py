@@ -11,8 +11,16 @@ from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 
 
-def round_bias(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """round(b/Δ)·Δ with Δ = Δ_x·Δ_w, clipped to 32 bits; dL/db = g where nothing was clipped, and none for Δ.
+def round_bias(
+    bias: tf.Tensor, step: tf.Tensor, finest: tf.Tensor | None = None, largest: int = rules.LARGEST_BIAS
+) -> tf.Tensor:
+    """round(b/Δ)·Δ, clipped to the accumulator; dL/db = g where nothing was clipped, and none for Δ.
+
+    Args:
+        bias: b, of shape (channels,).
+        step: Δ = Δ_x·Δ_w, of shape () or (channels,), with the coarsest Δ_x.
+        finest: The finest Δ_x over the coarsest; None where they are one.
+        largest: What |b| may be in finest steps.
 
     Examples:
         >>> round_bias(tf.constant([0.3, -0.375]), tf.constant(0.25)).numpy().tolist()
@@ -21,7 +29,10 @@ def round_bias(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
 
     @tf.custom_gradient
     def operation(bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return rules.rounded_bias(TF_OPS, bias, step), lambda g: rules.bias_gradient(TF_OPS, g, bias, step)
+        def gradient(g: tf.Tensor) -> tf.Tensor:
+            return tf.where(rules.bias_passes(TF_OPS, bias, step, finest, largest), g, 0.0)
+
+        return rules.rounded_bias(TF_OPS, bias, step, finest, largest), gradient
 
     return operation(bias)
 

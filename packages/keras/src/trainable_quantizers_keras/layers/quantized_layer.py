@@ -18,7 +18,6 @@ from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, per
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, infers_shapes, keras
 from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias
-from trainable_quantizers_keras.kernels.effective import TF_OPS
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import (
     INTERNAL,
@@ -136,11 +135,8 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         (quantizer,) = self.weights_quantizers.values()
         bias, step = full_precision(self._weight("bias")), self._step_of_bias(quantizer)
         coarsest = grid.input_step(tf.maximum)
-        within = bias
-        if grid.bits is not None:
-            limit = step * grid.bias_limit(TF_OPS, grid.input_step(tf.minimum), coarsest)
-            within = tf.clip_by_value(bias, -limit, limit)
-        rounded = round_bias(within, step * coarsest)
+        finest = grid.finest_of(coarsest, tf.minimum)
+        rounded = round_bias(bias, step * coarsest, finest, grid.largest_bias)
         return _scheduled(quantizer, bias, rounded, training)
 
     def _step_of_bias(self, quantizer: Any) -> tf.Tensor:

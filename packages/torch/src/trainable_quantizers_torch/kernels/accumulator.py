@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from trainable_quantizers_core.quantizer import accumulator as rules
-from trainable_quantizers_core.quantizer.grid import Grid
+from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, Grid
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS
+from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
 
-def round_bias(bias: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """round(b/Δ)·Δ with Δ = Δ_x·Δ_w, clipped to 32 bits; dL/db = g where nothing was clipped, and none for Δ.
+def round_bias(
+    bias: torch.Tensor, step: torch.Tensor, finest: torch.Tensor | None = None, largest: int = rules.LARGEST_BIAS
+) -> torch.Tensor:
+    """round(b/Δ)·Δ, clipped to the accumulator; dL/db = g where nothing was clipped, and none for Δ.
+
+    Args:
+        bias: b, of shape (channels,).
+        step: Δ = Δ_x·Δ_w, of shape () or (channels,), with the coarsest Δ_x.
+        finest: The finest Δ_x over the coarsest; None where they are one.
+        largest: What |b| may be in finest steps.
 
     Examples:
         >>> round_bias(torch.tensor([0.3, -0.375]), torch.tensor(0.25)).tolist()
         [0.25, -0.5]
     """
-    return _round_bias(bias.float(), step.expand_as(bias)).to(bias.dtype)
+    return _round_bias(bias.float(), step, finest, float(largest)).to(bias.dtype)
 
 
 def limit_weight(
@@ -46,20 +56,33 @@ def limit_weight(
     return _limit_weight(weight.float(), step, room, axis % weight.ndim, *ends).to(weight.dtype)
 
 
+def _on_biases(rule: Callable[..., Any], bias: torch.Tensor, *tensors: torch.Tensor | None, largest: float) -> Any:
+    """``rule(ops, bias, step, finest, largest)``; on a CPU in numpy, whose calls take a third of the time."""
+    if not on_cpu(bias):
+        return rule(TORCH_OPS, bias, *tensors, largest)
+    arrays = (None if each is None else as_array(each) for each in (bias, *tensors))
+    return torch.from_numpy(rule(NUMPY_OPS, *arrays, largest))
+
+
 def _keep_bias(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.largest = inputs
+    if not (on_cpu(tensors[0]) and _on_biases(rules.bias_passes, *tensors, largest=ctx.largest).all()):
+        ctx.save_for_backward(*tensors)
 
 
-def _bias_backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
-    return rules.bias_gradient(TORCH_OPS, g, *ctx.saved_tensors), None
+def _bias_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
+    if ctx.saved_tensors:
+        passes = rules.bias_passes(TORCH_OPS, *ctx.saved_tensors, ctx.largest)
+        g = torch.where(passes, g, 0.0)
+    return g, None, None, None
 
 
 _round_bias = operator(
-    "round_bias(Tensor bias, Tensor step) -> Tensor",
-    lambda bias, step: rules.rounded_bias(TORCH_OPS, bias, step),
+    "round_bias(Tensor bias, Tensor step, Tensor? finest, float largest) -> Tensor",
+    lambda bias, step, finest, largest: _on_biases(rules.rounded_bias, bias, step, finest, largest=largest),
     _keep_bias,
     _bias_backward,
-    fake=lambda bias, step: torch.empty_like(bias),
+    fake=lambda bias, *_: torch.empty_like(bias),
 )
 
 

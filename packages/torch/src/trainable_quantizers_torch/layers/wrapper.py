@@ -19,7 +19,6 @@ from trainable_quantizers_core.quantizer.accumulator import (
 )
 
 from trainable_quantizers_torch.kernels.accumulator import limit_weight, round_bias
-from trainable_quantizers_torch.kernels.effective import TORCH_OPS
 from trainable_quantizers_torch.layers.mixed import mix
 from trainable_quantizers_torch.layers.read import showing
 from trainable_quantizers_torch.layers.state import StructuredState
@@ -139,11 +138,8 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         (quantizer,) = self.weights_quantizers.values()
         bias, step = self.layer.bias, self._step_of_bias(quantizer)
         coarsest = grid.input_step(torch.maximum)
-        within = bias
-        if grid.bits is not None:
-            limit = step * grid.bias_limit(TORCH_OPS, grid.input_step(torch.minimum), coarsest)
-            within = bias.clamp(-limit, limit)
-        rounded = round_bias(within, step * coarsest)
+        finest = grid.finest_of(coarsest, torch.minimum)
+        rounded = round_bias(bias, step * coarsest, finest, grid.largest_bias)
         return quantizer.blended(bias, rounded) if training and quantizer.schedule is not None else rounded
 
     def _step_of_bias(self, quantizer: Any) -> torch.Tensor:

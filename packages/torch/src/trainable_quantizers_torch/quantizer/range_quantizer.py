@@ -12,13 +12,13 @@ from trainable_quantizers_core.constants import ALPHA, FLIP_RATE, HELD, LUT_VALU
 from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.array_ops import NUMBER_OPS
-from trainable_quantizers_core.quantizer.grid import range_step, range_zero_point
+from trainable_quantizers_core.quantizer.grid import range_step, range_zero_point, symmetric_step, uniform_step
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
 from trainable_quantizers_core.quantizer.specification import RangeSpecification, elements_per_sample
 from trainable_quantizers_core.quantizer.ties import beside_ties
 
-from trainable_quantizers_torch.kernels.effective import TORCH_OPS, symmetric_range, uniform_range
+from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow, symmetric_range, uniform_range
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
 from trainable_quantizers_torch.kernels.soft_rounding import moved, soft_rounding
@@ -125,8 +125,12 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     def step(self) -> torch.Tensor:
         """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
+        spec = self.specification
         with torch.no_grad():
-            return range_step(TORCH_OPS, *self.effective_range(), self.specification.grid)
+            variables = tuple(self.shaped(whole(self._current(name))).float() for name in spec.initial)
+            if spec.method is QuantizationMethod.UNIFORM:
+                return follow(uniform_step, variables, spec.grid, threshold_rule(spec)[0])  # type: ignore[no-any-return]
+            return follow(symmetric_step, variables, spec.grid, *threshold_rule(spec))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:
