@@ -27,7 +27,7 @@ from trainable_quantizers_core import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerWeightsConfig,
 )
-from trainable_quantizers_core.integer.program import Step, Value
+from trainable_quantizers_core.integer.step import Step, Value
 from trainable_quantizers_core.quantizer.base_config import config_from_dict
 from trainable_quantizers_core.report.data import ModelReport, TensorReport
 from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters

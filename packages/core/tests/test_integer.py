@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from trainable_quantizers_core import QuantizerError
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.integer.arithmetic import FLOAT, divide_rounded, round_floats, to_integers
+from trainable_quantizers_core.integer.arithmetic import FLOAT
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
 from trainable_quantizers_core.integer.lattice import on_lattice, on_steps
 from trainable_quantizers_core.integer.lower import lower
-from trainable_quantizers_core.integer.program import Accumulator, Program, Step, Value
+from trainable_quantizers_core.integer.program import Accumulator, Program
 from trainable_quantizers_core.integer.rescale import multiplier, rescaled
-from trainable_quantizers_core.integer.rules import window_counts
+from trainable_quantizers_core.integer.rounding import divide_rounded, round_floats, to_integers
+from trainable_quantizers_core.integer.step import Step, Value
+from trainable_quantizers_core.integer.sum_rules import window_counts
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 NUMBERS = np.random.default_rng(0)
 WINDOW = {"strides": [2, 1], "padding": [(1, 0), (1, 1)], "dilation": [1, 2]}
 POOL = {"window": [3, 2], "strides": [2, 1], "padding": [(1, 0), (0, 1)]}
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Each test draws the same, whichever ran before it."""
+    NUMBERS.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
 class Network:
@@ -403,6 +412,29 @@ def test_operations_without_a_definition_are_refused():
     net.nodes.append(Node("fft", "f", (net.quantize(net.inputs[0]),), (1, 3)))
     with pytest.raises(QuantizerError, match="got \"fft of 'f'\""):
         net.program(net.nodes[-1])
+
+
+@pytest.mark.parametrize("operation", ["add", "subtract", "multiply"])
+def test_c_computes_in_64_bits_what_32_do_not_hold(operation):
+    low, high = -(2**31) + 1, 2**31 - 1
+    ends = {"add": 2**32, "subtract": 2**32, "multiply": 2**62}[operation]
+    values = [Value((1, 3), "int32", low=low, high=high), Value((1, 3), low=-ends, high=ends)]
+    program = Program(values, [Step(operation, "x", (0, "c0"), 1)], {"c0": np.array([high, low, 2])}, [0], {"out": 1})
+    x = np.array([[high, high, low]], np.int32)
+    assert np.array_equal(compiled(program)(x), program.run(x))
+
+
+def test_names_of_a_network_are_no_names_of_its_c_file():
+    net = Network((1, 3))
+    x = net.quantize(net.inputs[0])
+    doubled = net.add("add", x, x)
+    net.nodes[-1] = doubled = replace(doubled, name="first*/ /*second\\")
+    named = [("v0", doubled), ("c0", x), ("int", x), ("a.b", x), ("a b", doubled)]
+    program = lower(Dataflow(net.inputs, net.nodes, named, net.dtypes))
+    given, found = np.float32([[1, 2, -3]]), compiled(program)
+    assert {key: value.tolist() for key, value in found(given).items()} == {
+        key: value.tolist() for key, value in program.run(given).items()
+    }
 
 
 def test_c_needs_a_name_and_a_compiler(monkeypatch):

@@ -14,9 +14,9 @@ import trainable_quantizers_keras as tq
 from keras_networks import MOBILE_NET, SHOWN, SPECIAL
 from keras_trained import IMAGES, POWERS, trained
 from trainable_quantizers_core.enums import RoundingRule
-from trainable_quantizers_core.integer.arithmetic import to_integers
 from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
+from trainable_quantizers_core.integer.rounding import to_integers
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 
 L = keras.layers

@@ -12,11 +12,13 @@ import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, FLOAT, along
+from trainable_quantizers_core.integer.arithmetic import FLOAT
 from trainable_quantizers_core.integer.dataflow import Node, no_definition
-from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, Form, Raw, Tabled, on_lattice
-from trainable_quantizers_core.integer.program import Program, Step, Value
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, Form, Raw, Tabled, along, on_lattice
+from trainable_quantizers_core.integer.program import Program
 from trainable_quantizers_core.integer.rescale import multiplier
+from trainable_quantizers_core.integer.step import Step, Value
+from trainable_quantizers_core.integer.sums import EXACT_BITS
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 FAR = 40

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.errors import invalid
-from trainable_quantizers_core.integer.c_source import c_source, given_to, integer_type
+from trainable_quantizers_core.integer.c_source import c_source, given_to
+from trainable_quantizers_core.integer.c_writer import integer_type
 from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.step import computed
 
-FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC")
+FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-shared", "-fPIC")
 
 
 def compiled(program: Program, name: str = "model") -> Callable[..., Any]:
@@ -53,7 +55,7 @@ def compiled(program: Program, name: str = "model") -> Callable[..., Any]:
     def compute(sample: list[np.ndarray]) -> dict[int, np.ndarray]:
         held = dict(zip(program.inputs, sample, strict=True))
         for index, step in steps.items():
-            held[index] = program.computed(step, [held[step.inputs[0]]])  # type: ignore[index]
+            held[index] = computed(step, [held[step.inputs[0]]], program.values)  # type: ignore[index]
         given = [np.ascontiguousarray(held[index], integer_type(program.values[index])) for index in taken]
         made = [np.zeros(program.values[index].shape, integer_type(program.values[index])) for index in outputs]
         function(*(ctypes.c_void_p(each.ctypes.data) for each in (*given, *made)))

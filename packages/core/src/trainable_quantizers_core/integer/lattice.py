@@ -74,6 +74,21 @@ def _step(sizes: np.ndarray, most: int = 2**ROOT_BITS) -> float | None:
     return largest / float(counts[0]) if largest else 0.0
 
 
+def along(values: Any, axis: int | None, rank: int) -> np.ndarray:
+    """One value, or one per channel, in the shape in which it meets a tensor.
+
+    Examples:
+        >>> along([1, 2], -3, 4).shape
+        (1, 2, 1, 1)
+    """
+    values = np.asarray(values)
+    if not values.ndim:
+        return values
+    shape = [1] * rank
+    shape[axis if axis is not None else 0] = -1
+    return values.reshape(shape)
+
+
 def numbers_of(integers: np.ndarray, scale: Any, exponent: Any, divisor: int = 1) -> np.ndarray:
     """The float32 numbers q·scale·2^exponent / divisor.
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.integer.arithmetic import EXACT_BITS, MOVES, to_integers
+from trainable_quantizers_core.integer.arithmetic import MOVES
 from trainable_quantizers_core.integer.build import Builder
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
 from trainable_quantizers_core.integer.lattice import Form, Raw, Tabled, is_power_of_two
 from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.rounding import to_integers
 from trainable_quantizers_core.integer.rules import RULES
+from trainable_quantizers_core.integer.sums import EXACT_BITS
 
 
 def lower(dataflow: Dataflow, rescale: RescaleRule = RescaleRule.FLOAT32) -> Program:

@@ -2,75 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import QuantizerError, invalid, member
-from trainable_quantizers_core.files import optional, write_atomically
-from trainable_quantizers_core.integer.arithmetic import FLOAT, OPERATIONS, along, requantize, to_integers
-from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS, numbers_of
-from trainable_quantizers_core.integer.rescale import rescaled
+from trainable_quantizers_core.errors import invalid, member
+from trainable_quantizers_core.integer import program_file
+from trainable_quantizers_core.integer.arithmetic import FLOAT
+from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS
+from trainable_quantizers_core.integer.step import Step, Value, computed
 from trainable_quantizers_core.quantizer.accumulator import bits_of
-from trainable_quantizers_core.reading import parsed_json, reading
 
-FORMAT = "trainable-quantizers program 1"
 SUMS = ("convolution", "matmul", "sum_pool", "total")
 QUANTIZING = ("quantize", "requantize", "rescale", "lookup")
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of a program. Integers q stand for q·scale·2^exponent / divisor.
-
-    Args:
-        shape: For one sample.
-        dtype: ``"integer"``, or numpy's name for what is not.
-        exponent: One, or one per channel.
-        axis: Of the channels; None for one exponent.
-        divisor: What averages leave; 1 elsewhere.
-        low: The smallest integer there can be.
-        high: The largest.
-        scale: One, or one per channel; 1 where steps are powers of two.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str = "integer"
-    exponent: int | tuple[int, ...] = 0
-    axis: int | None = None
-    divisor: int = 1
-    low: int = 0
-    high: int = 0
-    scale: float | tuple[float, ...] = 1.0
-
-    @property
-    def bits(self) -> int:
-        """Bits that its integers need at worst."""
-        return bits_of(self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Step:
-    """An operation of a program.
-
-    Args:
-        operation: Its name.
-        name: Of the operation of the network that it belongs to.
-        inputs: Positions of the values that it reads, and names of constants.
-        output: Position of its result.
-        attributes: Its other arguments.
-    """
-
-    operation: str
-    name: str
-    inputs: tuple[int | str, ...]
-    output: int
-    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,13 +94,13 @@ class Program:
         seen: dict[int, list[np.ndarray]] = {step.output: [] for step in steps}
         shown = {name: iter(arrays) for name, arrays in (given or {}).items()}
         of_device = [(step.output, next(shown.get(step.name, iter(())), None)) for step in steps]
-        instead = {index: self._integers(index, array) for index, array in of_device if array is not None}
+        instead = {index: self.values[index].integers(array) for index, array in of_device if array is not None}
 
         def compute(sample: list[np.ndarray]) -> dict[int, np.ndarray]:
             at = len(next(iter(seen.values()), ()))
             held = dict(self._held(sample, seen, {index: array[at : at + 1] for index, array in instead.items()}))
             for index, samples in seen.items():
-                samples.append(self.floats(index, held[index]))
+                samples.append(self.values[index].floats(held[index]))
             return held
 
         result = self.joined((inputs, named), compute)
@@ -173,7 +121,7 @@ class Program:
         for sample in self.samples(inputs):
             held = compute(sample)
             for name, index in self.outputs.items():
-                results[name].append(held[index] if integers else self.floats(index, held[index]))
+                results[name].append(held[index] if integers else self.values[index].floats(held[index]))
         joined = {name: np.concatenate(parts) for name, parts in results.items()}
         return joined if len(joined) > 1 else next(iter(joined.values()))
 
@@ -252,17 +200,8 @@ class Program:
         Raises:
             ImportError: safetensors is not installed; the message says how to.
         """
-        safetensors = optional("safetensors.numpy", "portability")
-        described = {
-            "values": [asdict(value) for value in self.values],
-            "steps": [asdict(step) for step in self.steps],
-            "inputs": list(self.inputs),
-            "outputs": dict(self.outputs),
-            "notes": list(self.notes),
-        }
-        constants = {name: np.ascontiguousarray(value) for name, value in self.constants.items()}
-        metadata = {"format": FORMAT, "program": json.dumps(described)}
-        write_atomically(path, safetensors.save(constants, metadata))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        program_file.write(path, parts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Program:
@@ -272,24 +211,7 @@ class Program:
             QuantizerError: the file is of something else.
             ImportError: safetensors is not installed; the message says how to.
         """
-        safetensors = optional("safetensors", "portability")
-        try:
-            with safetensors.safe_open(str(path), "np") as file:
-                metadata = file.metadata() or {}
-                constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
-        except safetensors.SafetensorError as error:
-            raise invalid("Program.load", "path", "a program", str(path), f"the file says: {error}") from error
-        if metadata.get("format") != FORMAT:
-            advice = "pass a file that Program.save wrote"
-            raise invalid("Program.load", "path", f"a file of format {FORMAT!r}", metadata.get("format"), advice)
-        read = parsed_json("Program.load", metadata.get("program"))
-        with reading("Program.load", "program", read):
-            values = [
-                Value(**{**each, "shape": tuple(each["shape"]), **{key: _tuple(each[key]) for key in _PER_CHANNEL}})
-                for each in read["values"]
-            ]
-            steps = [Step(**{**each, "inputs": tuple(each["inputs"])}) for each in read["steps"]]
-            return cls(values, steps, constants, read["inputs"], read["outputs"], read["notes"])
+        return cls(**program_file.read(path))
 
     def __str__(self) -> str:
         """A line on each: operations, accumulators, float islands, notes."""
@@ -333,7 +255,7 @@ class Program:
         last = {each: at for at, step in enumerate(self.steps) for each in step.inputs}
         held: dict[Any, np.ndarray] = {**self.constants, **dict(zip(self.inputs, sample, strict=True))}
         for at, step in enumerate(self.steps):
-            result = self.computed(step, [held[each] for each in step.inputs])
+            result = computed(step, [held[each] for each in step.inputs], self.values)
             held[step.output] = result if instead is None else instead.get(step.output, result)
             made |= {step.output: result} if step.output in kept else {}
             for each in step.inputs:
@@ -341,75 +263,6 @@ class Program:
                     held.pop(each, None)
         for index in kept:
             yield index, made[index] if index in made else held[index]
-
-    def computed(self, step: Step, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """The result of a step.
-
-        Raises:
-            QuantizerError: an integer beyond what was proven.
-        """
-        value = self.values[step.output]
-        if step.operation == "dequantize":
-            return self.floats(step.inputs[0], inputs[0])  # type: ignore[arg-type]
-        if step.operation in _OWN:
-            result = _OWN[step.operation](*inputs, **step.attributes)
-        else:
-            table = OPERATIONS if value.dtype == "integer" else FLOAT
-            result = table[step.operation](*inputs, **step.attributes)
-        if value.dtype != "integer":
-            return result.astype(np.float32)
-        if result.size and not (value.low <= result.min() and result.max() <= value.high):
-            found = f"{result.min()} to {result.max()}"
-            raise QuantizerError(f"{step.name}: {step.operation} gave {found}, beyond {value.low} to {value.high}.")
-        return result
-
-    def floats(self, index: int, result: np.ndarray) -> np.ndarray:
-        """The float32 numbers that integers at a position stand for."""
-        value = self.values[index]
-        if value.dtype != "integer":
-            return result
-        scale, exponent = (along(each, value.axis, result.ndim) for each in (value.scale, value.exponent))
-        return numbers_of(result, scale, exponent, value.divisor)
-
-    def _integers(self, index: int, numbers: Any) -> np.ndarray:
-        """The integers at a position that stand for floats on the grid there."""
-        value = self.values[index]
-        scale, exponent = (along(each, value.axis, np.ndim(numbers)) for each in (value.scale, value.exponent))
-        levels = np.rint(np.ldexp(np.asarray(numbers, np.float64) * value.divisor / scale, -np.asarray(exponent)))
-        return np.clip(levels, value.low, value.high).astype(np.int64)
-
-
-def _lookup(x: np.ndarray, table: np.ndarray, *, low: int) -> np.ndarray:
-    return table[x - low]
-
-
-def _requantize(x: np.ndarray, shift: np.ndarray | None = None, **attributes: Any) -> np.ndarray:
-    rule = RoundingRule(attributes.pop("rule"))
-    return requantize(x, attributes.pop("shift", shift), attributes.pop("axis", None), rule=rule, **attributes)
-
-
-def _quantize(x: np.ndarray, *, rule: str, **attributes: Any) -> np.ndarray:
-    return to_integers(x, rule=RoundingRule(rule), **attributes)
-
-
-def _rescale(*inputs: np.ndarray, rule: str, rescale: str, **attributes: Any) -> np.ndarray:
-    return rescaled(*inputs, rule=RoundingRule(rule), **attributes)
-
-
-_OWN: dict[str, Callable[..., np.ndarray]] = {
-    "align": _rescale,
-    "lookup": _lookup,
-    "quantize": _quantize,
-    "requantize": _requantize,
-    "rescale": _rescale,
-}
-
-
-_PER_CHANNEL = ("exponent", "scale")
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _leaves(value: Any) -> list[Any]:

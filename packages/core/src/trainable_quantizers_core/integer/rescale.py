@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.integer.arithmetic import along, divide_rounded, round_floats
+from trainable_quantizers_core.integer.lattice import along
+from trainable_quantizers_core.integer.rounding import divide_rounded, round_floats
 
 _MULTIPLIER_BITS = 31
 _PRODUCT_BITS = 62

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.integer.program import QUANTIZING, Program, Step
+from trainable_quantizers_core.integer.program import QUANTIZING, Program
+from trainable_quantizers_core.integer.step import Step
 
 from trainable_quantizers_keras.graph.watch import named_layers, replaced_calls
 from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
@@ -95,7 +96,7 @@ class LiteFile:
             if tensor is not None:
                 levels = self._shown.get_tensor(tensor.index).astype(np.int64) - tensor.zero
                 shape = program.values[step.output].shape
-                numbers = program.floats(step.output, levels.reshape(samples, *shape[1:]))
+                numbers = program.values[step.output].floats(levels.reshape(samples, *shape[1:]))
             found.setdefault(step.name, []).append(numbers)
         return found
 

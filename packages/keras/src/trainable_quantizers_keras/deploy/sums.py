@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from trainable_quantizers_core.integer.dataflow import Node, Translation, no_definition
-from trainable_quantizers_core.integer.rules import window_counts
+from trainable_quantizers_core.integer.sum_rules import window_counts
 
 from trainable_quantizers_keras.deploy.evaluation import evaluated
 from trainable_quantizers_keras.deploy.moves import moved, reshaped
