@@ -125,6 +125,76 @@ def test_twins_have_programs_that_differ_in_the_rule_for_ties_alone(accumulator_
     assert np.array_equal(ours.run(images), theirs.with_rounding("half_even").run(last))
 
 
+class Block(torch.nn.Module):
+    """A MobileNet block and what comes around one: norms that fold, a sum, windows, a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand, self.shown = torch.nn.Conv2d(3, 12, 1, bias=False), torch.nn.BatchNorm2d(12)
+        self.depth, self.spread = torch.nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), torch.nn.BatchNorm2d(12)
+        self.project, self.narrow = torch.nn.Conv2d(12, 3, 1, bias=False), torch.nn.BatchNorm2d(3)
+        self.side, self.head = torch.nn.Conv2d(3, 5, 3, stride=2), torch.nn.Linear(17, 4)
+
+    def forward(self, x):
+        y = torch.nn.functional.relu6(self.shown(self.expand(x)))
+        y = torch.nn.functional.relu6(self.spread(self.depth(y)))
+        x = torch.relu(x + self.narrow(self.project(y)))
+        sides = [self.side(x).relu(), torch.nn.functional.max_pool2d(y[:, :, :7, :7], 3, 2)]
+        y = torch.nn.functional.avg_pool2d(torch.cat(sides, 1), 2, 1)
+        return self.head(y.mean((2, 3)))
+
+
+def block_twins():
+    """The block with the same weights in both, its norms with statistics of data."""
+    torch.manual_seed(1)
+    network = Block().eval()
+    with torch.no_grad():
+        for norm in (network.shown, network.spread, network.narrow):
+            for tensor in (norm.running_mean, norm.bias):
+                tensor.normal_(0, 0.3)
+            for tensor in (norm.running_var, norm.weight):
+                tensor.uniform_(0.5, 2)
+    L = keras.layers
+    image = keras.Input((8, 8, 3), name="x")
+
+    def norm(name):
+        return L.BatchNormalization(epsilon=1e-5, name=name)
+
+    y = L.ReLU(6.0)(norm("shown")(L.Conv2D(12, 1, use_bias=False, name="expand")(image)))
+    y = L.DepthwiseConv2D(3, padding="same", use_bias=False, name="depth")(y)
+    y = L.ReLU(6.0)(norm("spread")(y))
+    x = L.ReLU()(L.Add()([image, norm("narrow")(L.Conv2D(3, 1, use_bias=False, name="project")(y))]))
+    sides = [L.ReLU()(L.Conv2D(5, 3, 2, name="side")(x)), L.MaxPooling2D(3, 2)(L.Cropping2D(((0, 1), (0, 1)))(y))]
+    y = L.AveragePooling2D(2, 1)(L.Concatenate()(sides))
+    twin = keras.Model(image, L.Dense(4, name="head")(L.GlobalAveragePooling2D()(y)))
+    axes = {"depth": (2, 3, 0, 1), "head": (1, 0)}
+    for name, module in network.named_children():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            values = [module.weight, module.bias, module.running_mean, module.running_var]
+        else:
+            values = [module.weight.permute(axes.get(name, (2, 3, 1, 0))), module.bias]
+        arrays = [each.detach().numpy() for each in values if each is not None]
+        twin.get_layer(name).set_weights(arrays)
+    return network, twin
+
+
+def test_programs_of_a_block_in_both_differ_in_the_rule_for_ties_alone():
+    network, twin = block_twins()
+    images = np.random.default_rng(1).standard_normal((16, 3, 8, 8)).astype(np.float32) * 2
+    last = images.transpose(0, 2, 3, 1)
+    recipe = tt.Recipe({"num_bits": 4}, {"num_bits": 4})
+    options = {"fold_batch_norm": True, "verbose": False}
+    in_torch = tt.convert(tt.prepare(network, recipe, [torch.from_numpy(images)], **options))
+    in_keras = tk.convert(tk.prepare(twin, recipe, [last], **options))
+    ours, theirs = tt.to_integer(in_torch, torch.from_numpy(images)), tk.to_integer(in_keras, last)
+    assert tt.verify(in_torch, ours, [torch.from_numpy(images)]).identical
+    assert tk.verify(in_keras, theirs, [last]).identical
+    assert not ours.float_operations and not theirs.float_operations
+    assert not np.array_equal(ours.run(images), theirs.run(last))
+    for rule in ("half_even", "half_up", "half_away"):
+        assert np.array_equal(ours.with_rounding(rule).run(images), theirs.with_rounding(rule).run(last))
+
+
 @pytest.mark.parametrize("method", ["symmetric", "uniform"])
 def test_programs_of_twins_with_other_steps_differ_in_the_rule_for_ties_alone_too(method):
     in_torch, in_keras = twins(method)
