@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -380,6 +381,72 @@ def test_wrong_inputs_are_refused(inputs, message):
     net, output, _ = built("a sum of two grids", "half_up")
     with pytest.raises(QuantizerError, match=message):
         net.program(output).run(*inputs)
+
+
+KINDS = {
+    "complex": ("float32", np.zeros((2, 3), np.complex64), "of numbers, got 'complex64'"),
+    "words": ("float32", np.full((2, 3), "one"), "of numbers, got 'str"),
+    "tokens with fractions": ("int64", np.full((2, 3), 1.5), "of whole numbers, got 'float64'"),
+    "a token too many": ("int64", np.full((2, 3), 10), "indices must be from 0 to 9, got '10 to 10'"),
+    "a token below zero": ("int64", np.full((2, 3), -1), "indices must be from 0 to 9, got '-1 to -1'"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inputs_of_another_kind_are_refused(name):
+    dtype, given, message = KINDS[name]
+    net = Network((1, 3), dtypes=[dtype])
+    tokens = dtype == "int64"
+    x = net.add("take", weights(10, 2, axis=None), net.inputs[0], axis=0) if tokens else net.inputs[0]
+    with pytest.raises(QuantizerError, match=message):
+        net.program(net.quantize(x)).run(given)
+
+
+def test_infinite_inputs_are_clipped():
+    net = Network((1, 4))
+    output = net.quantize(net.inputs[0], step=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = net.program(output).run(np.float32([[np.inf, -np.inf, 3.4e38, np.nan]]))
+    assert found.tolist() == [[127.0, -128.0, 127.0, 0.0]]
+
+
+FAR_APART = {
+    "all of them become zero": (1.0, [2.0**-30, 2.0**-90], 2.0**20),
+    "one channel becomes zero": (1.0, [1.0, 2.0**-90], 1.0),
+    "none but zero stays on the grid": (1.0, [2.0**30, 1.0], 2.0**-60),
+    "one channel leaves the grid": (2.0**40, [2.0**60, 2.0**-40], 1.0),
+    "means, too": (2.0**-40, [2.0**-40, 2.0**-41], 1.0),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", FAR_APART)
+def test_steps_far_apart_are_shifted_within_64_bits(name, rule):
+    step, scales, wanted = FAR_APART[name]
+    net = Network((1, 2, 3))
+    x = net.add("quantize", net.inputs[0], step=step, zero=0, low=-128, high=127, rule=rule)
+    window = {"strides": [1], "padding": [(0, 0)], "dilation": [1]}
+    weight = (NUMBERS.integers(-128, 128, (2, 2, 1)) * np.reshape(scales, (2, 1, 1))).astype(np.float32)
+    x = net.add("convolution", x, weight, groups=1, channels_last=False, **window)
+    x = net.add("mean", x, axes=[2], keep=False) if name == "means, too" else x
+    output = net.add("quantize", x, step=wanted, zero=0, low=-128, high=127, rule=rule)
+    given = (NUMBERS.normal(0, 50, (4, 2, 3)) * step).astype(np.float32)
+    given[0] = 0
+    program = net.program(output)
+    expected = np.concatenate([net.expected(output, each[None]) for each in given])
+    assert np.array_equal(program.run(given), expected)
+    assert np.array_equal(compiled(program)(given), expected)
+
+
+def test_sums_of_many_bits_leave_a_fine_grid_at_its_ends():
+    net = Network((1, 3))
+    x = net.add("quantize", net.inputs[0], step=1.0, zero=0, low=-32768, high=32767, rule="half_even")
+    x = net.add("multiply", net.add("multiply", x, x), x)
+    output = net.add("quantize", x, step=2.0**-40, zero=0, low=-128, high=127, rule="half_even")
+    program, given = net.program(output), np.float32([[32767, 0, -32768], [1, -1, 0]])
+    assert np.array_equal(program.run(given), net.expected(output, given))
+    assert np.array_equal(compiled(program)(given), net.expected(output, given))
 
 
 def test_inputs_of_different_counts_are_refused():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.integer.sums import convolution, like, matmul, max_pool, sum_pool
 
 
@@ -60,7 +61,14 @@ def broadcast(x: np.ndarray, *, sizes: Sequence[int]) -> np.ndarray:
 
 
 def take(x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
-    """Values at indices along an axis: nearest neighbours, embeddings."""
+    """Values at indices along an axis: nearest neighbours, embeddings.
+
+    Raises:
+        QuantizerError: an index that the axis does not have.
+    """
+    if indices.size and not 0 <= indices.min() <= indices.max() < x.shape[axis]:
+        found, rule = f"{indices.min()} to {indices.max()}", f"from 0 to {x.shape[axis] - 1}"
+        raise invalid("Program.run", "indices", rule, found, "pass tokens that the embedding has")
     return np.take(x, indices.astype(np.int64), axis)
 
 

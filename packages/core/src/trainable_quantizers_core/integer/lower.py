@@ -13,11 +13,14 @@ from trainable_quantizers_core.enums import RescaleRule, RoundingRule
 from trainable_quantizers_core.integer.arithmetic import MOVES
 from trainable_quantizers_core.integer.build import Builder
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node
-from trainable_quantizers_core.integer.lattice import Form, Raw, Tabled, is_power_of_two
+from trainable_quantizers_core.integer.lattice import Form, Raw, Tabled, along, is_power_of_two
 from trainable_quantizers_core.integer.program import Program
 from trainable_quantizers_core.integer.rounding import to_integers
 from trainable_quantizers_core.integer.rules import RULES
 from trainable_quantizers_core.integer.sums import EXACT_BITS
+
+_WIDEST = 62
+"""Bits of an integer that is shifted."""
 
 
 def lower(dataflow: Dataflow, rescale: RescaleRule = RescaleRule.FLOAT32) -> Program:
@@ -133,6 +136,7 @@ def _shifted(builder: Builder, x: Form, exponent: int, grid: dict[str, Any]) -> 
     shift, low, high = exponent - x.exponent, grid["low"], grid["high"]
     if not shift.any() and x.divisor == 1 and low <= x.low.min() and x.high.max() <= high:
         return x
+    x, shift = _in_64_bits(builder, x, shift, max(-low, high))
     lows, highs = (
         np.ldexp(end / x.divisor, -shift).clip(-(2.0**EXACT_BITS), 2.0**EXACT_BITS) for end in (x.low, x.high)
     )
@@ -141,3 +145,24 @@ def _shifted(builder: Builder, x: Form, exponent: int, grid: dict[str, Any]) -> 
     if x.axis is None:
         return builder.form("requantize", (x.index,), x.shape, exponent, *ends, attributes | {"shift": int(shift)})
     return builder.form("requantize", (x.index, shift), x.shape, exponent, *ends, attributes)
+
+
+def _in_64_bits(builder: Builder, x: Form, shift: np.ndarray, most: int) -> tuple[Form, np.ndarray]:
+    """Integers and shifts that give the same levels, none larger than ``most``, without a number beyond 64 bits.
+
+    All shifts that make zero of every integer are the same, as are those that take every integer but zero off the grid.
+    """
+    largest = max(-int(x.low.min()), int(x.high.max()))
+    to_zero = (2 * largest // x.divisor).bit_length()
+    off_grid = ((most + 1) * x.divisor - 1).bit_length()
+    shift = np.clip(shift, -off_grid, to_zero)
+    if largest.bit_length() + int(np.maximum(-shift, 0).max()) < _WIDEST:
+        return x, shift
+    end = ((most + 1) * x.divisor >> np.maximum(-shift, 0)) + 1  # and all beyond are the same, too
+    for operation, sign in (("minimum", 1), ("maximum", -1)):
+        bounds = {"low": np.maximum(x.low, -end), "high": np.minimum(x.high, end)}
+        inputs = (x.index, along(sign * end, x.axis, len(x.shape)))
+        found = builder.like(x, operation, inputs, x.shape, **({"high": bounds["high"]} if sign > 0 else bounds))
+        assert found is not None  # smaller than x
+        x = found
+    return x, shift

@@ -230,7 +230,7 @@ class Program:
         Raises:
             QuantizerError: other inputs than the network has.
         """
-        arrays = [np.asarray(leaf) for leaf in _leaves(inputs)]
+        arrays = [np.asarray(getattr(leaf, "detach", lambda leaf=leaf: leaf)()) for leaf in _leaves(inputs)]
         wanted = [self.values[index] for index in self.inputs]
         if len(arrays) != len(wanted):
             raise invalid("Program.run", "inputs", f"{len(wanted)} arrays", len(arrays), "pass what the model takes")
@@ -238,6 +238,9 @@ class Program:
             if array.shape[1:] != tuple(value.shape[1:]):
                 rule = f"of shape (samples, {', '.join(map(str, value.shape[1:]))})"
                 raise invalid("Program.run", "input", rule, array.shape, "pass what the model takes")
+            rule, kinds = ("numbers", "fiub") if value.dtype.startswith("float") else ("whole numbers", "iub")
+            if array.dtype.kind not in kinds:
+                raise invalid("Program.run", "input", f"of {rule}", array.dtype.name, "pass what the model takes")
         counts = {len(array) for array in arrays if array.ndim} - {0}
         if len(counts) != 1:
             shapes, rule = [array.shape for array in arrays], "of as many samples each, at least one"

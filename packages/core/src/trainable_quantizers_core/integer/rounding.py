@@ -61,7 +61,8 @@ def to_integers(
         >>> [to_integers(x, 1.0, 0, -128, 127, RoundingRule.HALF_UP, each).item() for each in (False, True)]
         [0, 1]
     """
-    scaled = np.asarray(x, np.float32) * (np.float32(1) / np.float32(step))
+    with np.errstate(over="ignore"):  # infinity is clipped
+        scaled = np.asarray(x, np.float32) * (np.float32(1) / np.float32(step))
     levels = round_floats(scaled, rule)
     if from_lowest:
         lowest, highest = (np.float32(end - zero) * np.float32(step) for end in (low, high))
@@ -72,7 +73,7 @@ def to_integers(
 
 
 def round_floats(x: np.ndarray, rule: RoundingRule) -> np.ndarray:
-    """The nearest whole numbers; NaN becomes 0 as in the frameworks' quantizers.
+    """The nearest whole numbers; NaN becomes 0.
 
     Examples:
         >>> [round_floats(np.float32([-1.5, -0.5, 0.5]), rule).tolist() for rule in RoundingRule]

@@ -11,7 +11,7 @@ import numpy as np
 from trainable_quantizers_core.integer.build import FAR, Builder
 from trainable_quantizers_core.integer.dataflow import Node
 from trainable_quantizers_core.integer.lattice import Form, along, on_lattice, on_steps
-from trainable_quantizers_core.integer.sums import sum_pool
+from trainable_quantizers_core.integer.sums import EXACT_BITS, sum_pool
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 WEIGHT_BITS = 17
@@ -66,6 +66,8 @@ def _sums(to: Builder, node: Node, x: Form, weight: Any, channels: int, bias: An
     if bias is not None:
         scaled = np.ldexp(np.asarray(bias, np.float64) * x.divisor / scale, -exponent)
         rounded = np.rint(scaled)
+        if np.abs(rounded).max(initial=0) >= 2.0**EXACT_BITS:
+            return None
         if np.all(scale == 1) and (off := int((rounded != scaled).sum())):
             exact = False
             to.notes.append(f"{to.name}: {off} of {scaled.size} biases were off the accumulator grid and are rounded.")

@@ -124,7 +124,8 @@ def _given(deployed: Any, inputs: Any) -> Any:
         return deployed(inputs, training=False) if isinstance(deployed, keras.Model) else deployed(inputs)
     except Exception as error:  # whatever it raises
         rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
-        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
+        kind = type(getattr(deployed, "__self__", deployed)).__name__  # of a program its method is called
+        raise invalid("verify", "deployed", rule, kind, advice) from error
 
 
 def _watched(model: Any, outputs: dict[str, list[Any]], alone: bool) -> Any:

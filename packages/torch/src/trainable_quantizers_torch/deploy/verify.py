@@ -104,7 +104,8 @@ def _given(deployed: Any, call: Callable[[Any], Any]) -> Any:
         return call(deployed)
     except Exception as error:  # whatever it raises
         rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
-        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
+        kind = type(getattr(deployed, "__self__", deployed)).__name__  # of a program its method is called
+        raise invalid("verify", "deployed", rule, kind, advice) from error
 
 
 def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], wanted: Any, given: Any) -> None:
