@@ -108,6 +108,8 @@ def test_core_then_torch_then_a_core_that_breaks_then_a_torch_that_needs_it(repo
     torch = "packages/torch/src/trainable_quantizers_torch/__init__.py"
     assert "works with 0 released packages" in repository.published("core", "0.1.0")
     assert "torch-0.1.0-py3-none-any.whl with trainable_quantizers_core-0.1.0" in repository.published("torch", "0.1.0")
+    repository.release("prepare", "keras", "0.1.0")
+    repository.git("tag", "keras-v0.1.0")
     assert "## 0.1.0 (" in (repository.folder / "packages/core/CHANGELOG.md").read_text()
     assert repository.release("notes", "core-v0.1.0") == "All of it.\n"
 
@@ -143,14 +145,18 @@ def test_core_then_torch_then_a_core_that_breaks_then_a_torch_that_needs_it(repo
     assert "works with 1 released packages" in gate
     assert "with trainable_quantizers_core-0.2.0" in gate
 
-    # A patch of the old core must not break the torch that was released with it.
+    # A patch of the old core must break no package that was released with it: this one lacks what Keras alone imports.
+    files = "packages/core/src/trainable_quantizers_core/files.py"
     repository.git("switch", "--quiet", "--create", "core-0.1", "core-v0.1.0")
-    repository.replace(api, "Recipe\n", "Recipe as OtherRecipe\n")
+    repository.write(files, (repository.folder / files).read_text() + "\ndel put_in_place\n")
     repository.change("core", "A bad patch.")
     repository.release("prepare", "core", "0.1.1")
     code, output = repository.try_release("gate", "core")
     assert code
-    assert "cannot import name 'Recipe'" in output
+    assert "cannot import name 'put_in_place'" in output
+
+    # Nor what the listed names gave to users.
+    repository.replace(api, "Recipe\n", "Recipe as OtherRecipe\n")
     code, output = repository.try_release("check", "core-v0.1.1")
     assert code
     assert "core 0.1.1 breaks what 0.1.0 has" in output

@@ -141,6 +141,33 @@ def test_links_lead_to_files(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+COMMANDS = "".join(path.read_text() for path in (*PAGES, *WORKFLOWS))
+
+
+def test_commands_of_pages_and_workflows_exist():
+    import dev
+    import release
+
+    workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["envs"]
+    tasks = set(re.findall(r"tools/dev\.py (\w+)", COMMANDS))
+    assert {"demo", "test", "lint", "docs", "release", "versions", "bench"} < tasks
+    assert [task for task in tasks if not callable(getattr(dev, task, None))] == []
+    commands = set(re.findall(r"tools/dev\.py release (\w+)|`release (\w+) ", COMMANDS))
+    assert [name for name in commands if not callable(getattr(release, "".join(name), None))] == []
+    for environment, script in re.findall(r"hatch run ([\w-]+):(\w+)", COMMANDS):
+        assert script in ("pytest", "python", *workspace[environment]["scripts"])
+    for program in re.findall(r"\btools/[\w/]+\.py", COMMANDS):
+        assert (ROOT / program).exists(), program
+    for package, extra in re.findall(r"(?:trainable-quantizers-|packages/)(\w+)\[(\w+)\]", COMMANDS):
+        project = tomllib.loads((ROOT / f"packages/{package}/pyproject.toml").read_text())["project"]
+        assert extra in project["optional-dependencies"], (package, extra)
+
+
+def test_commands_of_tests_name_files_that_exist():
+    for path in re.findall(r"packages/[\w*]+/tests/\w+\.py", COMMANDS):
+        assert list(ROOT.glob(path)), path
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_parse_and_call_what_exists(workflow):
     import dev

@@ -152,6 +152,16 @@ def accumulators(arguments: list[str]) -> None:
     hatch("run", "test:python", "tools/accumulators.py")
 
 
+def mutants(arguments: list[str]) -> None:
+    """Single lines of the packages broken, one at a time: mutants [part of a file's path]; see docs/conformance.md."""
+    hatch("run", "test:mutants", *arguments)
+
+
+def fuzz(arguments: list[str]) -> None:
+    """Damaged data for every reader: fuzz [--cases 10000] [--seed 0]; see docs/reliability.md."""
+    hatch("run", "test:python", "tools/fuzz.py", *arguments)
+
+
 def endurance(arguments: list[str]) -> None:
     """Deep models, many conversions, long training: time and memory; see docs/reliability.md."""
     hatch("run", "test:python", "tools/endurance.py", *arguments)
@@ -189,7 +199,7 @@ def part(title: str) -> Iterator[None]:
 def main() -> None:
     """Hand over to the task."""
     regular = (demo, test, oldest, environments, lint, docs, build, release, versions)
-    measuring = (bench, zoo, agreement, exact, accumulators, accuracy, endurance, toolkit)
+    measuring = (bench, zoo, agreement, exact, accumulators, accuracy, mutants, fuzz, endurance, toolkit)
     tasks = {task.__name__: task for task in (*regular, *measuring)}
     lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())
     parser = argparse.ArgumentParser(

@@ -1,6 +1,6 @@
 """Hands damaged data to every reader: each case must end in a result or a typed error, in bounded time.
 
-``python tools/fuzz.py [--cases 10000] [--seed 0]``. Prints what escaped, and exits with 1 if anything did.
+``python3 tools/dev.py fuzz [--cases 10000] [--seed 0]``. Prints what escaped, and exits with 1 if anything did.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Breaks one line at a time in a copy of the sources and shows that the conformance suite notices each.
 
-Run it where both framework packages are installed: ``hatch run test:mutants``. Exits with 1 if a break survives.
+``python3 tools/dev.py mutants [TEXT]``, with a text for the mutants of files whose path holds it. Exits with 1 if a
+break survives.
 """
 
 from __future__ import annotations
@@ -124,19 +125,22 @@ def survives(package: str, file: str, line: str, broken: str) -> bool:
 
 
 def main() -> None:
-    """Every mutant, one line each."""
-    for package in MODES:
+    """Every mutant that was asked for, one line each."""
+    text = "".join(sys.argv[1:2])
+    mutants = [mutant for mutant in MUTANTS if text in mutant[1]]
+    for package in sorted({mutant[0] for mutant in mutants}):
         if not suite_passes(package, ROOT):
             sys.exit(f"The suite of {package} fails without a mutant already.")
     survivors = 0
-    for mutant in MUTANTS:
+    for mutant in mutants:
         alive = survives(*mutant)
         survivors += alive
         print(
             f"{'SURVIVES' if alive else 'noticed '} {mutant[1].rpartition('/')[2]}: {mutant[2]}  ->  {mutant[3]}",
             flush=True,
         )
-    sys.exit(f"{survivors} of {len(MUTANTS)} survive." if survivors else None)
+    print(f"{survivors} of {len(mutants)} survive.")
+    sys.exit(bool(survivors))
 
 
 if __name__ == "__main__":
