@@ -1,6 +1,8 @@
-"""Imports point one way: framework package -> core, and between the folders of a package without a circle."""
+"""Imports point one way: framework package -> core, and between the folders of a package without a circle; the map of
+CONTRIBUTING.md names every file."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ FOREIGN = {
     "torch": {"tensorflow", "keras", "trainable_quantizers_keras"},
     "keras": {"torch", "trainable_quantizers_torch"},
 }
+MAP = PACKAGES.parent / "CONTRIBUTING.md"
 ROOMS = {"quantizer", "layers", "graph", "calibration", "deploy", "training", "kernels"}
 
 
@@ -53,3 +56,26 @@ def test_both_framework_packages_have_the_same_folders():
     for framework in ("torch", "keras"):
         source = PACKAGES / framework / "src" / f"trainable_quantizers_{framework}"
         assert {path.name for path in source.iterdir() if (path / "__init__.py").exists()} == ROOMS
+
+
+TABLES = re.findall(
+    r"^\| (?:beside the folders|([\w/]+)/) \| core.*\n\|.*\n((?:\|.*\n)+)", MAP.read_text(), re.MULTILINE
+)
+
+
+def files_on_the_map(package, rows):
+    """The files that a table of the map gives to a package: those with words in its column, or marked as its own."""
+    for row in rows.splitlines():
+        names, of_core, *of_frameworks = (cell.strip() for cell in row.strip("|").split("|"))
+        if of_core if package == "core" else any(of_frameworks):
+            yield from (name for name, own in re.findall(r"`(\w+)`(?: \((\w+)\))?", names) if own in ("", package))
+
+
+@pytest.mark.parametrize("package", FOREIGN)
+def test_the_map_names_every_file_of_a_package_and_no_other(package):
+    source = PACKAGES / package / "src" / f"trainable_quantizers_{package}"
+    named = {f"{folder}/{name}".strip("/") for folder, rows in TABLES for name in files_on_the_map(package, rows)}
+    if package != "core":
+        named |= {"report", "conformance"}  # which stand in the heads of their tables
+    files = {path.relative_to(source).with_suffix("") for path in source.rglob("*.py")}
+    assert named == {str(file) for file in files if file.name not in ("__init__", "_version")}
