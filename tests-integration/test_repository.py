@@ -224,6 +224,13 @@ def test_files_for_the_host_parse(file):
     assert yaml.safe_load((ROOT / file).read_text())
 
 
+def test_the_citation_holds_what_its_format_requires():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["license"] == "Apache-2.0"
+    assert all(citation[key] for key in ("authors", "message", "title"))
+
+
 def test_programs_and_networks_of_tests_have_names_of_their_own():
     """Processes that run tests import them from many folders."""
     folders = ("tools/**", "docs/examples", "packages/*/tests", "tests-integration")
