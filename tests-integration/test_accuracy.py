@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tools/accuracy"
@@ -48,6 +49,14 @@ def test_measuring_runs_and_takes_up_where_it_stopped(tool, tmp_path, capsys):
     assert found["rates"].keys() == {"digits depthwise ours"}
     assert capsys.readouterr().out.count("ours") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_trial_on_data_that_is_sorted_by_class_is_refused(tool, monkeypatch):
+    table, given = tool("table"), tool("data").Data
+    x, y = torch.zeros(8, 1, 1, 4), torch.arange(8) // 2
+    monkeypatch.setattr(table, "load", lambda name: given(x, y, x, y))
+    with pytest.raises(ValueError, match="sorted must hold its samples in random order"):
+        table.trial("sorted", "plain", 1)
 
 
 def test_what_other_packages_raise_counts_as_zero_and_what_ours_raises_does_not(tool, monkeypatch, capsys):

@@ -30,8 +30,13 @@ class Data:
         return tuple(self.x.shape[1:])
 
 
+def _order(count: int) -> np.ndarray:
+    """Samples in random order: some data comes sorted by class."""
+    return np.random.default_rng(0).permutation(count)
+
+
 def _shuffled(x: np.ndarray, y: np.ndarray, test: int) -> Data:
-    order = np.random.default_rng(0).permutation(len(y))
+    order = _order(len(y))
     samples = torch.tensor(x[order], dtype=torch.float32)
     classes = torch.tensor(y[order], dtype=torch.int64)
     return Data(samples[test:], classes[test:], samples[:test], classes[:test])
@@ -71,7 +76,8 @@ def vowels() -> Data:
     mean, deviation = x.mean((0, 2), keepdim=True), x.std((0, 2), keepdim=True)
     samples = [((each - mean) / deviation)[:, :, None] for each in (x, test_x)]
     classes = [torch.tensor(each.astype(np.int64)) - 1 for each in (y, test_y)]
-    return Data(samples[0], classes[0], samples[1], classes[1])
+    order = _order(len(y))
+    return Data(samples[0][order], classes[0][order], samples[1], classes[1])
 
 
 DATA: dict[str, Callable[[], Data]] = {

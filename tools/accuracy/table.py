@@ -60,6 +60,8 @@ def trial(name: str, network: str, steps: int) -> tuple[nn.Module, Data]:
     given = load(name)
     part = len(given.y) // 4
     data = Data(given.x[part:], given.y[part:], given.x[:part], given.y[:part])
+    if not set(data.test_y.tolist()) <= set(data.y.tolist()):
+        raise ValueError(f"{name} must hold its samples in random order: some classes are held back whole.")
     torch.manual_seed(99)
     model = NETWORKS[network](data)
     train(model, data, Budget(steps, FLOAT_RATE), 99)
