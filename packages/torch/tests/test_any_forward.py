@@ -2,7 +2,6 @@
 
 import copy
 import threading
-import warnings
 from functools import cache
 
 import pytest
@@ -377,34 +376,3 @@ def test_a_prepared_model_inside_another_keeps_its_own_quantizers():
     wanted = call(model, inputs) + call(teacher, inputs)
     model.head.register_forward_hook(lambda module, args, output: output + call(teacher, inputs))
     assert torch.equal(call(model, inputs), wanted)
-
-
-EXCHANGES = {
-    "a layer": (lambda model: setattr(model.body, "1", nn.ReLU()), "body.1: exchanged or removed after prepare"),
-    "norms": (nn.SyncBatchNorm.convert_sync_batchnorm, "norm: exchanged or removed after prepare"),
-    "nothing": (lambda model: None, None),
-}
-
-
-@pytest.mark.parametrize("what", EXCHANGES)
-def test_a_module_that_is_exchanged_later_is_missed(what):
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4))
-            self.norm, self.skipped = nn.BatchNorm1d(4), nn.SiLU()
-
-        def forward(self, x, skips=False):
-            x = torch.cat([self.norm(torch.relu(x)), self.body(x)], 1) * 2
-            return x if skips else self.skipped(x)
-
-    torch.manual_seed(0)
-    x = torch.randn(8, 4)
-    model = tq.prepare(Network(), RECIPE, [x], verbose=False).eval()
-    exchange, text = EXCHANGES[what]
-    exchange(model)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model(x, skips=True)
-    found = [str(each.message) for each in caught if "after prepare" in str(each.message)]
-    assert [each[: len(text)] for each in found] == [text] if text else not found

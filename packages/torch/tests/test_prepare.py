@@ -11,6 +11,7 @@ from collections import UserDict
 import pytest
 import torch
 import trainable_quantizers_torch as tq
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch import nn
 from torch_networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
 
@@ -455,3 +456,22 @@ def test_calibration_on_an_endless_stream_ends_and_says_so():
     with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches of more"):
         model = tq.prepare(nn.Sequential(nn.Linear(3, 2)), RECIPE, itertools.cycle([torch.ones(2, 3)]), verbose=False)
     assert tq.summary(model).coverage == 1
+
+
+def test_inference_mode_around_it_changes_nothing():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(8, 4)
+    with torch.inference_mode():
+        model = tq.prepare(network, RECIPE, [x], verbose=False)
+        deployed = tq.convert(model)
+    assert torch.equal(deployed(x), model(x))
+    model(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("where", [lambda: torch.device("meta"), FakeTensorMode])
+def test_a_network_without_values_is_refused(where):
+    with where():
+        network, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(8, 4)
+        with pytest.raises(tq.QuantizerError, match="prepare: model must be one whose weights have values, got 'Seq"):
+            tq.prepare(network, RECIPE, [x], verbose=False)

@@ -74,3 +74,12 @@ def test_a_state_of_parameters_and_buffers_alone_loads_strictly():
             parameter.mul_(1.75)
     fresh.load_state_dict({**dict(trained.named_parameters()), **dict(trained.named_buffers())}, strict=True)
     assert torch.equal(fresh(BOTH), trained(BOTH))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_state_of_a_float_or_converted_model_is_refused_and_not_skipped(strict):
+    model = prepared(BOTH)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Hardswish(), nn.Linear(8, 2))
+    for each in (network, tq.convert(model)):
+        with pytest.raises(RuntimeError, match=r"must be those of a prepared model, got '0\.weight'; load the state of a"):
+            model.load_state_dict(each.state_dict(), strict=strict)

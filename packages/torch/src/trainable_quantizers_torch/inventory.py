@@ -14,14 +14,22 @@ from trainable_quantizers_core import inventory
 from trainable_quantizers_core.inventory import PlacedQuantizer
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
+from trainable_quantizers_torch.graph.exchanged import check_held
 from trainable_quantizers_torch.graph.runtime import Place, Quantizers
 from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
 def quantizers_of(model: nn.Module) -> list[PlacedQuantizer]:
-    """The trainable quantizers that are enabled, in the order of the model's modules; a shared one once."""
+    """The trainable quantizers that are enabled, in the order of the model's modules; a shared one once.
+
+    Raises:
+        QuantizerError: a float layer stands where ``prepare`` quantized one.
+    """
     found: dict[int, PlacedQuantizer] = {}
-    for each in _all(model) if isinstance(model, nn.Module) else ():
+    if not isinstance(model, nn.Module):
+        return []
+    check_held(model)
+    for each in _all(model):
         if isinstance(each.quantizer, PytorchRangeQuantizer) and each.quantizer.enabled:
             found.setdefault(id(each.quantizer), each)
     return list(found.values())

@@ -34,12 +34,13 @@ from trainable_quantizers_torch.deploy.self_check import check_prepared
 from trainable_quantizers_torch.graph.apply import Placed, wrap
 from trainable_quantizers_torch.graph.build import build
 from trainable_quantizers_torch.graph.equalize import equalize_layers
+from trainable_quantizers_torch.graph.exchanged import hold
 from trainable_quantizers_torch.graph.fold import fold_batch_norms
 from trainable_quantizers_torch.graph.modules import layers_alone
 from trainable_quantizers_torch.graph.record import Recording, record
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 from trainable_quantizers_torch.inventory import quantizers_of, watched_sums
-from trainable_quantizers_torch.layers.copies import copied
+from trainable_quantizers_torch.layers.copies import copied, trainable
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
@@ -48,6 +49,7 @@ _SUMMARY = "quantization_summary"
 _PACKAGE = "trainable-quantizers-torch"
 
 
+@trainable
 def prepare(
     model: nn.Module,
     recipe: Recipe,
@@ -101,6 +103,7 @@ def prepare(
         found = _prepare_graph(model, recipe, calibration_data, *options)
     runtime = any(isinstance(module, QuantizedCalls) for module in model.modules())
     vars(next(_quantizing(model), model))[_SUMMARY] = replace(found, runtime=_PACKAGE if runtime else "")
+    hold(model)
     if verbose:
         print(summary(model))
     return model
@@ -143,6 +146,13 @@ def _check(model: Any, recipe: Any) -> None:
     if next(_quantizing(model), None) is not None:
         advice = "pass the float model"
         raise invalid("prepare", "model", "one without quantizers", type(model).__name__, advice)
+    if (
+        any(each.is_meta for each in model.parameters())
+        or torch.empty(0).is_meta
+        or type(torch.empty(0)) is not torch.Tensor
+    ):
+        advice = "load its weights first, and leave FakeTensorMode and torch.device('meta')"
+        raise invalid("prepare", "model", "one whose weights have values", type(model).__name__, advice)
     if not model._modules and model._parameters:
         advice = "put the layer into torch.nn.Sequential"
         raise invalid("prepare", "model", "a network that holds layers", type(model).__name__, advice)

@@ -6,13 +6,15 @@ import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_torch.graph.exchanged import check_held, release
 from trainable_quantizers_torch.graph.runtime import take_over
-from trainable_quantizers_torch.layers.copies import copied
+from trainable_quantizers_torch.layers.copies import copied, trainable
 from trainable_quantizers_torch.layers.mixed import classes_of, mix
 from trainable_quantizers_torch.layers.wrapper import deployed
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer
 
 
+@trainable
 def convert(model: torch.nn.Module) -> torch.nn.Module:
     """A copy of ``model`` in which every trainable quantizer is an inferable one of mct-quantizers.
 
@@ -21,7 +23,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     parameter of a quantizer is left.
 
     Raises:
-        QuantizerError: nothing in the model can be converted.
+        QuantizerError: nothing in the model can be converted, or a float layer stands where ``prepare`` quantized one.
 
     Examples:
         >>> from trainable_quantizers_torch import *
@@ -33,7 +35,9 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
         >>> torch.equal(convert(model)(x), model(x))
         True
     """
+    check_held(model)
     converted = copied(model, "convert")
+    release(converted)
     found = [module for module in converted.modules() if quantizers_in(module)]
     if not found:
         advice = "wrap its layers in PytorchTrainableQuantizationWrapper, or its activations in a holder, first"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +40,6 @@ _HIDDEN_CALL = (
 _TRACED = (
     "torch.fx traces no quantizers of functions and operators: take torch.export.export(model, inputs), or trace the "
     "float model."
-)
-
-_EXCHANGED = (
-    "exchanged or removed after prepare, with the quantizers; what stands there now is quantized no longer. Exchange "
-    "modules in the float model, and prepare it again."
 )
 
 _SCRIPTED = "torch.jit.script takes no model that quantizes as it runs: take torch.jit.trace(convert(model), inputs)."
@@ -222,8 +216,6 @@ class Quantizing(TorchFunctionMode):
         try:
             if whole is None:
                 result = calls.forward(module, args, kwargs)
-                if not torch.compiler.is_compiling():
-                    _warn_of_exchanged(module, frame.inside.keys() - self.counts.keys())
                 if torch.compiler.is_compiling() and any(each in self.steps for each in HIDDEN - self.counts.keys()):
                     raise QuantizerError(_HIDDEN_CALL)
                 return result
@@ -235,14 +227,6 @@ class Quantizing(TorchFunctionMode):
 
 for _each in (Quantizing.__torch_function__, Quantizing.watch_parts, saving, open_parts):
     skip_code(_each.__code__)  # outside of a graph, the compiler mistakes attributes of tensors for one another
-
-
-def _warn_of_exchanged(module: nn.Module, not_called: Set[Calls]) -> None:
-    """A module that is not called, and no longer held either, took its quantizers along."""
-    held = {id(each.__dict__.get("quantized_calls")) for each in module.modules()} if not_called else ()
-    gone = sorted(calls.path for calls in not_called if id(calls) not in held)
-    if gone:
-        warnings.warn(f"{', '.join(gone)}: {_EXCHANGED}", stacklevel=2)
 
 
 class _Again:

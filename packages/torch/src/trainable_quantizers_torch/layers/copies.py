@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core.errors import invalid
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def trainable(function: Function) -> Function:
+    """The function outside of ``torch.inference_mode``, in which no tensor that it makes could be trained."""
+
+    @wraps(function)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return outside  # type: ignore[return-value]
 
 
 def copied(model: nn.Module, owner: str) -> nn.Module:

@@ -103,6 +103,16 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
     def _quantizers_by_key(self) -> Mapping[Any, Any]:
         return self.weights_quantizers
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """As PyTorch does; a state that names the weight as a float or converted model does is refused, not skipped."""
+        for key in self.weights_quantizers if self.is_str_attr else ():
+            if f"{prefix}{key}" in state_dict and f"{prefix}layer.{key}" not in state_dict:
+                rule = "those of a prepared model"
+                advice = "load the state of a float model into the float model, and prepare that"
+                errors = arguments[-1]
+                errors.append(str(invalid(type(self).__name__, "names of weights", rule, f"{prefix}{key}", advice)))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def _weight(self, key: str | int) -> torch.Tensor:
         if not isinstance(key, str):
             return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")

@@ -1,0 +1,112 @@
+"""Modules that quantize, and whether a model still holds them as ``prepare`` left it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
+from torch import nn
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_torch.graph.runtime import QuantizedCalls
+
+_GONE = (
+    "exchanged or removed after prepare, with the quantizers; what stands there now is quantized no longer. Exchange "
+    "modules in the float model, and prepare it again."
+)
+_ADVICE = (
+    "put the new layer into the float model and prepare that (a rule with skip = true leaves the layer in float), or "
+    "wrap it in PytorchTrainableQuantizationWrapper"
+)
+_QUANTIZING = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder, QuantizedCalls)
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)
+
+Edge = tuple[str, nn.Module | None, str, nn.Module]
+"""The path of a module; what holds it, None for the module that looks; its name there; the module."""
+
+
+class Held:
+    """What a module holds that quantizes: before each forward it looks whether that is still so.
+
+    A module that was put into another one, such as an adapter around a layer, is still held. A layer with parameters
+    in the place of one that quantized is an error; anything else there, or nothing, a warning.
+
+    Args:
+        edges: Modules that quantize or hold such, where the module itself or a list or dictionary of it holds them.
+    """
+
+    def __init__(self, edges: list[Edge]) -> None:
+        self.edges = edges
+
+    def __call__(self, module: nn.Module, args: Any = ()) -> None:
+        """What PyTorch calls before a forward."""
+        for _, parent, name, child in self.edges:
+            if (module if parent is None else parent)._modules.get(name) is not child:
+                self.look(module)
+                return
+
+    def look(self, module: nn.Module) -> None:
+        """Raise or warn if something that quantized is gone; what ``DataParallel`` copies holds copies."""
+        if getattr(module, "_is_replica", False):
+            return
+        held = {id(each) for each in module.modules()}
+        for path, parent, name, child in self.edges:
+            now = (module if parent is None else parent)._modules.get(name)
+            gone = [path for path, each in _quantizing(child, path) if id(each) not in held]
+            if now is child or not gone:
+                continue
+            before = set(child.modules())
+            if now is not None and any(each not in before for _, each in _quantizing(now)):
+                continue  # what the user wrapped quantizes
+            found = ", ".join(gone)
+            if now is not None and any(True for _ in now.parameters()):
+                raise invalid("prepare", found, "the layer that it quantized", type(now).__name__, _ADVICE)
+            warnings.warn(f"{found}: {_GONE}", stacklevel=2)
+
+
+def _quantizing(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Modules that quantize, with their names; not those inside of such."""
+    if isinstance(module, _QUANTIZING):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _quantizing(child, f"{path}.{name}".lstrip("."))
+
+
+def hold(model: nn.Module) -> None:
+    """Let each module of a prepared model look whether what it holds still quantizes."""
+    for path, module in model.named_modules():
+        edges = list(_edges(path, module, None))
+        if edges and not isinstance(module, _NEVER_CALLED):
+            module.register_forward_pre_hook(Held(edges))
+
+
+def _edges(path: str, module: nn.Module, parent: nn.Module | None) -> Iterator[Edge]:
+    for name, child in module._modules.items():
+        if child is not None and any(_quantizing(child)):
+            place = f"{path}.{name}".lstrip(".")
+            yield place, parent, name, child
+            if isinstance(child, _NEVER_CALLED):
+                yield from _edges(place, child, child)
+
+
+def check_held(model: nn.Module) -> None:
+    """Raise or warn if something that quantized is gone, wherever in a model.
+
+    Raises:
+        QuantizerError: a layer in float stands where a quantized one did.
+    """
+    for module in model.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, Held):
+                hook(module)
+
+
+def release(model: nn.Module) -> None:
+    """Look no more: the model is converted."""
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, Held):
+                del module._forward_pre_hooks[key]
