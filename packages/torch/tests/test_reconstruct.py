@@ -83,19 +83,21 @@ def test_blocks_that_cannot_be_are_refused():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.block = nn.Sequential(nn.Linear(6, 6))
+            self.first, self.block = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6))
 
         def forward(self, x):
-            return self.block(self.block(x))
+            return self.block(self.block(self.first(x)))
 
     _, model = with_block()
     with pytest.raises(tq.QuantizerError, match="blocks must be a sequence of names, got '2'"):
         tq.reconstruct(model, [X], blocks="2")
     with pytest.raises(tq.QuantizerError, match=r"blocks must be names of layers with .* got '2\.1'"):
         tq.reconstruct(model, [X], blocks=["2.1"])
-    model = tq.prepare(Twice(), tq.Recipe({"num_bits": 4}, {"num_bits": 8}), [X], verbose=False)
+    model = tq.prepare(Twice(), tq.Recipe({"num_bits": 2}, {"num_bits": 8}), [X], verbose=False)
+    before = model.first.layer.weight.detach().clone()
     with pytest.raises(tq.QuantizerError, match="blocks must be modules that a batch calls once, got 'block'"):
-        tq.reconstruct(model, [X], steps=5, blocks=["block"])
+        tq.reconstruct(model, [X], steps=20, learning_rate=0.2, blocks=["block"])
+    assert torch.equal(model.first.layer.weight, before)  # refused before the layer ahead of it learned
     lut = tq.LayerRule(name="1", weights={"method": "lut_power_of_two"})
     network = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     rows = X[..., :2].repeat(1, 1, 1, 3)
@@ -130,3 +132,18 @@ def test_what_cannot_be_reconstructed_is_refused():
         tq.reconstruct(model, [X], steps=2)
     with pytest.raises(tq.QuantizerError, match="reconstruct: learning_rate must be above 0"):
         tq.reconstruct(model, [X], learning_rate=0)
+
+
+def test_what_training_or_conversion_has_settled_is_refused():
+    oscillations = {"momentum": 0.25, "freeze_above": 0.2}
+    _, model = prepared({"oscillations": oscillations})
+    quantizer = model[4].weights_quantizers["weight"]
+    moves = quantizer.get_quantizer_variable("moves")
+    with torch.no_grad():
+        moves[0, 0] = 4 * 1 + 2  # level 1, frozen
+    with pytest.raises(tq.QuantizerError, match=r"weights must be of weights that all may move, got '2\.1% frozen'"):
+        tq.reconstruct(model, [X], steps=5)
+    _, model = prepared()
+    model[2].convert_to_inferable_quantizers()
+    with pytest.raises(tq.QuantizerError, match="reconstruct: 2 must be not converted"):
+        tq.reconstruct(model, [X], steps=5)

@@ -11,10 +11,11 @@ from typing import Any
 
 from mct_quantizers import QuantizationTarget
 
-from trainable_quantizers_core.constants import TABLED
+from trainable_quantizers_core.constants import FLIP_RATE, MOVES, TABLED
 from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
+from trainable_quantizers_core.quantizer.oscillations import shares
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP, QuantizationSchedule
@@ -103,7 +104,8 @@ class Reconstruction:
         """Nothing, or an error, before any weight changes.
 
         Raises:
-            QuantizerError: a weight is quantized to a look-up table, or learns its width.
+            QuantizerError: a weight is quantized to a look-up table, learns its width, or has elements that are frozen
+                because they oscillated.
         """
         for each in quantizers:
             if each.specification.method in TABLED:
@@ -112,6 +114,12 @@ class Reconstruction:
             if isinstance(each, CandidatesQuantizer):
                 advice = "reconstruct what prepare makes of its learned_recipe"
                 raise invalid(_OWNER, "quantizers of weights", "of one width", type(each).__name__, advice)
+            if each.oscillations is None:
+                continue
+            frozen = shares(each.read_variable(MOVES), each.read_variable(FLIP_RATE))["frozen"]
+            if frozen:
+                rule, advice = "of weights that all may move", "reconstruct before the training that freezes weights"
+                raise invalid(_OWNER, "quantizers of weights", rule, f"{frozen:.1%} frozen", advice)
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
         """A quantizer of the same weight that learns rounding and nothing else; it has no variables yet."""

@@ -7,14 +7,16 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
+from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core.deploy.self_check import quantizers_set_aside
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.training.reconstruct import STRENGTH, Reconstruction, check_biases
 
 from trainable_quantizers_torch.calibration.batches import batches_of, modes_kept, run_on
+from trainable_quantizers_torch.deploy.convert import quantizers_in
 from trainable_quantizers_torch.inventory import quantizers_of
-from trainable_quantizers_torch.layers.copies import copied
+from trainable_quantizers_torch.layers.copies import copied, trainable
 from trainable_quantizers_torch.layers.stateless import call_with
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 from trainable_quantizers_torch.prepare import find_summary
@@ -23,6 +25,7 @@ from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQua
 from trainable_quantizers_torch.training.blocks import Call, learn_block, relative_error
 
 
+@trainable
 def reconstruct(
     model: nn.Module, data: Any, steps: int = 1000, learning_rate: float = 1e-2, blocks: Sequence[str] = ()
 ) -> nn.Module:
@@ -49,8 +52,9 @@ def reconstruct(
             pattern such as ``blocks.*`` each match is a block.
 
     Raises:
-        QuantizerError: no layer with quantized weights, biases that were corrected, no data, a batch that the model
-            does not take, or a block that there is not, or that a batch calls twice.
+        QuantizerError: no layer with quantized weights, layers that are converted, weights that are frozen, biases that
+            were corrected, no data, a batch that the model does not take, or a block that there is not, or that a batch
+            calls twice. The weights are as they were then.
 
     Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
@@ -73,6 +77,11 @@ def reconstruct(
     if not wrappers:
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         raise invalid("reconstruct", "model", "one with quantized weights", type(model).__name__, advice)
+    for name, each in model.named_modules():
+        if isinstance(each, (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)) and not quantizers_in(
+            each
+        ):
+            raise invalid("reconstruct", name, "not converted", type(each).__name__, "reconstruct before convert")
     how.check_quantizers(found for each in wrappers.values() for found in each.weights_quantizers.values())
     together = how.found_blocks([name for name, _ in model.named_modules()], wrappers, ".")
     alone = set(wrappers).difference(*together.values())
@@ -80,14 +89,16 @@ def reconstruct(
     check_biases(found.rows if found else ())
     batches = list(batches_of(data, "reconstruct"))
     with quantizers_set_aside(quantizers, [each for _, each in _wrappers(reference)]), modes_kept(model):
-        for name, count in _in_order(reference, [*together, *alone], batches).items():
+        counts = _in_order(reference, [*together, *alone], batches)
+        for name in together.keys() & counts.keys():
+            how.check_calls(name, counts[name])
+        for name, count in counts.items():
             calls = _calls(model, reference, name, count, batches)
             model.eval()
             unit = model.get_submodule(name)
             if name in alone:
                 _round(unit, calls, how)
             else:
-                how.check_calls(name, count)
                 learn_block(unit, [wrappers[each] for each in together[name]], calls, how)
     return model
 
