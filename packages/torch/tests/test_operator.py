@@ -5,6 +5,8 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch_builders import network
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
@@ -88,6 +90,17 @@ def test_recomputing_in_the_backward_gives_the_same_gradients():
     found = gradients(model, lambda x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False), x)
     for name, gradient in wanted.items():
         assert torch.equal(found[name], gradient), name
+
+
+def test_tensors_that_stand_for_values_are_computed_with():
+    model, x = network(), torch.randn(2, 2, 8, 8)
+    wanted = model(x)
+    assert torch.equal(make_fx(model)(x)(x), wanted)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model(mode.from_tensor(x)).shape == wanted.shape
+    on_meta = network().to("meta")
+    on_meta(x.to("meta")).sum().backward()
+    assert all(parameter.grad.is_meta for parameter in on_meta.parameters())
 
 
 def test_threads_of_a_parent_are_not_waited_for_after_a_fork():

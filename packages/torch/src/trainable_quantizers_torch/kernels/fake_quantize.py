@@ -13,7 +13,7 @@ from trainable_quantizers_torch.kernels import blocks, jit
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow
 from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.limits import limits
-from trainable_quantizers_torch.kernels.operator import in_transform, on_cpu, operator
+from trainable_quantizers_torch.kernels.operator import on_cpu, operator, stands_for_values
 
 
 def fake_quantize(
@@ -81,7 +81,7 @@ def _forward(
             return y.to(x.dtype)
     step = range_step(TORCH_OPS, min_range, max_range, grid)
     zero_point = range_zero_point(TORCH_OPS, min_range, step, grid)
-    if torch.compiler.is_compiling() or in_transform():
+    if stands_for_values(x):
         step, zero_point = (_broadcast(p, x, channel_axis) for p in (step, zero_point))
         levels = torch.clamp(torch.round(x.float() * (1 / step)) + zero_point, grid.lowest, grid.highest)
         return ((levels - zero_point) * step).to(x.dtype)

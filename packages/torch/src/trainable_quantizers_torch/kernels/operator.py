@@ -121,7 +121,18 @@ def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
     raise QuantizerError(f"forward mode (jvp) {_STRAIGHT_THROUGH}: use torch.func.grad, vjp or jacrev.")
 
 
+def stands_for_values(tensor: torch.Tensor) -> bool:
+    """Whether plain operations are to compute with a tensor: it may have no values, or something traces them.
+
+    A tensor of the device ``meta``, a transform of ``torch.func``, or a mode that sees operations, as ``make_fx`` and
+    ``FakeTensorMode`` are: PyTorch has no fake-quantize kernels for these.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return tensor.is_meta or in_transform() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def on_cpu(tensor: torch.Tensor) -> bool:
     """Whether the values lie open to read, now, by whatever means is fastest: a tensor in memory, nothing traced."""
     real = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return real and tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not in_transform()
+    return real and tensor.device.type == "cpu" and not stands_for_values(tensor)
