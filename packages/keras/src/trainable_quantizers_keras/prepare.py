@@ -18,7 +18,7 @@ from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
 from trainable_quantizers_core.inventory import accumulator_bits
 
-from trainable_quantizers_keras.calibration.batches import example_of, first_of, in_order, run_on
+from trainable_quantizers_keras.calibration.batches import example_of, first_batches, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
 from trainable_quantizers_keras.deploy.convert import needs_package, quantizes, refuse_configuration
 from trainable_quantizers_keras.deploy.self_check import check_prepared
@@ -88,7 +88,9 @@ def prepare(
         True
     """
     _check(model, recipe)
-    first, calibration_data = first_of(calibration_data, BATCHES)
+    first: list[Any] = []
+    if calibration_data is not None:
+        first, calibration_data = first_batches(calibration_data, BATCHES, "prepare", "calibration_data")
     example = example_of(model, first)
     graph = opened(model, example)
     folded: dict[str, str] = {}

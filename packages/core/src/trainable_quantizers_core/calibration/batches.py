@@ -1,10 +1,15 @@
-"""How many batches calibration takes."""
+"""Batches of data: what they may be, how many calibration takes, and errors that show them."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from trainable_quantizers_core.errors import QuantizerError, invalid
 
 Batch = TypeVar("Batch")
 
@@ -35,3 +40,84 @@ def at_most(batches: Iterable[Batch], limit: int | None, owner: str) -> Iterator
             warnings.warn(f"{owner}: calibration took the first {limit} batches of more; {advice}.", stacklevel=2)
             return
         yield batch
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How users of a framework give data, and the words for that in errors.
+
+    Args:
+        tensors: Types of what is one batch, beside dictionaries.
+        tensor: Such a batch in words.
+        named: A dictionary in words.
+        loader: What gives batches, beside lists.
+
+    Examples:
+        >>> import numpy as np
+        >>> arrays = Batches((np.ndarray,), "an array", "a dictionary of inputs", "a generator")
+        >>> len(arrays.of(np.ones((3, 2)), "f")), arrays.first(iter("abc"), 2, "f", "data")[0]
+        (1, ['a', 'b'])
+        >>> arrays.in_words((np.ones((3, 2)), {"count": 3}))
+        '(float64 array of shape (3, 2), {count: int})'
+    """
+
+    tensors: tuple[type, ...]
+    tensor: str
+    named: str
+    loader: str
+
+    def of(self, data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
+        """One batch, or an iterable of them, as the latter.
+
+        Raises:
+            QuantizerError: neither.
+        """
+        if isinstance(data, (*self.tensors, Mapping)):
+            return [data]
+        if not isinstance(data, Iterable):
+            advice = f"pass {self.loader} or a list of batches: a run shows what the model computes"
+            raise invalid(owner, argument, "an iterable of batches", data, advice)
+        return data
+
+    def first(self, data: Any, count: int, owner: str, argument: str) -> tuple[list[Any], Any]:
+        """The first batches, as many as there are, and the data; an iterator that they were taken from is whole again.
+
+        Raises:
+            QuantizerError: ``data`` is no iterable, or empty.
+        """
+        given = self.of(data, owner, argument)
+        batches = iter(given)
+        first = list(islice(batches, count))
+        if not first:
+            raise self.none(owner, argument, data)
+        return first, chain(first, batches) if batches is given else given
+
+    def none(self, owner: str, argument: str, data: Any) -> QuantizerError:
+        """The error of data that hold no batch."""
+        advice = f"an iterator that was used before is empty: pass a list or {self.loader}"
+        return invalid(owner, argument, "at least one batch", data, advice)
+
+    @contextmanager
+    def explained(self, owner: str, argument: str, batch: Any, count: int = 0) -> Iterator[None]:
+        """Whatever a model raises for a batch becomes an error that shows the batch.
+
+        Raises:
+            QuantizerError: the model raises something.
+        """
+        try:
+            yield
+        except Exception as error:  # whatever the user's model raises
+            rule = f"batches that the model takes: {self.tensor}, a tuple of inputs, or {self.named}"
+            advice = f"the model says: {type(error).__name__}: {error}"
+            raise invalid(owner, argument, rule, self.in_words(batch), advice, f" in batch {count}") from error
+
+    def in_words(self, batch: Any) -> str:
+        """Types and shapes, where the values themselves would fill the screen."""
+        if isinstance(batch, Mapping):
+            return "{" + ", ".join(f"{key}: {self.in_words(value)}" for key, value in batch.items()) + "}"
+        if isinstance(batch, (tuple, list)):
+            return "(" + ", ".join(map(self.in_words, batch)) + ")"
+        if hasattr(batch, "shape") and hasattr(batch, "dtype"):
+            dtype = str(getattr(batch.dtype, "name", batch.dtype)).rpartition(".")[2]
+            return f"{dtype} {self.tensor.rpartition(' ')[2]} of shape {tuple(batch.shape)}"
+        return type(batch).__name__

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core.calibration.batches import at_most
-from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.calibration.batches import Batches, at_most
 from trainable_quantizers_core.progress import track
 
 from trainable_quantizers_keras.layers.calls import input_tensors, is_graph
+
+_DATA = Batches((np.ndarray, tf.Tensor), "an array", "a dictionary by name of the input", "a tf.data.Dataset")
+batches_of, first_batches, in_words = _DATA.of, _DATA.first, _DATA.in_words
 
 
 def run_on(
@@ -34,42 +35,13 @@ def run_on(
     """
     count = 0
     for batch in at_most(track(batches_of(data, owner, argument), owner, verbose), limit, owner):
-        try:
+        with _DATA.explained(owner, argument, batch, count):
             inputs = inputs_of(model, batch)
             result = model(inputs, training=False)
-        except Exception as error:  # whatever a layer raises
-            rule = "batches that the model takes: an array, a tuple of inputs, or a dictionary by name of the input"
-            advice = f"the model says: {type(error).__name__}: {error}"
-            raise invalid(owner, argument, rule, in_words(batch), advice, f" in batch {count}") from error
         yield inputs, result
         count += 1
     if not count:
-        advice = "an iterator that was used before is empty: pass a list or a Dataset"
-        raise invalid(owner, argument, "at least one batch", data, advice)
-
-
-def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
-    """One batch, or an iterable of them, as the latter.
-
-    Raises:
-        QuantizerError: neither.
-    """
-    if isinstance(data, (np.ndarray, tf.Tensor, Mapping)):
-        return [data]
-    if not isinstance(data, Iterable):
-        advice = "pass a tf.data.Dataset or a list of batches: activations are measured on data"
-        raise invalid(owner, argument, "an iterable of batches", data, advice)
-    return data
-
-
-def first_of(data: Any, count: int) -> tuple[list[Any], Any]:
-    """The first batches, as many as there are, and the data, all of them still."""
-    if data is None:
-        return [], data
-    given = batches_of(data, "prepare", "calibration_data")
-    batches = iter(given)
-    first = list(islice(batches, count))
-    return first, chain(first, batches) if batches is given else given
+        raise _DATA.none(owner, argument, data)
 
 
 def example_of(model: Any, batches: Sequence[Any]) -> Any:
@@ -95,17 +67,6 @@ def in_order(model: Any, inputs: Any) -> list[tf.Tensor]:
     if isinstance(inputs, Mapping) and not isinstance(getattr(model, "input", None), Mapping):
         inputs = [inputs[symbol.name] for symbol in symbols]
     return [tf.cast(value, symbol.dtype) for symbol, value in zip(symbols, tf.nest.flatten(inputs), strict=True)]
-
-
-def in_words(batch: Any) -> str:
-    """Types and shapes, where the values themselves would fill the screen."""
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{key}: {in_words(value)}" for key, value in batch.items()) + "}"
-    if isinstance(batch, (tuple, list)):
-        return "(" + ", ".join(map(in_words, batch)) + ")"
-    if hasattr(batch, "shape") and hasattr(batch, "dtype"):
-        return f"{getattr(batch.dtype, 'name', batch.dtype)} array of shape {tuple(batch.shape)}"
-    return type(batch).__name__
 
 
 def named_tensors(result: Any, name: str) -> list[tuple[str, Any]]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core.calibration.batches import at_most
-from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.calibration.batches import Batches, at_most
 from trainable_quantizers_core.progress import track
+
+_DATA = Batches((torch.Tensor,), "a tensor", "a dictionary of keywords", "a DataLoader")
+batches_of, first_batches = _DATA.of, _DATA.first
+batch_explained, in_words = _DATA.explained, _DATA.in_words
 
 
 @contextmanager
@@ -58,52 +60,7 @@ def run_on(
             yield _caller(positional, keywords), result
             count += 1
     if not count:
-        raise no_batch(owner, argument, data)
-
-
-@contextmanager
-def batch_explained(owner: str, argument: str, batch: Any, count: int = 0) -> Iterator[None]:
-    """Whatever a model raises for a batch becomes an error that shows the batch."""
-    try:
-        yield
-    except Exception as error:  # whatever the user's forward raises
-        rule = "batches that the model takes: a tensor, a tuple of inputs, or a dictionary of keywords"
-        advice = f"the model says: {type(error).__name__}: {error}"
-        raise invalid(owner, argument, rule, in_words(batch), advice, f" in batch {count}") from error
-
-
-def no_batch(owner: str, argument: str, data: Any) -> Exception:
-    """The error of data that hold no batch."""
-    advice = "an iterator that was used before is empty: pass a list or a DataLoader"
-    return invalid(owner, argument, "at least one batch", data, advice)
-
-
-def batches_of(data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
-    """One batch, or an iterable of them, as the latter.
-
-    Raises:
-        QuantizerError: neither.
-    """
-    if isinstance(data, (torch.Tensor, Mapping)):
-        return [data]
-    if not isinstance(data, Iterable):
-        advice = "pass a DataLoader or a list of batches: a run shows what the model computes"
-        raise invalid(owner, argument, "an iterable of batches", data, advice)
-    return data
-
-
-def first_batches(data: Any, count: int, owner: str, argument: str) -> tuple[list[Any], Any]:
-    """The first batches, as many as there are, and the data; an iterator that they were taken from is whole again.
-
-    Raises:
-        QuantizerError: ``data`` is no iterable, or empty.
-    """
-    given = batches_of(data, owner, argument)
-    batches = iter(given)
-    first = list(itertools.islice(batches, count))
-    if not first:
-        raise no_batch(owner, argument, data)
-    return first, itertools.chain(first, batches) if batches is given else given
+        raise _DATA.none(owner, argument, data)
 
 
 def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
@@ -176,14 +133,3 @@ def _to(device: torch.device, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _to(device, item) for key, item in value.items()}
     return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value
-
-
-def in_words(batch: Any) -> str:
-    """Types and shapes, where the values themselves would fill the screen."""
-    if isinstance(batch, torch.Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')} tensor of shape {tuple(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{key}: {in_words(value)}" for key, value in batch.items()) + "}"
-    if isinstance(batch, (tuple, list)):
-        return "(" + ", ".join(map(in_words, batch)) + ")"
-    return type(batch).__name__
