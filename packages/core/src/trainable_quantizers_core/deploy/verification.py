@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -151,6 +151,18 @@ class Comparison:
         """
         _add(self._outputs, name, trained, deployed)
 
+    def outputs(self, trained: Sequence[tuple[str, Any]], deployed: Sequence[tuple[str, Any]]) -> None:
+        """Compare the outputs of a batch, in their order, under the names that the trained model gives them.
+
+        Raises:
+            QuantizerError: their numbers or shapes differ.
+        """
+        if len(trained) != len(deployed):
+            advice = "both must give the same outputs"
+            raise invalid("verify", "outputs of the deployed model", str(len(trained)), len(deployed), advice)
+        for (name, one), (_, other) in zip(trained, deployed, strict=True):
+            self.output(name, one, other)
+
     def layer(self, name: str, trained: Any, deployed: Any) -> None:
         """Compare the output of a layer.
 
@@ -180,6 +192,19 @@ class Comparison:
         if not self._outputs:
             raise invalid("verify", "data", "at least one batch", [], "pass a list or a loader that is not used up")
         return Verification(tuple(self._outputs.values()), tuple(self._layers.values()))
+
+
+def result_of(deployed: Any, call: Callable[..., Any], *args: Any) -> Any:
+    """What ``call(*args)`` gives, which runs the deployed model on a batch.
+
+    Raises:
+        QuantizerError: it raises something.
+    """
+    try:
+        return call(*args)
+    except Exception as error:  # whatever it raises
+        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
+        raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
 
 
 def _add(table: dict[str, TensorDifference], name: str, trained: Any, deployed: Any) -> None:

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Verification
-from trainable_quantizers_core.deploy.verification import Comparison
+from trainable_quantizers_core.deploy.verification import Comparison, result_of
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.calibration.batches import named_tensors, names_of_inputs, run_on
@@ -65,6 +66,7 @@ def compared(trained: Any, deployed: Any, data: Any, layers: bool = True) -> tup
     """The same without the causes, and the inputs in the last batch."""
     comparison = Comparison()
     seen: list[dict[str, list[Any]]] = [{}, {}]
+    run = partial(deployed, training=False) if isinstance(deployed, keras.Model) else deployed
     with ExitStack() as stack:
         if layers and isinstance(deployed, (keras.Model, Program)):
             for model, outputs in zip((trained, deployed), seen, strict=True):
@@ -72,9 +74,9 @@ def compared(trained: Any, deployed: Any, data: Any, layers: bool = True) -> tup
                     stack.enter_context(_watched(model, outputs, alone=isinstance(deployed, Program)))
         for inputs, wanted in run_on(trained, data, "verify"):
             if isinstance(deployed, Program):
-                given, seen[1] = _given(deployed.observed, inputs)
+                given, seen[1] = result_of(deployed, deployed.observed, inputs)
             else:
-                given = _given(deployed, inputs)
+                given = result_of(deployed, run, inputs)
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
@@ -87,7 +89,7 @@ def _compared_with_file(trained: Any, file: LiteFile, data: Any) -> Verification
     program: Program | None = None
     for count, (inputs, wanted) in enumerate(run_on(trained, data, "verify")):
         named = dict(zip(names_of_inputs(trained, inputs), tf.nest.flatten(inputs), strict=True))
-        given = _given(file.run, named)
+        given = result_of(file, file.run, named)
         program = program if count else _program(trained, inputs)
         seen: list[dict[str, list[Any]]] = [{}, {}]
         if program is not None:
@@ -119,15 +121,6 @@ def _program(trained: Any, inputs: Any) -> Program | None:
         return None
 
 
-def _given(deployed: Any, inputs: Any) -> Any:
-    try:
-        return deployed(inputs, training=False) if isinstance(deployed, keras.Model) else deployed(inputs)
-    except Exception as error:  # whatever it raises
-        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
-        kind = type(getattr(deployed, "__self__", deployed)).__name__  # of a program its method is called
-        raise invalid("verify", "deployed", rule, kind, advice) from error
-
-
 def _watched(model: Any, outputs: dict[str, list[Any]], alone: bool) -> Any:
     """Keep what layers give, or holders ``alone``: other steps of a program are no layers."""
     layers = named_layers(model)
@@ -145,12 +138,8 @@ def _watched(model: Any, outputs: dict[str, list[Any]], alone: bool) -> Any:
 def _compare(comparison: Comparison, seen: list[dict[str, list[Any]]], wanted: Any, given: Any) -> None:
     trained, deployed = ({name: [*map(_array, each)] for name, each in outputs.items()} for outputs in seen)
     comparison.layers(trained, deployed)
-    outputs = [named_tensors(result, "output") for result in (wanted, given)]
-    if len(outputs[0]) != len(outputs[1]):
-        advice = "both must give the same outputs"
-        raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
-    for (name, one), (_, other) in zip(*outputs, strict=True):
-        comparison.output(name, _array(one), _array(other))
+    outputs = ([(name, _array(each)) for name, each in named_tensors(result, "output")] for result in (wanted, given))
+    comparison.outputs(*outputs)
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizat
 from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Verification
-from trainable_quantizers_core.deploy.verification import Comparison
+from trainable_quantizers_core.deploy.verification import Comparison, result_of
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
@@ -73,9 +73,9 @@ def compared(
             stack.enter_context(_kept_outputs(trained, of, seen[0]))
         for call, wanted in run_on(trained, data, "verify"):
             if isinstance(deployed, Program):
-                given, seen[1] = _given(deployed.observed, call)
+                given, seen[1] = result_of(deployed, call, deployed.observed)
             else:
-                given = _given(deployed, call)
+                given = result_of(deployed, call, deployed)
             _compare(comparison, seen, wanted, given)
             for outputs in seen:
                 outputs.clear()
@@ -99,24 +99,11 @@ def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tu
         return ()
 
 
-def _given(deployed: Any, call: Callable[[Any], Any]) -> Any:
-    try:
-        return call(deployed)
-    except Exception as error:  # whatever it raises
-        rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
-        kind = type(getattr(deployed, "__self__", deployed)).__name__  # of a program its method is called
-        raise invalid("verify", "deployed", rule, kind, advice) from error
-
-
 def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], wanted: Any, given: Any) -> None:
     trained, deployed = ({name: [*map(_array, each)] for name, each in outputs.items()} for outputs in seen)
     comparison.layers(trained, deployed)
-    outputs = [_named(result) for result in (wanted, given)]
-    if len(outputs[0]) != len(outputs[1]):
-        advice = "both must give the same outputs"
-        raise invalid("verify", "outputs of the deployed model", str(len(outputs[0])), len(outputs[1]), advice)
-    for (name, one), (_, other) in zip(*outputs, strict=True):
-        comparison.output(name, _array(one), _array(other))
+    outputs = ([(name, _array(each)) for name, each in _named(result)] for result in (wanted, given))
+    comparison.outputs(*outputs)
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
