@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 from trainable_quantizers_core import Budget
-from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.learned_bits import LearnedBits
+from trainable_quantizers_core.training.regularizers import damping_terms, rounding_terms
 
 from trainable_quantizers_keras.inventory import quantized_weights, quantizers_of
 from trainable_quantizers_keras.prepare import find_summary
@@ -33,16 +33,7 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
         >>> model.compile("adam", lambda y, given: mse(y, given) + 0.01 * rounding_regularizer(model))
         >>> _ = model.fit(tf.ones((8, 4)), tf.ones((8, 2)), verbose=0)
     """
-    soft = [
-        quantizer.rounding_regularizer(weight)
-        for weight, quantizer in quantized_weights(model)
-        if quantizer.gradient.soft_rounding and quantizer.schedule is not None
-    ]
-    if not soft:
-        advice = "give weights training_method = 'AdaRound' and a schedule with a ramp"
-        given = getattr(model, "name", model)
-        raise invalid("rounding_regularizer", "model", "one that learns to round", given, advice)
-    return tf.add_n(soft)
+    return tf.add_n(rounding_terms(quantized_weights(model), getattr(model, "name", model)))
 
 
 def budget_regularizer(model: Any, budget: Budget) -> tf.Tensor:
@@ -94,13 +85,4 @@ def oscillation_damping(model: Any) -> tf.Tensor:
         >>> model.compile("adam", lambda y, given: mse(y, given) + 1e-3 * oscillation_damping(model))
         >>> _ = model.fit(tf.ones((8, 4)), tf.ones((8, 2)), verbose=0)
     """
-    pulls = [
-        quantizer.oscillation_damping(weight)
-        for weight, quantizer in quantized_weights(model)
-        if not quantizer.gradient.soft_rounding
-    ]
-    if not pulls:
-        advice = "prepare it with [weights]; weights that learn their rounding do not oscillate"
-        rule = "one with quantized weights of layers"
-        raise invalid("oscillation_damping", "model", rule, getattr(model, "name", model), advice)
-    return tf.add_n(pulls)
+    return tf.add_n(damping_terms(quantized_weights(model), getattr(model, "name", model)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 from trainable_quantizers_core import Budget
-from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.learned_bits import LearnedBits
+from trainable_quantizers_core.training.regularizers import damping_terms, rounding_terms
 
 from trainable_quantizers_torch.inventory import quantized_weights, quantizers_of
 from trainable_quantizers_torch.prepare import find_summary
@@ -32,15 +32,7 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
         >>> model[0].weight_alpha.grad.shape
         torch.Size([2, 4])
     """
-    soft = [
-        quantizer.rounding_regularizer(weight)
-        for weight, quantizer in quantized_weights(model)
-        if quantizer.gradient.soft_rounding and quantizer.schedule is not None
-    ]
-    if not soft:
-        advice = "give weights training_method = 'AdaRound' and a schedule with a ramp"
-        raise invalid("rounding_regularizer", "model", "one that learns to round", type(model).__name__, advice)
-    return torch.stack(soft).sum()
+    return torch.stack(rounding_terms(quantized_weights(model), type(model).__name__)).sum()
 
 
 def budget_regularizer(model: nn.Module, budget: Budget) -> torch.Tensor:
@@ -89,13 +81,4 @@ def oscillation_damping(model: nn.Module) -> torch.Tensor:
         >>> loss = model(torch.ones(1, 4)).sum() + 1e-3 * oscillation_damping(model)
         >>> loss.backward()
     """
-    pulls = [
-        quantizer.oscillation_damping(weight)
-        for weight, quantizer in quantized_weights(model)
-        if not quantizer.gradient.soft_rounding
-    ]
-    if not pulls:
-        advice = "prepare it with [weights]; weights that learn their rounding do not oscillate"
-        rule = "one with quantized weights of layers"
-        raise invalid("oscillation_damping", "model", rule, type(model).__name__, advice)
-    return torch.stack(pulls).sum()
+    return torch.stack(damping_terms(quantized_weights(model), type(model).__name__)).sum()
