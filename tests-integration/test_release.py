@@ -75,12 +75,12 @@ class Repository:
         return done.returncode, done.stdout + done.stderr
 
     def published(self, package: str, version: str, *options: str) -> str:
-        """What the gate said of a release that was prepared, judged and tagged."""
+        """What the gate said of a release that was prepared, tagged and checked."""
         self.release("prepare", package, version, *options)
         gate = self.release("gate", package)
         tag = f"{package}-v{version}"
-        self.release("check", tag)
         self.git("tag", tag)
+        self.release("check", tag)
         return gate
 
     def core_range(self, package: str) -> str:
@@ -157,6 +157,7 @@ def test_core_then_torch_then_a_core_that_breaks_then_a_torch_that_needs_it(repo
 
     # Nor what the listed names gave to users.
     repository.replace(api, "Recipe\n", "Recipe as OtherRecipe\n")
+    repository.git("tag", "core-v0.1.1")
     code, output = repository.try_release("check", "core-v0.1.1")
     assert code
     assert "core 0.1.1 breaks what 0.1.0 has" in output

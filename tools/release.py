@@ -69,9 +69,9 @@ def compatible(version: Version) -> tuple[int, ...]:
     return version.release[: 1 if version.major else 2]
 
 
-def released(package: str, *, merged: bool = False) -> dict[Version, str]:
-    """Versions of a package with their tags, oldest first; with ``merged``, those that HEAD comes from."""
-    tags = run("git", "tag", "--list", f"{package}-v*", *(("--merged", "HEAD") if merged else ())).split()
+def released(package: str, *which: str) -> dict[Version, str]:
+    """Versions of a package with their tags, oldest first; ``which`` are options of ``git tag`` that choose some."""
+    tags = run("git", "tag", "--list", f"{package}-v*", *which).split()
     return dict(sorted((Version(tag.partition("-v")[2]), tag) for tag in tags))
 
 
@@ -108,7 +108,7 @@ def prepare(package: str, version: str, lowest_core: str | None) -> None:
         raise SystemExit("The core depends on no other core: --lowest-core is for torch and keras.")
     if run("git", "status", "--porcelain", "--untracked-files=no"):
         raise SystemExit("Commit or put away your changes first: a release is one commit.")
-    if (latest := max(released(package, merged=True), default=None)) is not None and new <= latest:
+    if (latest := max(released(package, "--merged", "HEAD"), default=None)) is not None and new <= latest:
         raise SystemExit(f"The last release of {package} here is {latest}: {version} does not come after it.")
     changelog = folder_of(package) / "CHANGELOG.md"
     if not new.is_devrelease:
@@ -160,8 +160,9 @@ def entry(package: str, version: str) -> str:
 
 
 def api(package: str) -> None:
-    """Fail if public names broke since the last release while the version says that nothing did."""
-    earlier = {version: tag for version, tag in released(package, merged=True).items() if not version.is_prerelease}
+    """Fail if public names broke since the last release, itself aside, while the version says that nothing did."""
+    before = released(package, "--merged", "HEAD", "--no-contains", "HEAD")
+    earlier = {version: tag for version, tag in before.items() if not version.is_prerelease}
     if not earlier:
         print(f"{package} has no release yet: every name is new.")
         return
