@@ -30,6 +30,7 @@ from trainable_quantizers_core import (
 from trainable_quantizers_core.integer.step import Step, Value
 from trainable_quantizers_core.quantizer.base_config import config_from_dict
 from trainable_quantizers_core.report.data import ModelReport, TensorReport
+from trainable_quantizers_core.report.sensitivity import QuantizerSensitivity, Sensitivity
 from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
 
 SECONDS = 5.0  # that a case may take, on a machine that is busy
@@ -119,7 +120,8 @@ def readers(folder: Path) -> dict[str, Callable[[random.Random], Any]]:
     )
     method = QuantizationMethod.SYMMETRIC
     tensor = TensorReport("conv", "weight", "weights", method, 4, True, {THRESHOLD: np.float32(1)})
-    report = ModelReport("net", "PyTorch", (tensor,), accuracies={"float": 0.5})
+    costs = Sensitivity((QuantizerSensitivity("conv", "weight", 4, 0.1),), 0.1)
+    report = ModelReport("net", "PyTorch", (tensor,), accuracies={"float": 0.5}, sensitivity=costs)
     state = QuantizerState(
         layer="conv",
         attribute="weight",

@@ -12,6 +12,8 @@ from rich.console import Console
 from trainable_quantizers_core import QuantizerError
 from trainable_quantizers_core.report import (
     ModelReport,
+    QuantizerSensitivity,
+    Sensitivity,
     SkippedLayer,
     TensorReport,
     measure,
@@ -60,6 +62,11 @@ def model(*tensors, **changes):
     skipped = (SkippedLayer("bn", "BatchNorm2d", "folded"),)
     accuracies = {"float": 0.982, "quantized": 0.979}
     return dataclasses.replace(ModelReport("net", "PyTorch", tensors, skipped, accuracies), **changes)
+
+
+COSTS = Sensitivity(
+    (QuantizerSensitivity("conv", "weight", 2, 0.03), QuantizerSensitivity("x", "output", 8, 0.01)), 0.05
+)
 
 
 # How values compare with the formulas
@@ -172,13 +179,17 @@ def test_worst_tensor_is_that_of_the_lowest_ratio():
 
 
 def test_nothing_is_lost_in_json():
-    report = model(measured(per_channel(), [[0.9], [np.nan], [0.1]]), measured(uniform(-1, 2), [0.3]))
+    report = model(
+        measured(per_channel(), [[0.9], [np.nan], [0.1]]), measured(uniform(-1, 2), [0.3]), sensitivity=COSTS
+    )
     restored = ModelReport.from_json(report.to_json())
     assert restored == report
     assert restored.tensors[0].parameters["threshold"].dtype == np.float32
     assert restored.tensors[0].method is SYMMETRIC
     assert json.loads(report.to_json()) == report.to_dict()
     assert restored != dataclasses.replace(report, model="other")
+    assert restored.sensitivity == COSTS
+    assert ModelReport.from_json(model().to_json()).sensitivity is None
 
 
 MISTAKES = {
@@ -246,6 +257,10 @@ MISTAKES = {
         lambda: SkippedLayer.from_dict({"name": "bn"}),
         "SkippedLayer: type must be present, got ['name']; add the missing key.",
     ),
+    "no error": (
+        lambda: Sensitivity.from_dict({**COSTS.to_dict(), "error": -1.0}),
+        "Sensitivity: error must be a number, at least 0, got -1.0; divide what differs by the power of the outputs.",
+    ),
     "no JSON": (
         lambda: ModelReport.from_json("{"),
         "ModelReport: text must be JSON, got '{'; the parser says: "
@@ -277,6 +292,17 @@ def test_page_says_what_there_is_to_know():
         "levels from -0.5 to 0.25, 0.25 apart in the channel of median range",
     ):
         assert text in page
+
+
+def test_page_draws_what_each_quantizer_costs_if_that_was_measured():
+    page = to_html(model(measured(tensor(), [0.1]), sensitivity=COSTS))
+    assert "All together: 13.0 dB." in page
+    for figures in (
+        '<td>2</td><td>15.2 dB</td><td class="share" style="--share:100%"><span>75 %</span>',
+        '<td>8</td><td>20.0 dB</td><td class="share" style="--share:33%"><span>25 %</span>',
+    ):
+        assert figures in page
+    assert 'id="sensitivity"' not in to_html(model(measured(tensor(), [0.1])))
 
 
 def test_page_of_an_empty_model_says_so():
@@ -329,6 +355,10 @@ def test_terminal_shows_rows_reasons_and_totals():
         assert part in text
     assert "left in float: bn (BatchNorm2d): folded" in text
     assert "Accuracy, quantized: 0.979" in text
+
+
+def test_terminal_shows_what_each_quantizer_costs():
+    assert str(COSTS) in shown(model(sensitivity=COSTS))
 
 
 def test_narrow_terminals_cut_no_figure():

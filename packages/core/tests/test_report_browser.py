@@ -9,7 +9,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from mct_quantizers import QuantizationMethod
-from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport, measure, to_html
+from trainable_quantizers_core.report import (
+    ModelReport,
+    QuantizerSensitivity,
+    Sensitivity,
+    SkippedLayer,
+    TensorReport,
+    measure,
+    to_html,
+)
 
 HOSTILE = """<script>document.title = "owned"</script><img src=x onerror="document.title='owned'">"&amp;'"""
 # layer, bits, attribute; each rounds the more, the fewer bits it has
@@ -37,7 +45,9 @@ def tensor(layer, bits, attribute):
 @pytest.fixture(scope="module")
 def page():
     tensors = tuple(tensor(*layer) for layer in LAYERS)
-    return to_html(ModelReport(HOSTILE, HOSTILE, tensors, (SkippedLayer("bn", HOSTILE, HOSTILE),), {HOSTILE: 0.9}))
+    costs = Sensitivity((QuantizerSensitivity(HOSTILE, "weight", 4, 0.03),), 0.05)
+    skipped = (SkippedLayer("bn", HOSTILE, HOSTILE),)
+    return to_html(ModelReport(HOSTILE, HOSTILE, tensors, skipped, {HOSTILE: 0.9}, sensitivity=costs))
 
 
 class Shown(HTMLParser):

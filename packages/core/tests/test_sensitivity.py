@@ -2,7 +2,7 @@
 
 from math import inf
 
-from trainable_quantizers_core.deploy.sensitivity import QuantizerSensitivity, Sensitivity
+from trainable_quantizers_core.report.sensitivity import QuantizerSensitivity, Sensitivity
 
 
 def test_what_changes_nothing_has_infinite_sqnr():

@@ -27,6 +27,7 @@ def test_the_quantizer_with_the_fewest_bits_costs_most():
     np.testing.assert_array_equal(model(X), before)
     expected = np.sum((before - network(X)) ** 2) / np.sum(network(X) ** 2)
     assert found.error == pytest.approx(float(expected), rel=0.05)  # biases of the copy are corrected
+    assert tq.report(model, [X], sensitivity=found).sensitivity is found
 
 
 def test_one_batch_or_many_are_the_same():

@@ -26,6 +26,7 @@ def test_the_quantizer_with_the_fewest_bits_costs_most():
     with torch.no_grad():
         expected = ((model(X) - network(X)).double() ** 2).sum() / (network(X).double() ** 2).sum()
     assert found.error == pytest.approx(expected.item(), rel=0.05)  # biases of the copy are corrected
+    assert tq.report(model, [X], sensitivity=found).sensitivity is found
 
 
 def test_one_batch_or_many_are_the_same():

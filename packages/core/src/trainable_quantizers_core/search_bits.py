@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from math import inf, log10
 from typing import Any
 
-from trainable_quantizers_core.deploy.sensitivity import Sensitivity, in_columns
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.bit_widths import Budget, Unit, choose, cost_of
 from trainable_quantizers_core.graph.costs import OperationCost
@@ -15,6 +14,7 @@ from trainable_quantizers_core.inventory import PlacedQuantizer
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
 from trainable_quantizers_core.recipe.plan import LayerRule
 from trainable_quantizers_core.recipe.recipe import Recipe
+from trainable_quantizers_core.report.sensitivity import Sensitivity, in_columns
 
 OWNER = "search_bits"
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measured
-from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport
+from trainable_quantizers_core.report import ModelReport, Sensitivity, SkippedLayer, TensorReport
 
 from trainable_quantizers_keras.calibration.batches import run_on
 from trainable_quantizers_keras.graph.watch import watching
@@ -17,7 +17,12 @@ from trainable_quantizers_keras.keras_version import full_precision, keras
 from trainable_quantizers_keras.prepare import find_summary
 
 
-def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None = None) -> ModelReport:
+def report(
+    model: Any,
+    data: Any = None,
+    accuracies: Mapping[str, float] | None = None,
+    sensitivity: Sensitivity | None = None,
+) -> ModelReport:
     """The report of a trained model, before it is converted; show it with ``write_html`` or ``print_report``.
 
     Weights are measured whole; of each activation up to 2^18 values, spread over the batches.
@@ -26,6 +31,7 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
         model: Holds trainable quantizers.
         data: Batches as for ``prepare``; without them activations are listed, but not measured.
         accuracies: Figures to show beside, by label.
+        sensitivity: What ``sensitivity(model, data)`` found, to show what each quantizer costs.
 
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.
@@ -58,6 +64,7 @@ def report(model: Any, data: Any = None, accuracies: Mapping[str, float] | None 
         skipped=tuple(skipped),
         accuracies=dict(accuracies or {}),
         coverage={} if found is None else found.work.figures,
+        sensitivity=sensitivity,
     )
 
 

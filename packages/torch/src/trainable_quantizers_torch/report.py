@@ -12,14 +12,19 @@ from mct_quantizers import PytorchQuantizationWrapper
 from torch import nn
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer, Sample, measured
-from trainable_quantizers_core.report import ModelReport, SkippedLayer, TensorReport
+from trainable_quantizers_core.report import ModelReport, Sensitivity, SkippedLayer, TensorReport
 
 from trainable_quantizers_torch.calibration.batches import run_on
 from trainable_quantizers_torch.inventory import quantizers_of, watched_sums
 from trainable_quantizers_torch.prepare import find_summary
 
 
-def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] | None = None) -> ModelReport:
+def report(
+    model: nn.Module,
+    data: Any = None,
+    accuracies: Mapping[str, float] | None = None,
+    sensitivity: Sensitivity | None = None,
+) -> ModelReport:
     """The report of a trained model, before it is converted; show it with ``write_html`` or ``print_report``.
 
     Weights are measured whole; of each activation up to 2^18 values, spread over the batches.
@@ -28,6 +33,7 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
         model: Holds trainable quantizers.
         data: Batches as for ``prepare``; without them activations are listed, but not measured.
         accuracies: Figures to show beside, by label.
+        sensitivity: What ``sensitivity(model, data)`` found, to show what each quantizer costs.
 
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.
@@ -57,6 +63,7 @@ def report(model: nn.Module, data: Any = None, accuracies: Mapping[str, float] |
         skipped=tuple(skipped),
         accuracies=dict(accuracies or {}),
         coverage={} if found is None else found.work.figures,
+        sensitivity=sensitivity,
     )
 
 

@@ -3,10 +3,13 @@
 from trainable_quantizers_core.report.data import ModelReport, SkippedLayer, TensorReport
 from trainable_quantizers_core.report.measure import measure
 from trainable_quantizers_core.report.page import to_html, write_html
+from trainable_quantizers_core.report.sensitivity import QuantizerSensitivity, Sensitivity
 from trainable_quantizers_core.report.table import print_report, to_table
 
 __all__ = [
     "ModelReport",
+    "QuantizerSensitivity",
+    "Sensitivity",
     "SkippedLayer",
     "TensorReport",
     "measure",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from mct_quantizers import QuantizationMethod
@@ -17,60 +16,16 @@ from trainable_quantizers_core.constants import MAX_RANGE, MIN_RANGE, TABLE, TAB
 from trainable_quantizers_core.errors import invalid, nearest
 from trainable_quantizers_core.quantizer import grid as rules
 from trainable_quantizers_core.quantizer.grid import Grid
-from trainable_quantizers_core.quantizer.serialization import decode, encode
+from trainable_quantizers_core.quantizer.serialization import encode
 from trainable_quantizers_core.quantizer.table import table_grid
-from trainable_quantizers_core.reading import parsed_json, reading
+from trainable_quantizers_core.report.part import Part
+from trainable_quantizers_core.report.sensitivity import Sensitivity
 
-Part = TypeVar("Part", bound="_Part")
 METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM, *TABLED)
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """What the parts of a report share: dict, JSON, and comparison by value."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
-        return {f.name: encode(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    def to_json(self) -> str:
-        """``to_dict`` as text."""
-        return json.dumps(self.to_dict(), allow_nan=False)
-
-    @classmethod
-    def from_dict(cls: type[Part], data: Mapping[str, Any]) -> Part:
-        """The part that ``to_dict`` was called on.
-
-        Raises:
-            QuantizerError: unknown or missing keys.
-        """
-        with reading(cls.__name__, "data", data):
-            return cls._from_dict(data)
-
-    @classmethod
-    def _from_dict(cls: type[Part], data: Mapping[str, Any]) -> Part:
-        known = {f.name: f.default is f.default_factory for f in dataclasses.fields(cls)}  # both MISSING: required
-        for key in data:
-            if key not in known:
-                raise invalid(cls.__name__, "key", "a field of the report", key, nearest(key, known))
-        for key, required in known.items():
-            if required and key not in data:
-                raise invalid(cls.__name__, key, "present", list(data), "add the missing key")
-        return cls(**{key: decode(value) for key, value in data.items()})
-
-    @classmethod
-    def from_json(cls: type[Part], text: str) -> Part:
-        """The part that ``to_json`` was called on."""
-        return cls.from_dict(parsed_json(cls.__name__, text))
-
-
-@dataclass(frozen=True, eq=False)
-class TensorReport(_Part):
+class TensorReport(Part):
     """One quantized tensor: how it is quantized, and, once measured, what that does to its values.
 
     Args:
@@ -206,7 +161,7 @@ class TensorReport(_Part):
 
 
 @dataclass(frozen=True, eq=False)
-class SkippedLayer(_Part):
+class SkippedLayer(Part):
     """A layer that stayed in float, and why."""
 
     name: str
@@ -215,7 +170,7 @@ class SkippedLayer(_Part):
 
 
 @dataclass(frozen=True, eq=False)
-class ModelReport(_Part):
+class ModelReport(Part):
     """All of a model.
 
     Args:
@@ -225,6 +180,7 @@ class ModelReport(_Part):
         skipped: What was left in float.
         accuracies: Figures to show beside, by label: ``{"float": 0.982, "quantized": 0.979}``.
         coverage: From the summary, by name: ``work``, ``quantized_work``, ``sums``, ``quantized_sums``.
+        sensitivity: How much each quantizer alone moves the outputs; None if that was not measured.
     """
 
     model: str
@@ -233,19 +189,23 @@ class ModelReport(_Part):
     skipped: tuple[SkippedLayer, ...] = ()
     accuracies: Mapping[str, float] = field(default_factory=dict)
     coverage: Mapping[str, int] = field(default_factory=dict)
+    sensitivity: Sensitivity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields in terms of what JSON holds."""
         parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("tensors", "skipped")}
         figures = {name: encode(getattr(self, name)) for name in ("accuracies", "coverage")}
-        return {"model": self.model, "framework": self.framework, **parts, **figures}
+        costs = None if self.sensitivity is None else self.sensitivity.to_dict()
+        return {"model": self.model, "framework": self.framework, **parts, **figures, "sensitivity": costs}
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> ModelReport:
         report = super()._from_dict(data)
         tensors = tuple(TensorReport.from_dict(part) for part in data["tensors"])
         skipped = tuple(SkippedLayer.from_dict(part) for part in data.get("skipped", ()))
-        return dataclasses.replace(report, tensors=tensors, skipped=skipped)
+        costs = data.get("sensitivity")
+        sensitivity = None if costs is None else Sensitivity.from_dict(costs)
+        return dataclasses.replace(report, tensors=tensors, skipped=skipped, sensitivity=sensitivity)
 
     @property
     def size(self) -> tuple[float, float]:

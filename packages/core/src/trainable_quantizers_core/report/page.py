@@ -15,6 +15,7 @@ from trainable_quantizers_core.constants import TABLE, THRESHOLD
 from trainable_quantizers_core.files import write_atomically
 from trainable_quantizers_core.report import drawing, words
 from trainable_quantizers_core.report.data import ModelReport, SkippedLayer, TensorReport
+from trainable_quantizers_core.report.sensitivity import Sensitivity
 
 # Name in the address and heading; the cells are those of _cells, in the same order.
 COLUMNS = {
@@ -52,6 +53,7 @@ def to_html(report: ModelReport) -> str:
         headings="".join(_heading(*column) for column in COLUMNS.items()),
         rows="\n".join(_row(index, tensor, most) for index, tensor in enumerate(report.tensors, 1))
         or f'<tfoot><tr><td colspan="{len(COLUMNS)}">No tensor is quantized.</td></tr></tfoot>',
+        sensitivity="" if report.sensitivity is None else _sensitivity(report.sensitivity),
         skipped="\n".join(map(_skipped, report.skipped)) or '<tr><td colspan="3">None.</td></tr>',
     )
 
@@ -81,6 +83,18 @@ def _heading(key: str, heading: str) -> str:
 def _skipped(layer: SkippedLayer) -> str:
     cells = "".join(f"<td>{escape(text)}</td>" for text in (layer.type, layer.reason))
     return f'<tr><th scope="row">{escape(layer.name)}</th>{cells}</tr>'
+
+
+def _sensitivity(found: Sensitivity) -> str:
+    """The section of what each quantizer costs: bars of their shares, those that cost most first."""
+    most = max(found.shares, default=0.0)
+    rows = "\n".join(
+        f'<tr><th scope="row">{_breakable(each.name)}</th><td>{escape(str(each.num_bits))}</td>'
+        f'<td>{words.decibels(each.sqnr)}</td><td class="share" style="--share:{_share(share, most):.0%}">'
+        f"<span>{words.percent(share)}</span></td></tr>"
+        for each, share in zip(found.quantizers, found.shares, strict=True)
+    )
+    return Template(_resource("sensitivity.html")).substitute(rows=rows, together=found.together)
 
 
 def _row(index: int, tensor: TensorReport, most: dict[str, float]) -> str:

@@ -38,7 +38,11 @@ def to_table(report: ModelReport) -> Any:
 
 
 def print_report(report: ModelReport, console: Any = None) -> None:
-    """Print the table, what was left in float, and the totals, to ``console`` or a new ``rich.console.Console``.
+    """Print the table, what was left in float, what each quantizer costs if measured, and the totals.
+
+    Args:
+        report: What to print.
+        console: Where to; None is a new ``rich.console.Console``.
 
     Raises:
         ImportError: rich is not installed; the message says how to.
@@ -47,5 +51,7 @@ def print_report(report: ModelReport, console: Any = None) -> None:
     console.print(to_table(report))
     for layer in report.skipped:
         console.print(f"left in float: {layer.name} ({layer.type}): {layer.reason}", markup=False, highlight=False)
+    if report.sensitivity is not None:
+        console.print(str(report.sensitivity), markup=False, highlight=False)
     for label, (figure, detail) in words.totals(report).items():
         console.print(f"{label}: {figure}{f' ({detail})' if detail else ''}", markup=False, highlight=False)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core.deploy.sensitivity import Sensitivity, measured_sensitivity
+from trainable_quantizers_core.deploy.sensitivity import measured_sensitivity
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
+from trainable_quantizers_core.report.sensitivity import Sensitivity
 
 from trainable_quantizers_keras.calibration.batches import batches_of, run_on
 from trainable_quantizers_keras.inventory import quantizers_of

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core.deploy.sensitivity import Sensitivity, measured_sensitivity
+from trainable_quantizers_core.deploy.sensitivity import measured_sensitivity
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.inventory import PlacedQuantizer
+from trainable_quantizers_core.report.sensitivity import Sensitivity
 
 from trainable_quantizers_torch.calibration.batches import batches_of, run_on
 from trainable_quantizers_torch.inventory import quantizers_of
