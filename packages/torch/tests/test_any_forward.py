@@ -8,7 +8,7 @@ import pytest
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
-from torch_networks import NETWORKS, Stochastic, call, language_model
+from torch_networks import NETWORKS, DropPath, Stochastic, call, language_model
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 
 RECIPE = tq.Recipe.preset("power_of_two_8bit")
@@ -376,3 +376,41 @@ def test_a_prepared_model_inside_another_keeps_its_own_quantizers():
     wanted = call(model, inputs) + call(teacher, inputs)
     model.head.register_forward_hook(lambda module, args, output: output + call(teacher, inputs))
     assert torch.equal(call(model, inputs), wanted)
+
+
+class Encoding(nn.Module):
+    """Its forward calls methods, of which others may be called alone; each function has been called before."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.drop = nn.Linear(4, 4), nn.SiLU(), DropPath()
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
+
+    def encode(self, x):
+        return self.act(torch.sigmoid(self.first(x) * 2.0)) + x
+
+    def decode(self, z):
+        for layer in self.layers:
+            z = self.act(torch.sigmoid(layer(z) * 20.0)) + z
+        return self.finish(z * 3)
+
+    def finish(self, z):
+        return torch.sigmoid(z) - 0.5
+
+    def forward(self, x):
+        return self.decode(self.drop(self.encode(x) * 1.0))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("again", [lambda model: model, copy.deepcopy, tq.convert], ids=["model", "copy", "converted"])
+def test_methods_that_a_forward_calls_are_quantized_alone_as_they_are_there(again, training):
+    torch.manual_seed(0)
+    x = torch.randn(16, 4)
+    model = again(tq.prepare(Encoding(), tq.Recipe({"num_bits": 4}, {"num_bits": 4}), [x], verbose=False))
+    model.train(training)
+    torch.manual_seed(1)
+    wanted = model(x)
+    torch.manual_seed(1)
+    z = model.drop(model.encode(x) * 1.0)
+    assert torch.equal(model.decode(z), wanted)
+    assert len(model.encode(x).unique()) <= 16

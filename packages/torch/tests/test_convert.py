@@ -100,3 +100,11 @@ def test_the_model_itself_may_be_the_wrapper():
     assert type(converted) is mct_quantizers.PytorchQuantizationWrapper
     assert isinstance(wrapper, tq.PytorchTrainableQuantizationWrapper)
     assert torch.equal(converted(images()), wrapper(images()))
+
+
+def test_hooks_of_forwards_stay():
+    model = network()
+    for at in (0, 2):
+        model[at].register_forward_hook(lambda module, args, output: output * 2)
+        model[at].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    assert torch.equal(tq.convert(model)(images()), model(images()))

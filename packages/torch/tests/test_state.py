@@ -81,5 +81,7 @@ def test_the_state_of_a_float_or_converted_model_is_refused_and_not_skipped(stri
     model = prepared(BOTH)
     network = nn.Sequential(nn.Linear(4, 8), nn.Hardswish(), nn.Linear(8, 2))
     for each in (network, tq.convert(model)):
-        with pytest.raises(RuntimeError, match=r"must be those of a prepared model, got '0\.weight'; load the state of a"):
+        with pytest.raises(
+            RuntimeError, match=r"must be those of a prepared model, got '0\.weight'; load the state of a"
+        ):
             model.load_state_dict(each.state_dict(), strict=strict)

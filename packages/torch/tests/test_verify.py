@@ -108,3 +108,19 @@ def test_shared_layers_are_compared_at_each_call():
     model = tq.prepare(build(), RECIPE, [inputs], verbose=False)
     layers = {layer.name: layer for layer in tq.verify(model, tq.convert(model), [inputs]).layers}
     assert layers["twice"].elements == 2 * layers["once"].elements
+
+
+def test_a_forward_may_change_its_input():
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(x.mul_(2))
+
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    kept = x.clone()
+    model = tq.prepare(Changing(), RECIPE, [x], verbose=False)
+    assert tq.verify(model, tq.convert(model), [x]).identical
+    assert torch.equal(x, kept)

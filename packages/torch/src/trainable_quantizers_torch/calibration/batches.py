@@ -57,18 +57,22 @@ def run_on(
             positional, keywords = arguments_of(model, batch)
             with batch_explained(owner, argument, batch, count):
                 result = model(*positional, **keywords)
-            yield _caller(positional, keywords), result
+            yield _caller(model, batch), result
             count += 1
     if not count:
         raise _DATA.none(owner, argument, data)
 
 
-def _caller(positional: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any]:
-    return lambda function: function(*positional, **keywords)
+def _caller(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
+    def call(function: Any) -> Any:
+        positional, keywords = arguments_of(model, batch)
+        return function(*positional, **keywords)
+
+    return call
 
 
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward from a batch.
+    """Positional and keyword arguments of a forward from a batch; the tensors are copies, which it may change.
 
     A tuple gives as many as the forward requires, and all to one that takes any number. A dictionary gives keywords,
     unless the forward takes one argument and knows none of the keys: then it is that argument.
@@ -123,13 +127,13 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def moved(model: nn.Module, batch: Any) -> Any:
-    """The batch, its tensors on the device of the model."""
+    """A copy of the batch, its tensors on the device of the model."""
     return _to(next((tensor.device for tensor in model.parameters()), torch.device("cpu")), batch)
 
 
 def _to(device: torch.device, value: Any) -> Any:
     if isinstance(value, (torch.Tensor, nn.utils.rnn.PackedSequence)):
-        return value.to(device)
+        return value.to(device, copy=True)
     if isinstance(value, Mapping):
         return {key: _to(device, item) for key, item in value.items()}
     return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value

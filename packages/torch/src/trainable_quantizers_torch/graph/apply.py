@@ -14,12 +14,13 @@ from trainable_quantizers_core.graph.settle import Settled
 from trainable_quantizers_torch.graph.build import RecordedGraph
 from trainable_quantizers_torch.graph.fold import replace_everywhere
 from trainable_quantizers_torch.graph.kinds import is_container
-from trainable_quantizers_torch.graph.record import Invocation, Node, Recording
+from trainable_quantizers_torch.graph.record import Invocation, MethodCall, Node, Recording
 from trainable_quantizers_torch.graph.runtime import (
     HIDDEN,
     QUANTIZERS,
     Calls,
     Frame,
+    Method,
     Place,
     QuantizedCalls,
     Quantizers,
@@ -150,21 +151,26 @@ class Placed:
         for module in self.model.modules():
             if isinstance(module, QuantizedCalls):
                 unmix(module, QuantizedCalls)
-                del module.quantized_calls
+                for name in [name for name, each in vars(module).items() if isinstance(each, (Calls, Method))]:
+                    delattr(module, name)
         steps = self._steps(outputs)
         scoped = self._scoped(steps)
         calls = {path: Calls(path) for path in scoped}
         frames = _frames(self.evaluation, steps, scoped, calls)
         if self.training is not None:
             _add_training(frames, self.evaluation, self.training, steps, scoped)
+        _add_methods(frames, self.evaluation, self.training, steps, scoped, calls)
         parents: dict[str, Invocation | None] = {}
         for invocation, frame in frames.items():
             parent = parents.setdefault(invocation.path, _scope(invocation.parent, scoped))
             if parent is _scope(invocation.parent, scoped):
                 calls[invocation.path].frames.append(frame)
         for path, of_module in calls.items():
-            mix(self.modules[path], QuantizedCalls, first=True)
-            self.modules[path].quantized_calls = of_module
+            module = self.modules[path]
+            mix(module, QuantizedCalls, first=True)
+            module.quantized_calls = of_module
+            if not isinstance(module, PytorchTrainableQuantizationWrapper) and of_module.frames:
+                vars(module).update({name: Method(module, name) for name in of_module.frames[0].methods})
 
     def _scoped(self, steps: Mapping[Node, Step]) -> frozenset[str]:
         """Paths of the modules that quantize: those whose forwards do, and those that tell their calls apart."""
@@ -262,6 +268,41 @@ def _aligned(wanted: list[Node | None], found: list[Node | None], steps: Mapping
         noise = node is not None and any(each.random for each in node.arguments.values())
         aligned.append(None if noise or not waiting else waiting.pop(0))
     return aligned
+
+
+def _add_methods(
+    frames: Mapping[Invocation, Frame],
+    evaluation: Recording,
+    training: Recording | None,
+    steps: Mapping[Node, Step],
+    scoped: frozenset[str],
+    calls: Mapping[str, Calls],
+) -> None:
+    """Tell what had been called when a forward called a method that quantizes."""
+    places, theirs = _places(evaluation, scoped), {}
+    if training is not None:
+        of_training = _places(training, scoped)
+        theirs = {(of_training.get(invocation), name): each for (invocation, name), each in training.methods.items()}
+    for (invocation, name), method in evaluation.methods.items():
+        frame = frames.get(invocation)
+        if frame is None or not any(node in steps for node in method.nodes):
+            continue
+        frame.methods[name] = _counts_before(evaluation, method, scoped, calls, frame)
+        if training is not None and (places[invocation], name) in theirs:
+            of_training_run = theirs[places[invocation], name]
+            frame.training_methods[name] = _counts_before(training, of_training_run, scoped, calls, frame)
+
+
+def _counts_before(
+    recording: Recording, method: MethodCall, scoped: frozenset[str], calls: Mapping[str, Calls], frame: Frame
+) -> Mapping[Any, int]:
+    """How often the forward had called each function that it quantizes, and each module that quantizes."""
+    functions = (each for each in recording.calls[: method.calls] if each[0] in frame.steps)
+    modules = (each for each in recording.invocations[: method.invocations] if each.path in scoped)
+    return Counter(
+        [function for function, invocation, _ in functions if _scope(invocation, scoped) is method.invocation]
+        + [calls[each.path] for each in modules if _scope(each.parent, scoped) is method.invocation]
+    )
 
 
 def _places(recording: Recording, scoped: frozenset[str]) -> dict[Invocation, tuple[Any, ...]]:

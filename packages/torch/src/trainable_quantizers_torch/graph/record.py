@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -93,6 +96,25 @@ class Invocation:
     whole: Node | None = None
 
 
+@dataclass(eq=False)
+class MethodCall:
+    """A method of a module, called while its forward ran; of several such calls the first.
+
+    Args:
+        invocation: The call of the module.
+        name: Of the method.
+        calls: How many functions had been called before.
+        invocations: How many modules had been called before.
+        nodes: What the functions made that it called.
+    """
+
+    invocation: Invocation
+    name: str
+    calls: int
+    invocations: int
+    nodes: list[Node] = field(default_factory=list)
+
+
 @dataclass
 class Recording:
     """All that one run did, in order.
@@ -102,12 +124,14 @@ class Recording:
         nodes: What was made, by functions or by modules that count as one operation; inputs and constants first read.
         invocations: The calls of modules.
         outputs: What the model gave.
+        methods: The public methods that forwards called, by call of the module and name.
     """
 
     calls: list[tuple[Callable[..., Any], Invocation, Node | None]] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     invocations: list[Invocation] = field(default_factory=list)
     outputs: list[Node] = field(default_factory=list)
+    methods: dict[tuple[Invocation, str], MethodCall] = field(default_factory=dict)
 
 
 def record(
@@ -174,6 +198,7 @@ class _Recorder(TorchFunctionMode):
         invocation = Invocation(path, self.stack[-1] if self.stack else None)
         if path and counts_as_one(module) and not any(each.whole for each in self.stack):
             invocation.whole = self._whole(path, module, args, kwargs)
+        self._methods()
         self.stack.append(invocation)
         self.recording.invocations.append(invocation)
         try:
@@ -204,7 +229,7 @@ class _Recorder(TorchFunctionMode):
         return self._called(function, args, kwargs, name)
 
     def _called(self, function: Callable[..., Any], args: Any, kwargs: Any, part: str) -> Any:
-        invocation = self.stack[-1]
+        invocation, methods = self.stack[-1], self._methods()
         arguments = self._arguments(args, kwargs)
         if kinds.name_of(function) == "batch_norm" and invocation.path in self.folded:
             self.recording.calls.append((function, invocation, self._skipped(arguments)))
@@ -216,6 +241,8 @@ class _Recorder(TorchFunctionMode):
             return result
         node = self._node(function, arguments, args, kwargs, part)
         self.recording.calls.append((function, invocation, node))
+        for method in methods:
+            method.nodes.append(node)
         self._made(node, changed)
         if not args or changed is not args[0]:
             return result
@@ -233,6 +260,22 @@ class _Recorder(TorchFunctionMode):
         if tensor in self.changed:
             self.changed[tensor].in_place = True
         found: Node | None = self.known.get(self.results.get(tensor, tensor))
+        return found
+
+    def _methods(self) -> list[MethodCall]:
+        """The public methods that the running forward is in, of its own module."""
+        found: list[MethodCall] = []
+        if not self.stack or kinds.is_standard(self.modules[self.stack[-1].path]):
+            return found
+        invocation = self.stack[-1]
+        module = self.modules[invocation.path]
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not _Recorder.watched.__code__:
+            code, frame = frame.f_code, frame.f_back
+            if _is_method(module, code):
+                calls, invocations = len(self.recording.calls), len(self.recording.invocations)
+                made = MethodCall(invocation, code.co_name, calls, invocations)
+                found.append(self.recording.methods.setdefault((invocation, code.co_name), made))
         return found
 
     def _skipped(self, arguments: dict[Path, Node]) -> Node:
@@ -378,6 +421,14 @@ class _Recorder(TorchFunctionMode):
         module = self.modules[path]
         inside = any(True for child in module.children() for _ in child.parameters())
         return bool(path) and not inside and not hasattr(module, "parametrizations")
+
+
+def _is_method(module: nn.Module, code: CodeType) -> bool:
+    """Whether code is that of a public method of a module, other than its forward."""
+    name = code.co_name
+    if name.startswith("_") or hasattr(nn.Module, name) or name == "forward":
+        return False
+    return getattr(inspect.unwrap(getattr(type(module), name, _is_method)), "__code__", None) is code
 
 
 class _Watched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -134,12 +135,16 @@ class Frame:
         training: The same for training, where that differs.
         inside: By the calls of a module inside, one for each of them.
         whole: What happens to the module's own arguments and result; nothing is quantized inside then.
+        methods: By name of a method that the forward calls: how often functions and modules were called before.
+        training_methods: The same for training.
     """
 
     steps: dict[Callable[..., Any], list[Step | None]] = field(default_factory=dict)
     training: dict[Callable[..., Any], list[Step | None]] | None = None
     inside: dict[Calls, list[Frame]] = field(default_factory=dict)
     whole: Step | None = None
+    methods: dict[str, Mapping[Any, int]] = field(default_factory=dict)
+    training_methods: dict[str, Mapping[Any, int]] = field(default_factory=dict)
 
 
 _NOTHING = Frame()
@@ -207,20 +212,28 @@ class Quantizing(TorchFunctionMode):
         self.counts.update({each: count for each, count in zip(known, counts, strict=True) if count})
         return result
 
-    def run(self, calls: Calls, frame: Frame, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A module's forward, its functions quantized as the frame says."""
+    def run(
+        self,
+        forward: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
+        frame: Frame,
+        module: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        counts: Mapping[Any, int] = MappingProxyType({}),
+    ) -> Any:
+        """A module's forward or another method, its functions quantized as the frame says."""
         outer = self.frame, self.steps, self.counts
         whole = frame.whole
-        self.frame, self.counts = frame, {}
+        self.frame, self.counts = frame, dict(counts)
         self.steps = frame.training if module.training and frame.training is not None else frame.steps
         try:
             if whole is None:
-                result = calls.forward(module, args, kwargs)
+                result = forward(module, args, kwargs)
                 if torch.compiler.is_compiling() and any(each in self.steps for each in HIDDEN - self.counts.keys()):
                     raise QuantizerError(_HIDDEN_CALL)
                 return result
             args, kwargs = whole.given(args, kwargs)
-            return whole.taken(calls.forward(module, args, kwargs))
+            return whole.taken(forward(module, args, kwargs))
         finally:
             self.frame, self.steps, self.counts = outer
 
@@ -316,14 +329,41 @@ class QuantizedCalls:
                 frames = mode.frame.inside.get(calls, calls.frames)
                 count = mode.counts.get(calls, 0)
                 mode.counts[calls] = count + 1
-                return mode.run(calls, frames[min(count, len(frames) - 1)], self, args, kwargs)
+                return mode.run(calls.forward, frames[min(count, len(frames) - 1)], self, args, kwargs)
         mode = Quantizing()
         with mode, _AttentionInParts():
-            return mode.run(calls, calls.frames[0], self, args, kwargs)
+            return mode.run(calls.forward, calls.frames[0], self, args, kwargs)
 
     def __prepare_scriptable__(self) -> Any:
         """What ``torch.jit.script`` asks for a module that it can take."""
         raise QuantizerError(_SCRIPTED)
+
+
+class Method:
+    """A method that a module's forward calls; called by others, its functions are quantized as they are there.
+
+    Args:
+        module: Has it in its class.
+        name: Of the method.
+    """
+
+    def __init__(self, module: Any, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the method of the class gives."""
+        if any(isinstance(mode, Quantizing) for mode in _get_current_function_mode_stack()):
+            return self.call(self.module, args, kwargs)
+        frame, mode = self.module.quantized_calls.frames[0], Quantizing()
+        counts = frame.methods[self.name]
+        if self.module.training:
+            counts = frame.training_methods.get(self.name, counts)
+        with mode, _AttentionInParts():
+            return mode.run(self.call, frame, self.module, args, kwargs, counts)
+
+    def call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The method of the module's own class."""
+        return getattr(type(module), self.name)(module, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -359,11 +399,16 @@ class Quantizers(nn.ModuleDict):
         return x
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
 def take_over(module: nn.Module, other: nn.Module) -> nn.Module:
-    """Give ``module`` the class and state of ``other``; what its calls quantize stays."""
+    """Give ``module`` the class and state of ``other``; what its calls quantize stays, and hooks of the forward do."""
     calls = getattr(module, "quantized_calls", None) if isinstance(module, QuantizedCalls) else None
     held = module._modules.get(QUANTIZERS)
+    hooks = {name: each for name, each in vars(module).items() if name.startswith(_HOOKS)}
     become(module, other)
+    vars(module).update(hooks)
     if calls is not None:
         mix(module, QuantizedCalls, first=True)
         module.quantized_calls = calls
