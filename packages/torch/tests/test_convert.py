@@ -108,3 +108,26 @@ def test_hooks_of_forwards_stay():
         model[at].register_forward_hook(lambda module, args, output: output * 2)
         model[at].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
     assert torch.equal(tq.convert(model)(images()), model(images()))
+
+
+CHANGES = {
+    "6.bias": lambda model, other: setattr(model[6], "bias", nn.Parameter(torch.zeros(5))),
+    "0.stride": lambda model, other: setattr(model[0], "stride", (2, 2)),
+    "6.weight": lambda model, other: setattr(model[6], "weight", nn.Parameter(torch.zeros(5, 147))),
+    r"\d\.\w+": lambda model, other: model.load_state_dict(other.state_dict(), assign=True),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_that_a_converted_layer_does_not_see_are_found_before_it_is_deployed(name, tmp_path):
+    trained, other = network(), network(seed=1)
+    model = tq.convert(trained)
+    assert tq.verify(trained, model, [images()]).identical
+    CHANGES[name](model, tq.convert(other))
+    for use in (
+        lambda: tq.export(model, tmp_path / "model.pt2", images()),
+        lambda: tq.to_integer(model, images()),
+        lambda: tq.verify(trained, model, [images()]),
+    ):
+        with pytest.raises(tq.QuantizerError, match=f"{name} must be as it was converted, got .*; change the float"):
+            use()

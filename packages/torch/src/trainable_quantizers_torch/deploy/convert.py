@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from trainable_quantizers_core.errors import invalid
@@ -75,3 +77,34 @@ def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer
     elif isinstance(module, PytorchActivationQuantizationHolder):
         held = [module.activation_holder_quantizer]
     return [quantizer for quantizer in held if isinstance(quantizer, BasePytorchTrainableQuantizer)]
+
+
+def check_converted(model: torch.nn.Module, owner: str) -> None:
+    """Nothing, or an error: a model that still trains, or one that was changed where its layers do not look.
+
+    The wrapper of mct-quantizers shows attributes of its layer, and keeps the tensors that it quantizes. What is set on
+    it, or loaded with ``assign=True``, is not what it computes with.
+
+    Raises:
+        QuantizerError: it names the attribute.
+    """
+    if any(quantizers_in(module) for module in model.modules()):
+        raise invalid(owner, "model", "converted", type(model).__name__, "pass convert(model)")
+    for path, module in model.named_modules():
+        if isinstance(module, PytorchQuantizationWrapper) and module.is_str_attr:
+            used = {str(key): weight for key, weight, _ in module.get_weights_vars()}
+            layer = module.layer
+            inside = {**vars(layer), **layer._parameters, **layer._buffers, **used}
+            shown = {**vars(module), **module._parameters, **module._buffers}
+            for name in sorted(inside.keys() & shown.keys()):
+                value = shown[name]
+                if name != "training" and not name.startswith("_") and not _same(value, inside[name]):
+                    advice = "change the float or the prepared model, and convert that again"
+                    found = "another tensor" if isinstance(value, torch.Tensor) else value
+                    raise invalid(owner, f"{path}.{name}", "as it was converted", found, advice)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one is other or torch.equal(one, other)
+    return one is other or bool(one == other)

@@ -22,7 +22,7 @@ from trainable_quantizers_core.integer.c_source import c_source
 from trainable_quantizers_core.integer.compiled import compiled
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
-from trainable_quantizers_torch.deploy.convert import quantizers_in
+from trainable_quantizers_torch.deploy.convert import check_converted
 from trainable_quantizers_torch.deploy.export_operators import OPSET, with_plain_operations, with_standard_operators
 from trainable_quantizers_torch.deploy.flat import FlatModel
 from trainable_quantizers_torch.deploy.integer import to_integer
@@ -93,8 +93,7 @@ def export(
         raise invalid("export", "sizes", rule, sizes, nearest(sizes, SIZES))
     if not isinstance(model, nn.Module):
         raise invalid("export", "model", "a converted model", model, "pass what convert returned")
-    if any(quantizers_in(module) for module in model.modules()):
-        raise invalid("export", "model", "converted", type(model).__name__, "pass convert(model)")
+    check_converted(model, "export")
     if sizes == "free" and (operators == "mct" or path.suffix == ".c"):
         sizes = "batch"
     try:

@@ -17,7 +17,7 @@ from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
-from trainable_quantizers_torch.deploy.convert import quantizers_in
+from trainable_quantizers_torch.deploy.convert import check_converted
 from trainable_quantizers_torch.deploy.export_operators import with_fake_quantization
 from trainable_quantizers_torch.deploy.flat import FlatModel
 from trainable_quantizers_torch.deploy.translation import AtenTranslation
@@ -61,8 +61,7 @@ def to_integer(
     """
     if not isinstance(model, nn.Module):
         raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
-    if any(quantizers_in(module) for module in model.modules()):
-        raise invalid("to_integer", "model", "converted", type(model).__name__, "pass convert(model)")
+    check_converted(model, "to_integer")
     rules = (
         member("to_integer", "rounding", RoundingRule, rounding),
         member("to_integer", "rescale", RescaleRule, rescale),

@@ -18,7 +18,7 @@ from trainable_quantizers_core.deploy.verification import Comparison, result_of
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
-from trainable_quantizers_torch.deploy.convert import convert, quantizers_in
+from trainable_quantizers_torch.deploy.convert import check_converted, convert, quantizers_in
 from trainable_quantizers_torch.deploy.integer import operation_of, program_of
 from trainable_quantizers_torch.graph.runtime import QUANTIZERS
 
@@ -49,6 +49,8 @@ def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: A
         raise invalid("verify", "trained", "a module", trained, "pass what prepare returned, trained")
     if not callable(deployed):
         raise invalid("verify", "deployed", "a module or a function", deployed, "pass what convert returned")
+    if isinstance(deployed, nn.Module) and not any(quantizers_in(module) for module in deployed.modules()):
+        check_converted(deployed, "verify")
     found, call = compared(trained, deployed, data)
     if found.identical or (found.first_difference is not None and not isinstance(deployed, Program)):
         return found
