@@ -11,6 +11,7 @@ from trainable_quantizers_keras.inventory import quantizers_of as keras_quantize
 from trainable_quantizers_torch.inventory import quantizers_of as torch_quantizers  # isort: skip
 
 keras = tf.keras
+L = keras.layers
 METHODS = ["power_of_two", "symmetric", "uniform"]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((4, 3, 8, 8)).astype(np.float32)
@@ -154,7 +155,6 @@ def block_twins():
                 tensor.normal_(0, 0.3)
             for tensor in (norm.running_var, norm.weight):
                 tensor.uniform_(0.5, 2)
-    L = keras.layers
     image = keras.Input((8, 8, 3), name="x")
 
     def norm(name):

@@ -41,11 +41,27 @@ def islands():
     return keras.Model(image, L.Softmax(name="shares")(L.Dense(4, name="last")(x)))
 
 
+def joins():
+    """Sums, concatenations, means and sigmoids behind convolutions: each kind has a rule of its own."""
+    image = keras.Input((8, 8, 3))
+    first = L.Conv2D(4, 1, name="first")(image)
+    x = L.ReLU(name="second")(L.DepthwiseConv2D(3, padding="same", name="depth")(first))
+    x = L.ReLU(name="added_relu")(L.Add(name="added")([first, x]))
+    x = L.Concatenate(name="joined")([x, first, L.Activation("sigmoid", name="gate")(x)])
+    x = L.GlobalAveragePooling2D(name="mean")(L.Conv2D(6, 3, name="third")(x))
+    return keras.Model(image, L.Dense(4, name="last")(x))
+
+
+RULES = (("added*", "half_up"), ("joined", "half_up"), ("mean", "half_away"))
+"""Of XNNPACK, where it does not round half to even."""
+
+
 @cache
-def prepared(build, bits, rounding, method):
+def prepared(build, bits, rounding, method, rules=()):
     keras.utils.set_random_seed(0)
     ties = {"rounding": rounding} if rounding else {}
-    recipe = tq.Recipe({"method": method}, {"num_bits": bits, "method": method, **ties})
+    others = [tq.LayerRule(name=name, activations={"rounding": rule}) for name, rule in rules]
+    recipe = tq.Recipe({"method": method}, {"num_bits": bits, "method": method, **ties}, others)
     return tq.prepare(build(), recipe, [IMAGES], verbose=False)
 
 
@@ -87,6 +103,18 @@ def test_sums_of_products_are_the_program_with_the_rule_of_the_kernels(bits, rou
     names = ["first", "second", "third", "averages", "hidden", "last"]
     assert [layer.name for layer in found.layers][1:] == [f"{name}_quantized" for name in names]
     assert found.layers[1].elements == (len(IMAGES) + 3) * 8 * 8 * 8
+
+
+def test_with_a_rule_for_each_kind_of_operation_the_file_is_the_program(written):
+    model, path = written(joins, 8, "half_even", "power_of_two", RULES)
+    found = tq.verify(model, path, [IMAGES, IMAGES * 2])
+    assert {layer.name for layer in found.different} <= TWICE.get((8, "xnnpack"), set()), str(found)
+    assert found.identical or found.different, str(found)
+    assert len(found.layers) == 9
+    ties = {f"{name}*" if name[-1] != "*" else name: rule for name, rule in RULES} | {"*": "half_even"}
+    program = tq.to_integer(tq.convert(model), IMAGES, rounding=ties)
+    assert program.rounding == {"half_even", "half_up", "half_away"}
+    assert tq.verify(model, program, [IMAGES]).identical
 
 
 def test_other_operations_are_named_with_their_numbers(written):

@@ -91,6 +91,8 @@ def test_a_network_trains_with_the_rule_for_ties_of_its_target(rounding):
     assert tq.verify(model, tq.to_integer(deployed, IMAGES).with_rounding(rounding), [IMAGES]).identical
     with pytest.raises(tq.QuantizerError, match="rounding must be one of half_even, half_up, half_away, got 'up'"):
         tq.to_integer(deployed, IMAGES, rounding="up")
+    with pytest.raises(tq.QuantizerError, match="rounding must be patterns of names of quantizers, got 'haed'; "):
+        tq.to_integer(deployed, IMAGES, rounding={"haed": "half_up"})
 
 
 def test_the_rule_of_the_framework_needs_no_mention():

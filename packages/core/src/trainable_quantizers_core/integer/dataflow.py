@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.errors import QuantizerError, invalid
+from trainable_quantizers_core.integer.tie_rules import TieRules
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,12 @@ class Translation:
     """Takes down nodes while the graph of a framework is walked through.
 
     Args:
-        rounding: How quantizers round ties.
+        ties: How quantizers round them.
         nodes: Those that it has so far.
         name: Of the layer at work.
     """
 
-    rounding: RoundingRule
+    ties: TieRules
     nodes: list[Node] = field(default_factory=list)
     name: str = ""
 

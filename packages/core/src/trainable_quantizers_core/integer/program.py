@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import invalid, member
+from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.integer import program_file
 from trainable_quantizers_core.integer.arithmetic import FLOAT
 from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS
 from trainable_quantizers_core.integer.step import Step, Value, computed
+from trainable_quantizers_core.integer.tie_rules import Rounding, TieRules
 from trainable_quantizers_core.quantizer.accumulator import bits_of
 
 SUMS = ("convolution", "matmul", "sum_pool", "total")
@@ -179,19 +180,28 @@ class Program:
         """The rules by which it multiplies where steps are no powers of two; none where all are."""
         return {RescaleRule(step.attributes["rescale"]) for step in self.steps if "rescale" in step.attributes}
 
-    def with_rounding(self, rule: RoundingRule | str) -> Program:
-        """The program with another rule for ties where it shifts and reads its inputs; tables stay as they are.
+    def with_rounding(self, rounding: Rounding) -> Program:
+        """The program with other rules for ties where it shifts and reads its inputs; tables stay as they are.
 
         How many values of a network depend on the rule of a device: compare its results with those of the program.
 
+        Args:
+            rounding: One rule, or rules by patterns of names of operations, of which the first that fits counts;
+                others keep theirs.
+
         Raises:
-            QuantizerError: no such rule.
+            QuantizerError: no such rule, or a pattern that fits no name.
         """
-        rule = member("Program", "rounding", RoundingRule, rule)
-        steps = [
-            replace(step, attributes={**step.attributes, "rule": rule.value}) if "rule" in step.attributes else step
-            for step in self.steps
-        ]
+        ties = TieRules("Program", rounding)
+
+        def changed(step: Step) -> Step:
+            if "rule" not in step.attributes:
+                return step
+            rule = ties.of(step.name, RoundingRule(step.attributes["rule"]))
+            return replace(step, attributes={**step.attributes, "rule": rule.value})
+
+        steps = [changed(step) for step in self.steps]
+        ties.check_used()
         return replace(self, steps=steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -16,6 +16,7 @@ from trainable_quantizers_core.errors import QuantizerError, invalid, member
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.tie_rules import Rounding, TieRules
 
 from trainable_quantizers_keras.calibration.batches import in_words, inputs_of, named_tensors
 from trainable_quantizers_keras.deploy.convert import quantized_inside
@@ -27,7 +28,7 @@ from trainable_quantizers_keras.keras_version import keras
 def to_integer(
     model: Any,
     example_inputs: Any,
-    rounding: RoundingRule | str = RoundingRule.HALF_UP,
+    rounding: Rounding = RoundingRule.HALF_UP,
     rescale: RescaleRule | str = RescaleRule.FLOAT32,
 ) -> Program:
     """The integers that a converted model computes with, as a program that numpy runs.
@@ -39,13 +40,13 @@ def to_integer(
         model: What ``convert`` returned.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
         rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
-            framework.
+            framework. Or rules by patterns of names, of which the first that fits counts: ``{"add*": "half_up"}``.
         rescale: How quantizers whose steps are no powers of two multiply: ``float32``, or ``fixed_point`` for a program
             of integers alone, which a C file needs. With power-of-two ranges nothing is multiplied.
 
     Raises:
-        QuantizerError: no such rule; the model holds trainable quantizers or operations that a
-            program does not know; or TensorFlow does not trace it.
+        QuantizerError: no such rule, or a pattern that fits no name; the model holds trainable quantizers or
+            operations that a program does not know; or TensorFlow does not trace it.
 
     Examples:
         >>> from trainable_quantizers_keras import Recipe, convert, prepare, verify
@@ -69,17 +70,17 @@ def to_integer(
         raise
     except Exception as error:  # whatever the names of inputs raise
         raise _not_traced(example_inputs, error) from error
-    rules = (
-        member("to_integer", "rounding", RoundingRule, rounding),
-        member("to_integer", "rescale", RescaleRule, rescale),
-    )
-    return program_of(model, inputs, *rules)
+    ties = TieRules("to_integer", rounding)
+    rescale = member("to_integer", "rescale", RescaleRule, rescale)
+    program = program_of(model, inputs, ties, rescale)
+    ties.check_used()
+    return program
 
 
 def program_of(
     model: Any,
     inputs: Any,
-    rounding: RoundingRule = RoundingRule.HALF_UP,
+    ties: TieRules,
     rescale: RescaleRule = RescaleRule.FLOAT32,
 ) -> Program:
     """The program of a converted model from what it is called on.
@@ -98,7 +99,7 @@ def program_of(
     except Exception as error:  # whatever a layer raises
         raise _not_traced(inputs, error) from error
     names = [name for name, _ in named_tensors(results, "output")]
-    return lower(_dataflow(frozen, names, list(layers), rounding), rescale)
+    return lower(_dataflow(frozen, names, list(layers), ties), rescale)
 
 
 def _not_traced(inputs: Any, error: Exception) -> QuantizerError:
@@ -122,9 +123,9 @@ def _frozen(model: Any, inputs: Any) -> Any:
         tf.config.run_functions_eagerly(eagerly)
 
 
-def _dataflow(frozen: Any, names: list[str], layers: list[str], rounding: RoundingRule) -> Dataflow:
+def _dataflow(frozen: Any, names: list[str], layers: list[str], ties: TieRules) -> Dataflow:
     """The graph of TensorFlow in the words of the core, what depends on no input computed."""
-    to = TensorFlowTranslation(rounding)
+    to = TensorFlowTranslation(ties)
     known: dict[Any, Any] = {}
     inputs = []
     for tensor in frozen.inputs:

@@ -26,6 +26,10 @@ KERNELS = {
     "builtin": _RESOLVERS.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": _RESOLVERS.BUILTIN_REF,
 }
+_INTEGERS = {
+    flatbuffer_utils.schema_fb.TensorType.INT8: np.int8,
+    flatbuffer_utils.schema_fb.TensorType.INT16: np.int16,
+}
 _SAME_STEP = 1e-6  # relative: both are rounded to float32
 
 
@@ -72,8 +76,9 @@ class LiteFile:
     def observed(self, inputs: Mapping[str, Any], program: Program) -> dict[str, list[np.ndarray | None]]:
         """What its operations give where the program of the network has quantizers: as ``Program.observed`` takes it.
 
-        A tensor of the file belongs to a quantizer if it has the same grid, and is the last that is called as the
-        quantizer or as a layer between it and the quantizers before it. None stands for quantizers without one.
+        A tensor of the file belongs to a quantizer if it has the same step and all of its levels, and is the last that
+        is called as the quantizer or as a layer between it and the quantizers before it. None stands for quantizers
+        without one.
         """
         if self._shown is None:
             model = flatbuffer_utils.read_model(self.path)
@@ -109,6 +114,8 @@ class _Tensor:
         self.layers = [each.removeprefix("StatefulPartitionedCall/") for each in tensor.name.decode().split(";")]
         self.step, self.zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
         self.size = int(np.prod([max(size, 1) for size in tensor.shape]))
+        limits = np.iinfo(_INTEGERS[tensor.type])
+        self.lowest, self.highest = limits.min - self.zero, limits.max - self.zero
 
     def of(self, layers: set[str]) -> bool:
         """Whether it is called as one of some layers."""
@@ -118,9 +125,8 @@ class _Tensor:
 def _quantized_tensors(model: Any) -> list[_Tensor]:
     """What the operations of a file give in integers with one step, in order of execution."""
     graph = model.subgraphs[0]
-    integers = (flatbuffer_utils.schema_fb.TensorType.INT8, flatbuffer_utils.schema_fb.TensorType.INT16)
     made = [index for operator in graph.operators for index in operator.outputs]
-    typed = [(index, graph.tensors[index]) for index in made if graph.tensors[index].type in integers]
+    typed = [(index, graph.tensors[index]) for index in made if graph.tensors[index].type in _INTEGERS]
     return [_Tensor(index, each) for index, each in typed if np.size(each.quantization.scale) == 1]
 
 
@@ -138,6 +144,7 @@ def _matched(program: Program, tensors: Sequence[_Tensor]) -> Iterator[tuple[Ste
             for each in left
             if each.of(layers)
             and each.size == np.prod(value.shape)
+            and each.lowest <= value.low <= value.high <= each.highest
             and abs(each.step / np.ldexp(value.scale, value.exponent) - 1) < _SAME_STEP
         ]
         if fitting:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.integer.dataflow import Node, Translation, no_definition
 from trainable_quantizers_core.integer.sum_rules import window_counts
 
@@ -37,7 +38,7 @@ def _quantize(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any
         least, most = (np.float32(np.asarray(each).reshape(())) for each in inputs[1:])
     step = np.float32(np.float32(most - least) / np.float32(high - low))
     zero = int(np.clip(np.floor(low - least / step + 0.5), low, high))
-    rule = to.rounding.value
+    rule = to.ties.of(to.name, RoundingRule.HALF_UP).value
     grid = {"step": float(step), "zero": zero, "low": low, "high": high}
     return to.node("quantize", inputs[:1], shape, **grid, rule=rule, from_lowest=True)
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Verification
+from trainable_quantizers_core import Program, QuantizerError, Verification
 from trainable_quantizers_core.deploy.verification import Comparison, result_of
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.integer.tie_rules import TieRules
 
 from trainable_quantizers_keras.calibration.batches import named_tensors, names_of_inputs, run_on
 from trainable_quantizers_keras.deploy.convert import convert, quantized_inside
 from trainable_quantizers_keras.deploy.integer import program_of
 from trainable_quantizers_keras.deploy.lite_file import LiteFile
 from trainable_quantizers_keras.graph.watch import named_layers, watching
-from trainable_quantizers_keras.inventory import trainable_quantizers
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
 
@@ -109,14 +109,16 @@ def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:
 
 
 def _program(trained: Any, inputs: Any) -> Program | None:
-    """The integer program of a model, with the rule for ties that it was trained with; None if it has none."""
-    rules = (getattr(quantizer, "rounding", None) for quantizer in trainable_quantizers(trained))
-    rounding = next(filter(None, rules), RoundingRule.HALF_UP)
+    """The integer program of a model, with the rules for ties that it was trained with; None if it has none."""
+    layers = named_layers(trained).items()
+    holders = {name: each for name, each in layers if isinstance(each, KerasActivationQuantizationHolder)}
+    rules = {name: getattr(each.activation_holder_quantizer, "rounding", None) for name, each in holders.items()}
+    ties = TieRules("verify", {name: rule for name, rule in rules.items() if rule is not None})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of convert, which the user did not call
             converted = convert(trained) if quantized_inside(trained) else trained
-        return program_of(converted, inputs, rounding)
+        return program_of(converted, inputs, ties)
     except QuantizerError:
         return None
 

@@ -15,6 +15,7 @@ from trainable_quantizers_core.errors import QuantizerError, invalid, member
 from trainable_quantizers_core.integer.dataflow import Dataflow, Node, as_node, no_definition
 from trainable_quantizers_core.integer.lower import lower
 from trainable_quantizers_core.integer.program import Program
+from trainable_quantizers_core.integer.tie_rules import Rounding, TieRules
 
 from trainable_quantizers_torch.calibration.batches import arguments_of, in_words
 from trainable_quantizers_torch.deploy.convert import check_converted
@@ -28,7 +29,7 @@ from trainable_quantizers_torch.layers.copies import copied
 def to_integer(
     model: nn.Module,
     example_inputs: Any,
-    rounding: RoundingRule | str = RoundingRule.HALF_EVEN,
+    rounding: Rounding = RoundingRule.HALF_EVEN,
     rescale: RescaleRule | str = RescaleRule.FLOAT32,
 ) -> Program:
     """The integers that a converted model computes with, as a program that numpy runs.
@@ -40,13 +41,13 @@ def to_integer(
         model: What ``convert`` returned.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
         rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
-            framework.
+            framework. Or rules by patterns of names, of which the first that fits counts: ``{"add*": "half_up"}``.
         rescale: How quantizers whose steps are no powers of two multiply: ``float32``, or ``fixed_point`` for a program
             of integers alone, which a C file needs. With power-of-two ranges nothing is multiplied.
 
     Raises:
-        QuantizerError: no such rule; the model is in half precision, or holds trainable quantizers or
-            operations that a program does not know; or ``torch.export`` does not take it.
+        QuantizerError: no such rule, or a pattern that fits no name; the model is in half precision, or holds
+            trainable quantizers or operations that a program does not know; or ``torch.export`` does not take it.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, convert, prepare, verify
@@ -62,18 +63,18 @@ def to_integer(
     if not isinstance(model, nn.Module):
         raise invalid("to_integer", "model", "a converted model", model, "pass what convert returned")
     check_converted(model, "to_integer")
-    rules = (
-        member("to_integer", "rounding", RoundingRule, rounding),
-        member("to_integer", "rescale", RescaleRule, rescale),
-    )
-    return program_of(model, *arguments_of(model, example_inputs), *rules)
+    ties = TieRules("to_integer", rounding)
+    rescale = member("to_integer", "rescale", RescaleRule, rescale)
+    program = program_of(model, *arguments_of(model, example_inputs), ties, rescale)
+    ties.check_used()
+    return program
 
 
 def program_of(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    rounding: RoundingRule = RoundingRule.HALF_EVEN,
+    ties: TieRules,
     rescale: RescaleRule = RescaleRule.FLOAT32,
 ) -> Program:
     """The program of a converted model from arguments of its forward.
@@ -100,16 +101,16 @@ def program_of(
         rule = "one that can be exported with these inputs"
         raise invalid("to_integer", "model", rule, in_words(kwargs or args), advice) from error
     with torch.no_grad():
-        return lower(_dataflow(exported, flat.outputs, (args, kwargs), rounding), rescale)
+        return lower(_dataflow(exported, flat.outputs, (args, kwargs), ties), rescale)
 
 
 def _first(leaf: Any) -> Any:
     return leaf[:1] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf
 
 
-def _dataflow(exported: Any, names: list[str], given: Any, rounding: RoundingRule) -> Dataflow:
+def _dataflow(exported: Any, names: list[str], given: Any, ties: TieRules) -> Dataflow:
     """The graph of the exporter in the words of the core, what depends on no input computed."""
-    to = AtenTranslation(rounding)
+    to = AtenTranslation(ties)
     known: dict[Any, Any] = {}
 
     def read(each: Any) -> Any:

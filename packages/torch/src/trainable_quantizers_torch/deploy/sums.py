@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from trainable_quantizers_core.enums import RoundingRule
 from trainable_quantizers_core.integer.dataflow import Node, Translation, no_definition
 from trainable_quantizers_core.integer.sum_rules import window_counts
 
@@ -19,7 +20,7 @@ def _quantize(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
         "zero": int(given["zero_point"]),
         "low": int(given["quant_min"]),
         "high": int(given["quant_max"]),
-        "rule": to.rounding.value,
+        "rule": to.ties.of(to.name, RoundingRule.HALF_EVEN).value,
     }
     return to.node("quantize", [given["self"]], shapes[0], **attributes)
 

@@ -13,9 +13,10 @@ import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from torch import nn
 from torch.utils import _pytree
-from trainable_quantizers_core import Program, QuantizerError, RoundingRule, Verification
+from trainable_quantizers_core import Program, QuantizerError, Verification
 from trainable_quantizers_core.deploy.verification import Comparison, result_of
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.integer.tie_rules import TieRules
 
 from trainable_quantizers_torch.calibration.batches import modes_kept, run_on
 from trainable_quantizers_torch.deploy.convert import check_converted, convert, quantizers_in
@@ -90,13 +91,14 @@ def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tu
         return deployed.causes
     trainable = [quantizer for module in trained.modules() for quantizer in quantizers_in(module)]
     args, kwargs = call(lambda *args, **kwargs: (args, kwargs))
-    rules = (getattr(quantizer, "rounding", None) for quantizer in trainable)
-    rounding = next(filter(None, rules), RoundingRule.HALF_EVEN)
+    holders = {operation_of(name): each for name, each in _layers(trained) if isinstance(each, _HOLDER)}
+    rules = {name: getattr(each.activation_holder_quantizer, "rounding", None) for name, each in holders.items()}
+    ties = TieRules("verify", {name: rule for name, rule in rules.items() if rule is not None})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of convert, which the user did not call
             converted = convert(trained) if trainable else trained
-        return program_of(converted, args, kwargs, rounding).causes
+        return program_of(converted, args, kwargs, ties).causes
     except QuantizerError:  # it has none
         return ()
 
