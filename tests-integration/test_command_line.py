@@ -110,7 +110,9 @@ PROGRAMS = {  # arguments, variables, how it ends, and what it prints
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "a difference")) for name in PROGRAMS]
+)
 def test_a_program_of_its_own_ends_with_the_code(name, models):
     arguments, variables, code, text = PROGRAMS[name]
     command = [sys.executable, "-m", "trainable_quantizers_core.command_line", *arguments]

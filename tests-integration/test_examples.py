@@ -9,7 +9,12 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 SHORT = ["--float-epochs", "10", "--epochs", "15"]
+SHORTEST = ["--float-epochs", "6", "--epochs", "4"]
 RUNS = [  # framework, options, largest loss of accuracy in points
+    ("torch", SHORTEST, 2.0),
+    ("keras", SHORTEST, 2.0),
+]
+LONG_RUNS = [
     ("torch", [], 1.0),
     ("keras", [], 1.0),
     ("torch", [*SHORT, "--weight-bits", "2", "--activation-bits", "2"], 4.0),
@@ -19,7 +24,11 @@ RUNS = [  # framework, options, largest loss of accuracy in points
 ]
 
 
-@pytest.mark.parametrize(("framework", "options", "points"), RUNS, ids=lambda part: str(part))
+@pytest.mark.parametrize(
+    ("framework", "options", "points"),
+    [*RUNS, *(pytest.param(*run, marks=pytest.mark.long) for run in LONG_RUNS)],
+    ids=str,
+)
 def test_example(framework, options, points, monkeypatch, capsys):
     program = EXAMPLES / f"digits_{framework}.py"
     monkeypatch.setattr(sys, "argv", [str(program), *options])

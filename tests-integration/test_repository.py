@@ -99,7 +99,7 @@ def test_the_conformance_page_counts_what_the_suite_checks(framework):
     from trainable_quantizers_core.conformance import iterate_trials, load_adapters
 
     adapters = [each for each in load_adapters(f"trainable_quantizers_{framework}") if " on " not in each.name]
-    trials = list(iterate_trials(adapters))
+    trials = list(iterate_trials(adapters, everything=True))
     counts = Counter(trial.adapter.name for trial in trials)
     cases = {(trial.adapter.name, trial.case) for trial in trials}
     row = f"| {', '.join(f'{name} {count:,}' for name, count in counts.items())} | {len(cases)} | 0 |"
@@ -262,10 +262,11 @@ def test_every_mutant_breaks_a_line_that_is_there_once():
         assert line != broken
 
 
-def test_no_damaged_data_escape_the_readers(monkeypatch):
+@pytest.mark.parametrize("cases", ["1000", pytest.param("10000", marks=pytest.mark.long)])
+def test_no_damaged_data_escape_the_readers(cases, monkeypatch):
     import fuzz
 
-    monkeypatch.setattr(sys, "argv", ["fuzz.py", "--cases", "10000"])
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", "--cases", cases])
     assert fuzz.main() == 0
 
 

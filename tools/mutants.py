@@ -97,7 +97,7 @@ from trainable_quantizers_core.conformance.suite import iterate_trials, load_ada
 
 package, *modes = sys.argv[1:]
 adapters = {adapter.name: adapter for adapter in load_adapters(package)}
-for trial in iterate_trials([adapters[mode] for mode in modes]):
+for trial in iterate_trials([adapters[mode] for mode in modes], everything=True):
     if "4bit" in str(trial):
         trial.run()
 """  # at four bits, until the first broken promise

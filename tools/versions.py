@@ -29,8 +29,8 @@ def measure(framework: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         smoke = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "smoke.py"), framework]
-        suite = [sys.executable, "-m", "trainable_quantizers_core.conformance", package, "--only", "4bit", "--quiet"]
-        for command in (smoke, [*suite, "--json", str(report)]):
+        suite = [sys.executable, "-m", "trainable_quantizers_core.conformance", package, "--only", "4bit"]
+        for command in (smoke, [*suite, "--everything", "--quiet", "--json", str(report)]):
             if code := subprocess.run(command, cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}).returncode:
                 sys.exit(code)
         found = json.loads(report.read_text())

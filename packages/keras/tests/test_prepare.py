@@ -175,6 +175,7 @@ def test_a_wrapped_layer_answers_as_the_layer_where_a_call_stays_python():
         _ = model.words.nothing
 
 
+@pytest.mark.long
 def test_a_well_known_network(tmp_path):
     _, model, images = prepared("MobileNetV2", tq.Recipe.preset("mixed_w4a8"), fold_batch_norm=True)
     train(model, images, 3)

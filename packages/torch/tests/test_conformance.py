@@ -1,8 +1,9 @@
 """Every promise of the contract, for every shipped quantizer, in every way that this machine runs PyTorch."""
 
+import pytest
 from trainable_quantizers_core.conformance.suite import CaseTrials, parametrize_with_checks
 
 
-@parametrize_with_checks("trainable_quantizers_torch")
+@parametrize_with_checks("trainable_quantizers_torch", marks_of_the_rest=pytest.mark.long)
 def test_contract(trial: CaseTrials) -> None:
     trial.run()

@@ -7,6 +7,7 @@ import pytest
 import trainable_quantizers_torch as tq
 from trainable_quantizers_core import QuantizerError
 from trainable_quantizers_core.conformance import (
+    all_cases,
     iterate_trials,
     load_adapters,
     parametrize_with_checks,
@@ -15,9 +16,11 @@ from trainable_quantizers_core.conformance import (
 from trainable_quantizers_core.conformance.__main__ import main
 from trainable_quantizers_core.conformance.oracle.registry import expect
 from trainable_quantizers_core.conformance.report import run_all, show, summary
+from trainable_quantizers_core.conformance.selection import WITHOUT_WIDTH
 
 ADAPTERS = load_adapters("trainable_quantizers_torch")
 EAGER = ADAPTERS[:1]
+USUAL, EVERYTHING = (list(iterate_trials(ADAPTERS, everything=everything)) for everything in (False, True))
 LSQ = tq.LSQSymmetricActivationTrainableQuantizer
 
 
@@ -32,7 +35,7 @@ def trials(quantizer_class, promise, expected_failures=None):
 
 
 def test_the_iterator_yields_every_promise_of_every_case():
-    found = list(iterate_trials(EAGER))
+    found = list(iterate_trials(EAGER, everything=True))
     cases = {trial.case for trial in found}
     soft = {case for case in cases if case.identifier is tq.TrainingMethod.ADAROUND}
     mixed = {case for case in cases if case.identifier is tq.TrainingMethod.DQA}
@@ -57,6 +60,44 @@ def test_the_iterator_yields_every_promise_of_every_case():
     }
     assert of == expected and len(of) == 23
     assert len({str(trial) for trial in found}) == len(found) == sum(map(len, expected.values())) == 2988
+
+
+PAIRS = {  # of what a trial is, and what the trials that are run each time still show of it
+    "check and mode": lambda trial: (trial.promise, trial.adapter.name),
+    "check and quantizer, eager": lambda trial: (trial.promise, trial.adapter.compiled or trial.quantizer_class),
+    "check and rule for gradients": lambda trial: (trial.promise, trial.case.log2, trial.case.ewgs),
+    "check and sign": lambda trial: (trial.promise, trial.case.signed),
+    "check and width, of those that see widths": lambda trial: (
+        trial.promise,
+        4 if trial.check in WITHOUT_WIDTH else trial.case.num_bits,
+    ),
+    "check and axis, eager": lambda trial: (trial.promise, None if trial.adapter.compiled else trial.case.axis),
+    "method and mode": lambda trial: (trial.case.method.name.removeprefix("LUT_"), trial.adapter.name),
+    "training method and mode": lambda trial: (trial.case.identifier, trial.adapter.name),
+    "width and mode, eager": lambda trial: (trial.adapter.compiled or trial.case.num_bits, trial.adapter.name),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_what_is_left_out_of_each_run_shows_no_pair_that_the_others_do_not(pair):
+    usual, everything = ({PAIRS[pair](trial) for trial in trials} for trials in (USUAL, EVERYTHING))
+    assert usual == everything
+    assert len(USUAL) < len(EVERYTHING) / 2
+
+
+def test_the_decorator_makes_tests_with_a_mark_of_the_rest():
+    mark = parametrize_with_checks("trainable_quantizers_torch", marks_of_the_rest=pytest.mark.long).mark
+    usual = [trial for test in mark.args[1] if not test.marks for trial in test.values[0].trials]
+    rest = [trial for test in mark.args[1] if test.marks for trial in test.values[0].trials]
+    assert {str(trial) for trial in usual} == {str(trial) for trial in USUAL}
+    assert {str(trial) for trial in usual + rest} == {str(trial) for trial in EVERYTHING}
+    assert len(usual) + len(rest) == len(EVERYTHING)
+
+
+def test_all_of_ones_own_cases_are_checked():
+    cases = [case for case in all_cases() if case.num_bits == 16 and case.axis == 1]
+    ours = iterate_trials(EAGER, cases=lambda: iter(cases))
+    assert {trial.case for trial in ours if trial.promise == "disabled"} == set(cases)
 
 
 def test_a_check_that_compares_nothing_keeps_no_promise():

@@ -86,7 +86,7 @@ def test_a_bias_is_a_multiple_of_the_steps_of_weights_and_input(layer):
     assert torch.equal(levels, levels.round()) and not torch.equal(bias, wrapper.layer.bias)
 
 
-@pytest.mark.parametrize("bits", [12, 16, 24])
+@pytest.mark.parametrize("bits", [12, pytest.param(16, marks=pytest.mark.long), 24])
 def test_no_sum_exceeds_the_bits_that_a_recipe_allows(bits):
     model = trained(accumulator_bits=bits)
     deployed = tq.convert(model)

@@ -59,7 +59,7 @@ def test_a_saved_program_runs_in_another_process(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path / "model.pt2", tmp_path / "pair.pt"], check=True)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_model_compiles_without_a_graph_break(dynamic):
     torch.compiler.reset()
     model, x = network(), torch.randn(3, 2, 8, 8)

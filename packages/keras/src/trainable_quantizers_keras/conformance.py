@@ -22,6 +22,7 @@ class KerasAdapter:
     """Eager TensorFlow, ``tf.function`` or XLA, under whichever Keras is active."""
 
     base_class = BaseKerasTrainableQuantizer
+    reference = True
     compiles_fast = True
     dense_axis = 1
     float_types = ("float32", "float16", "bfloat16", "float64")

@@ -32,6 +32,8 @@ class TorchAdapter:
         self.device = device
         self.compiled = compiled
         self.large = large
+        self.reference = not large
+        self._compiled: tuple[Any, bool, Callable[[Any], Any]] | None = None
         self.exact = not compiled and device == "cpu"
 
     def active(self) -> AbstractContextManager[Any]:
@@ -78,13 +80,19 @@ class TorchAdapter:
         torch.compiler.reset()
         return torch.compile(function, fullgraph=True, dynamic=False)
 
+    def call(self, quantizer: Any, training: bool) -> Callable[[Any], Any]:
+        """The call of a quantizer, compiled once for all that follow: what they compute may depend on its variables."""
+        if self._compiled is None or self._compiled[0] is not quantizer or self._compiled[1] is not training:
+            self._compiled = quantizer, training, self.compile(lambda tensor: quantizer(tensor, training))
+        return self._compiled[2]
+
     def run(self, quantizer: Any, x: np.ndarray, g: np.ndarray, training: bool = True, dtype: str = "float32") -> Run:
         """Autograd on a leaf tensor."""
         inputs = self.tensor(x, dtype).requires_grad_()
         variables = {name: quantizer.get_quantizer_variable(name) for name in quantizer.quantizer_parameters}
         for variable in variables.values():
             variable.grad = None
-        output = self.compile(lambda tensor: quantizer(tensor, training))(inputs)
+        output = self.call(quantizer, training)(inputs)
         output.backward(self.tensor(g, self.dtype(output)))
         shaped = getattr(quantizer, "shaped", lambda tensor: tensor)
         gradients = {name: None if v.grad is None else self.read(shaped(v.grad)) for name, v in variables.items()}

@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome to a file")
     parser.add_argument("--only", metavar="TEXT", default="", help="only trials whose name contains this, in any case")
     parser.add_argument("--mode", metavar="NAME", help="only this way of running quantizers, such as torch or XLA")
+    parser.add_argument("--everything", action="store_true", help="also the widths and axes that other trials show")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     try:
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
             if not adapters:
                 rule = f"one of {', '.join(names)}"
                 raise invalid("conformance", "--mode", rule, options.mode, nearest(options.mode, names))
-        trials = [trial for trial in iterate_trials(adapters) if options.only.lower() in str(trial).lower()]
+        found = iterate_trials(adapters, everything=options.everything)
+        trials = [trial for trial in found if options.only.lower() in str(trial).lower()]
         if not trials:
             raise invalid("conformance", "--only", "part of a trial's name", options.only, "try lsq, 4bit or output")
     except QuantizerError as error:

@@ -28,6 +28,8 @@ class FrameworkAdapter(Protocol):
     """Shown in reports: ``torch``, ``torch.compile``, ``keras``, ``tf.function``, ``XLA``."""
     compiled: bool
     """Whether ``run`` compiles; the checks of everything else are left to the eager adapter."""
+    reference: bool
+    """Whether every width is tried; to others it is a number that the reference has tried."""
     compiles_fast: bool
     """Whether compiling takes well below a second."""
     exact: bool

@@ -12,8 +12,8 @@ from trainable_quantizers_core.conformance.adapter import FrameworkAdapter
 from trainable_quantizers_core.conformance.cases import Case, all_cases
 from trainable_quantizers_core.conformance.checks import COMPILED_CHECKS, EAGER_CHECKS, applies
 from trainable_quantizers_core.conformance.comparison import compared
+from trainable_quantizers_core.conformance.selection import worth_checking, worth_compiling
 from trainable_quantizers_core.conformance.subject import Check
-from trainable_quantizers_core.enums import TrainingMethod
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.base_quantizer import BaseTrainableQuantizer
 from trainable_quantizers_core.quantizer.registry import get_trainable_quantizer_class
@@ -36,6 +36,11 @@ class Trial:
     case: Case
     check: Check
     expected_failure: str = field(default="")
+
+    @property
+    def worth_its_time(self) -> bool:
+        """Whether it tells what no other trial does."""
+        return worth_checking(self.adapter, self.check, self.case)
 
     @property
     def promise(self) -> str:
@@ -97,24 +102,6 @@ class CaseTrials:
             raise AssertionError(text) from next(iter(broken.values()))
 
 
-def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
-    """Compilers see the grid as constants: the cases of 4 bits, per tensor or channel, reach every code path.
-
-    Cheap compilers get every axis at 4 bits, and every number of bits per tensor. Soft rounding is compiled several
-    times, and has one path, as tables have. DQA runs what LSQ compiles, and adds one path.
-    """
-    if case.tabled:
-        wanted = case.axis == 0 or (case.is_activation and not case.signed)
-        return wanted and (case.power_of_two or adapter.compiles_fast)
-    if case.identifier == TrainingMethod.DQA:
-        return case.axis == 0 and case.power_of_two
-    if case.identifier is TrainingMethod.ADAROUND:
-        return case.axis == 0 and (case.power_of_two or adapter.compiles_fast)
-    if adapter.compiles_fast:
-        return case.num_bits == 4 or case.axis is None
-    return case.num_bits == 4 and case.axis in (None, 0)
-
-
 def load_adapters(package: str) -> list[FrameworkAdapter]:
     """The adapters of a framework package, by its import name.
 
@@ -136,16 +123,20 @@ def iterate_trials(
     quantizer_classes: list[type[BaseTrainableQuantizer]] | None = None,
     expected_failures: Mapping[tuple[type, str], str] | None = None,
     cases: Callable[[], Iterator[Case]] | None = None,
+    everything: bool = False,
 ) -> Iterator[Trial]:
-    """Every trial: for each adapter and case, each check that applies.
+    """The trials: for each adapter and case, each check that applies and is worth its time.
 
     Args:
         adapters: Ways of running quantizers.
         quantizer_classes: The classes to check; those that the cases look up if None.
         expected_failures: Reasons by (class, promise), such as ``{(MyQuantizer, "idempotent"): "adds noise"}``.
         cases: Where cases come from; those of each class's marks if None.
+        everything: Also what others tell already: every width and axis of every promise, in each way of running.
+            Your own cases are all checked.
     """
     reasons = dict(expected_failures or {})
+    everything = everything or cases is not None
     for adapter in adapters:
         for case, quantizer_class in _subjects(adapter, quantizer_classes, cases):
             if adapter.compiled and not worth_compiling(adapter, case):
@@ -154,7 +145,9 @@ def iterate_trials(
                 if not applies(check, quantizer_class, case):
                     continue
                 promise = check.__name__.removeprefix("check_")
-                yield Trial(adapter, quantizer_class, case, check, reasons.get((quantizer_class, promise), ""))
+                trial = Trial(adapter, quantizer_class, case, check, reasons.get((quantizer_class, promise), ""))
+                if everything or trial.worth_its_time:
+                    yield trial
 
 
 def _subjects(
@@ -178,6 +171,7 @@ def parametrize_with_checks(
     quantizer_classes: list[type[BaseTrainableQuantizer]] | None = None,
     expected_failures: Mapping[tuple[type, str], str] | None = None,
     cases: Callable[[], Iterator[Case]] | None = None,
+    marks_of_the_rest: Any = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that turns ``def test(trial): trial.run()`` into one pytest test for each case.
 
@@ -189,21 +183,27 @@ def parametrize_with_checks(
         quantizer_classes: Your classes; the shipped ones if None.
         expected_failures: Reasons by (class, promise); a stale one fails.
         cases: Your own cases.
+        marks_of_the_rest: A mark such as ``pytest.mark.slow``: the trials that ``iterate_trials`` yields with
+            ``everything`` alone are tests with this mark. Without it they are left out.
     """
     import pytest
 
     parameters = []
-    trials = iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases)
+    trials = iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases, marks_of_the_rest is not None)
     for _, of_case in groupby(trials, lambda trial: (trial.adapter, trial.quantizer_class, trial.case)):
-        together = []
+        together: dict[bool, list[Trial]] = {True: [], False: []}
         for trial in of_case:
+            usual = cases is not None or trial.worth_its_time
             if not trial.expected_failure:
-                together.append(trial)
+                together[usual].append(trial)
                 continue
             # strict: an expected failure that does not happen fails
-            mark = pytest.mark.xfail(reason=trial.expected_failure, raises=AssertionError, strict=True)
-            parameters.append(pytest.param(replace(trial, expected_failure=""), marks=mark, id=str(trial)))
-        if together:
-            everything = CaseTrials(tuple(together))
-            parameters.append(pytest.param(everything, id=str(everything)))
+            xfail = pytest.mark.xfail(reason=trial.expected_failure, raises=AssertionError, strict=True)
+            marks = [xfail] if usual else [xfail, marks_of_the_rest]
+            parameters.append(pytest.param(replace(trial, expected_failure=""), marks=marks, id=str(trial)))
+        for usual, of_one_test in together.items():
+            if of_one_test:
+                test = CaseTrials(tuple(of_one_test))
+                marks, name = ([], str(test)) if usual else ([marks_of_the_rest], f"{test}-rest")
+                parameters.append(pytest.param(test, marks=marks, id=name))
     return pytest.mark.parametrize("trial", parameters)
