@@ -11,8 +11,8 @@ from collections import UserDict
 import pytest
 import torch
 import trainable_quantizers_torch as tq
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_networks import NETWORKS, Attentive, Residual, Shared, WithOwn, call
 
 RECIPE = tq.Recipe(tq.WeightsScheme(num_bits=4), tq.ActivationsScheme(num_bits=4))
