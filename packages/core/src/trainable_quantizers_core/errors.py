@@ -12,7 +12,17 @@ Member = TypeVar("Member", bound=Enum)
 
 
 class QuantizerError(ValueError):
-    """Something a caller handed in cannot work; the message names it, its value and the way out."""
+    """Something a caller handed in cannot work; the message names it, its value and the way out.
+
+    Examples:
+        >>> from trainable_quantizers_core import WeightsScheme
+        >>> try:
+        ...     WeightsScheme(num_bits=1)
+        ... except QuantizerError as error:
+        ...     print(error)
+        WeightsScheme: num_bits must be an integer in 2..16, got 1; these are the widths that the inferable quantizers \
+deploy.
+    """
 
     __init__ = Exception.__init__  # by which autograph of TensorFlow knows that it can raise the error in a graph again
 

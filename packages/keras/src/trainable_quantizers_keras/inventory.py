@@ -100,6 +100,10 @@ def _layer(name: str) -> str:
 def save_quantizers(model: Any, path: str | os.PathLike[str]) -> None:
     """Write the parameters of the quantizers to a file that every framework reads, whole or not at all.
 
+    Args:
+        model: What ``prepare`` made, trained or not.
+        path: The file: safetensors.
+
     Raises:
         QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
         ImportError: safetensors is not installed; the message says how to.
@@ -119,5 +123,18 @@ def load_quantizers(model: Any, path: str | os.PathLike[str], names: Mapping[str
         QuantizerError: no such file as ``save_quantizers`` writes, or quantizers that do not fit; it names them.
         FileNotFoundError: no file.
         ImportError: safetensors is not installed; the message says how to.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> layer, recipe = keras.layers.Dense(2, name="head"), Recipe({"num_bits": 4})
+        >>> one = prepare(keras.Sequential([keras.Input((4,)), layer]), recipe, verbose=False)
+        >>> layer.set_weights([weight * 3 for weight in layer.get_weights()])
+        >>> other = prepare(keras.Sequential([keras.Input((4,)), layer]), recipe, verbose=False)
+        >>> with TemporaryDirectory() as folder:
+        ...     save_quantizers(one, f"{folder}/learned.safetensors")
+        ...     load_quantizers(other, f"{folder}/learned.safetensors")
+        >>> bool((quantizers_of(other)[0].values["threshold"] == quantizers_of(one)[0].values["threshold"]).all())
+        True
     """
     inventory.load_quantizers(path, quantizers_of(model), names)

@@ -86,6 +86,10 @@ def quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchR
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the parameters of the quantizers to a file that every framework reads, whole or not at all.
 
+    Args:
+        model: What ``prepare`` made, trained or not.
+        path: The file: safetensors.
+
     Raises:
         QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
         ImportError: safetensors is not installed; the message says how to.
@@ -105,5 +109,16 @@ def load_quantizers(model: nn.Module, path: str | os.PathLike[str], names: Mappi
         QuantizerError: no such file as ``save_quantizers`` writes, or quantizers that do not fit; it names them.
         FileNotFoundError: no file.
         ImportError: safetensors is not installed; the message says how to.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> recipe = Recipe({"num_bits": 4})
+        >>> one, other = (prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False) for _ in range(2))
+        >>> with TemporaryDirectory() as folder:
+        ...     save_quantizers(one, f"{folder}/learned.safetensors")
+        ...     load_quantizers(other, f"{folder}/learned.safetensors")
+        >>> bool((other[0].weight_threshold == one[0].weight_threshold).all())
+        True
     """
     inventory.load_quantizers(path, quantizers_of(model), names)

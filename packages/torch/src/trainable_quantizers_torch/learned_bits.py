@@ -16,6 +16,10 @@ def fit_budget(model: nn.Module, budget: Budget) -> float:
     Σ over the layers of (largest a - a of the width) is least; where the widths in use fit, they stay. Call it near the
     end of the schedule or after it, and train on from there. Widths of other weights and of activations stay.
 
+    Args:
+        model: What ``prepare`` made, in which weights learn their widths.
+        budget: How much the network may cost.
+
     Raises:
         QuantizerError: no weights of the training method DQA, the narrowest widths exceed the budget, a table of
             latencies that does not fit, or bit operations of a model that was prepared without data.

@@ -42,6 +42,11 @@ class Calibrated:
         params: ``{THRESHOLD: t}``, with ``SIGNED`` for activations and ``LUT_VALUES`` of tables, or
             ``{RANGE_MIN: a, RANGE_MAX: b}``; floats, or per channel float32 arrays of shape (channels,).
         findings: What a user should know: dead channels, constant tensors, values that are NaN.
+
+    Examples:
+        >>> found = weights_parameters([[0.5, -1.0]], WeightsScheme(granularity="per_tensor", calibration="min_max"))
+        >>> found
+        Calibrated(params={'threshold': 1.0}, findings=())
     """
 
     params: dict[str, Any]
@@ -81,6 +86,10 @@ def threshold_within(weight: np.ndarray, quantizer: RangeQuantizer, accumulator:
 
 def activation_parameters(statistics: TensorStatistics, scheme: ActivationsScheme) -> Calibrated:
     """Initial parameters of an activation: unsigned where no negative value was seen.
+
+    Args:
+        statistics: Of its values.
+        scheme: How it is quantized and calibrated.
 
     Raises:
         QuantizerError: statistics without a finite value.
@@ -127,6 +136,11 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
 
     A channel of zeros takes the median of the parameters of the others, so that it is in their range should
     it come alive. NaN and infinity count as zero.
+
+    Args:
+        array: The weight: anything that numpy takes for an array of floats.
+        scheme: How it is quantized and calibrated.
+        channel_axis: Axis of the weight that counts channels; needed where they have parameters of their own.
 
     Raises:
         QuantizerError: no elements, or an axis that the weight does not have.

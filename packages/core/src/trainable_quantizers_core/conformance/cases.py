@@ -54,6 +54,12 @@ class Case:
         shape: Shape of the weight; activations have any.
         log2: Whether the variable holds log2 of the threshold.
         ewgs: δ, by which rounding errors scale dL/dx.
+
+    Examples:
+        >>> case = Case(
+        ...     TrainingMethod.LSQ, QuantizationTarget.Activation, QuantizationMethod.POWER_OF_TWO, 4, signed=False)
+        >>> str(case), case.initial_values()
+        ('LSQ-activation-power_of_two-unsigned-4bit', {'threshold': array(0.7, dtype=float32)})
     """
 
     identifier: Any

@@ -22,6 +22,13 @@ class TensorDifference:
         differing: How many of them differ in value; NaN equals NaN, and -0 equals 0.
         largest: Largest absolute difference; infinite where only one is NaN, or both are infinite and differ.
         scale: Largest magnitude of a finite value of the trained model.
+
+    Examples:
+        >>> found = TensorDifference("head", elements=4, differing=1, largest=0.25, scale=8.0)
+        >>> print(found)
+        1 of 4 differ, by up to 0.25
+        >>> found.exceeds(0.01)
+        True
     """
 
     name: str

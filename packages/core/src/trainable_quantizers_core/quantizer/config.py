@@ -23,6 +23,14 @@ class TrainableQuantizerCandidateConfig(TrainableQuantizerConfig):
     Args:
         n_bits: Number of bits.
         quantization_params: Initial quantization parameters at that number of bits.
+
+    Raises:
+        QuantizerError: a value of the wrong type or out of range.
+
+    Examples:
+        >>> candidates = [TrainableQuantizerCandidateConfig(bits, {"threshold": 1.0}) for bits in (4, 8)]
+        >>> [candidate.n_bits for candidate in candidates]
+        [4, 8]
     """
 
     n_bits: int

@@ -23,6 +23,12 @@ class Layer:
         types: Kind first (``"conv"``), then the name of its class (``"Conv2d"``).
         weights: Names of the weights that can be quantized; may be empty.
         activation: Whether its output may be quantized.
+
+    Examples:
+        >>> from trainable_quantizers_core import Recipe
+        >>> (plan,) = Recipe.preset("power_of_two_8bit").plan([Layer("head", ("linear", "Linear"), ("weight",))])
+        >>> plan.weights.num_bits, plan.activations, plan.reason
+        (8, None, 'default')
     """
 
     name: str

@@ -25,7 +25,18 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
-    """A range quantizer whose ends are weights of a layer."""
+    """A range quantizer whose ends are weights of a layer.
+
+    Examples:
+        >>> from trainable_quantizers_keras import (
+        ...     LSQSymmetricWeightsTrainableQuantizer, QuantizationMethod, TrainableQuantizerWeightsConfig)
+        >>> method = QuantizationMethod.SYMMETRIC
+        >>> config = TrainableQuantizerWeightsConfig(method, 2, {"threshold": 1.0}, True, 0, False)
+        >>> quantizer = LSQSymmetricWeightsTrainableQuantizer(config)
+        >>> quantizer.initialize_quantization((3, 1), "kernel", tf.keras.layers.Dense(1))
+        >>> quantizer(tf.constant([0.3, -9.0, 9.0])).numpy().tolist()
+        [0.5, -1.0, 0.5]
+    """
 
     native_rounding = RoundingRule.HALF_UP
     place = ""

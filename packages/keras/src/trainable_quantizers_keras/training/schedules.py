@@ -20,6 +20,10 @@ def advance_schedules(model: Any, steps: Any = 1) -> None:
     It is for loops of your own, inside ``tf.function`` or not; ``fit`` takes ``QuantizationScheduleCallback``. The
     count is a weight of the model: a training that resumes from a file goes on where it was.
 
+    Args:
+        model: What holds the quantizers.
+        steps: How many steps.
+
     Raises:
         QuantizerError: no quantizer of the model counts steps.
 

@@ -40,7 +40,18 @@ def _ewgs(specification: RangeSpecification) -> float:
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
-    """A range quantizer whose ends are parameters of a module."""
+    """A range quantizer whose ends are parameters of a module.
+
+    Examples:
+        >>> from trainable_quantizers_torch import (
+        ...     LSQSymmetricWeightsTrainableQuantizer, QuantizationMethod, TrainableQuantizerWeightsConfig)
+        >>> method = QuantizationMethod.SYMMETRIC
+        >>> config = TrainableQuantizerWeightsConfig(method, 2, {"threshold": 1.0}, True, 0, False)
+        >>> quantizer, layer = LSQSymmetricWeightsTrainableQuantizer(config), torch.nn.Linear(3, 1)
+        >>> quantizer.initialize_quantization(layer.weight.shape, "weight", layer)
+        >>> quantizer(torch.tensor([0.3, -9.0, 9.0])).tolist()
+        [0.5, -1.0, 0.5]
+    """
 
     native_rounding = RoundingRule.HALF_EVEN
 

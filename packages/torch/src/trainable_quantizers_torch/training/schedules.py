@@ -19,6 +19,10 @@ def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
 
     The count is part of the model's state: a training that resumes from a state dict goes on where it was.
 
+    Args:
+        model: What holds the quantizers.
+        steps: How many steps.
+
     Raises:
         QuantizerError: no quantizer of the model counts steps.
 
@@ -43,6 +47,10 @@ def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Remo
     A step that a gradient scaler leaves out, or that gradient accumulation puts off, is none. Call it each time
     that the program starts, once the model has its quantizers; ``remove()`` of the result ends it. An optimizer
     that accelerate or Lightning wrapped is fine too.
+
+    Args:
+        model: What holds the quantizers.
+        optimizer: What trains it.
 
     Raises:
         QuantizerError: no quantizer of the model counts steps, or no optimizer of PyTorch.

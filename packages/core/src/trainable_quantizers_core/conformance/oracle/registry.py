@@ -20,8 +20,21 @@ Oracle = Callable[[Case, Mapping[str, np.ndarray], np.ndarray, np.ndarray], Expe
 def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:
     """What the oracle registered for the case's identifier says of inputs x and dL/dy = g.
 
+    Args:
+        case: The configuration.
+        values: The raw parameters, by the names of their variables.
+        x: Inputs, of any shape; of a case with an axis one that has as many channels there as there are parameters.
+        g: dL/dy, of the shape of x.
+
     Raises:
         QuantizerError: no oracle is registered for it.
+
+    Examples:
+        >>> from mct_quantizers import QuantizationMethod, QuantizationTarget
+        >>> case = Case(TrainingMethod.LSQ, QuantizationTarget.Activation, QuantizationMethod.POWER_OF_TWO, 2)
+        >>> found = expect(case, {"threshold": np.float32(2)}, np.array([0.4, 9.0]), np.ones(2))
+        >>> found.output.tolist(), found.grad_x.tolist()
+        ([0.0, 1.0], [1.0, 0.0])
     """
     if case.identifier not in _ORACLES:
         advice = "register one with register_oracle(identifier, function)"
