@@ -189,7 +189,9 @@ def parametrize_with_checks(
     import pytest
 
     parameters = []
-    trials = iterate_trials(load_adapters(package), quantizer_classes, expected_failures, cases, marks_of_the_rest is not None)
+    trials = iterate_trials(
+        load_adapters(package), quantizer_classes, expected_failures, cases, marks_of_the_rest is not None
+    )
     for _, of_case in groupby(trials, lambda trial: (trial.adapter, trial.quantizer_class, trial.case)):
         together: dict[bool, list[Trial]] = {True: [], False: []}
         for trial in of_case:
