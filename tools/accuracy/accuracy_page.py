@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from cases import CASES, SEEDS
+from cases import CASES, SEEDS, Case
 
 TITLES = {
     "ours": "ours",
@@ -33,22 +33,24 @@ def render(page: str, results: dict[str, dict[str, Any]]) -> str:
 
 def figures(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Mean and standard deviation of the seeds; of each row the best is bold, with all within its spread."""
-    found = results["accuracy"]
     for method, title in METHODS.items():
-        yield from ("", f"### {title}", "", f"| data | network | float | bits | {' | '.join(TITLES.values())} |")
-        yield "|---" * (4 + len(TITLES)) + "|"
-        for case in CASES:
-            if case.method != method:
-                continue
-            cells = {tool: values(found, f"{case.key} {tool}") for tool in TITLES}
-            best = max((each for each in cells.values() if each), key=statistics.mean, default=[])
-            if not best:
-                continue
-            numbers = [cell(each, is_best(each, best)) for each in cells.values()]
-            start = cell(values(found, f"{case.data} {case.network} float"), False)
-            bits = f"W{case.weight_bits}A{case.activation_bits}"
-            yield f"| {' | '.join((case.data, case.network, start, bits, *numbers))} |"
+        measured = [line for case in CASES if case.method == method for line in row(results["accuracy"], case)]
+        if measured:
+            yield from ("", f"### {title}", "", f"| data | network | float | bits | {' | '.join(TITLES.values())} |")
+            yield "|---" * (4 + len(TITLES)) + "|"
+            yield from measured
     yield ""
+
+
+def row(found: dict[str, float], case: Case) -> Iterator[str]:
+    """The line of a case; none unless a tool was measured."""
+    cells = {tool: values(found, f"{case.key} {tool}") for tool in TITLES}
+    best = max((each for each in cells.values() if each), key=statistics.mean, default=[])
+    if best:
+        numbers = [cell(each, is_best(each, best)) for each in cells.values()]
+        start = cell(values(found, f"{case.data} {case.network} float"), False)
+        bits = f"W{case.weight_bits}A{case.activation_bits}"
+        yield f"| {' | '.join((case.data, case.network, start, bits, *numbers))} |"
 
 
 def values(found: dict[str, float], key: str) -> list[float]:
