@@ -9,6 +9,7 @@ import trainable_quantizers_torch as tq
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch_networks import NETWORKS
+from trainable_quantizers_torch.graph.recomputed import open_parts
 
 RECIPE = tq.Recipe({"num_bits": 4}, {"num_bits": 4})
 
@@ -91,3 +92,19 @@ def test_a_whole_model_can_be_computed_again(reentrant):
     output.square().sum().backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(map(torch.equal, [output, x.grad, *gradients], wanted))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_pytorch_keeps_the_function_that_it_computes_again_where_it_is_looked_for(use_reentrant):
+    found = []
+
+    def part(x):
+        found.extend(open_parts(whole.__code__))
+        return x * 2
+
+    def whole(x):
+        return checkpoint(part, x, use_reentrant=use_reentrant)
+
+    whole(torch.ones(2, requires_grad=True))
+    assert [name for _, name in found] == ["run_function" if use_reentrant else "recompute_fn"]
+    assert all(callable(getattr(owner, name)) for owner, name in found)
