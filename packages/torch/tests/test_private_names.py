@@ -1,4 +1,4 @@
-"""Private names of PyTorch that the package uses, where no public one exists: a release without one fails here first."""
+"""Private names of PyTorch that the package uses, where no public one exists: a release without one fails here."""
 
 import importlib
 import re

@@ -340,3 +340,13 @@ def test_methods_mix_within_a_wrapper():
     x = torch.randn(2, 3)
     expected = layer(x)
     assert torch.equal(tq.convert(layer)(x), expected)
+
+
+@pytest.mark.parametrize("method", ["power_of_two", "lut_power_of_two"])
+def test_a_weight_that_was_given_other_channels_is_refused(method):
+    recipe = tq.Recipe({"num_bits": 4, "method": method})
+    model = tq.prepare(nn.Sequential(nn.Linear(4, 2)), recipe, verbose=False)
+    model[0].layer.weight.data = torch.randn(3, 4)
+    model[0].layer.bias = None
+    with pytest.raises(tq.QuantizerError, match=r"of 2 channels on axis 0, got \(3, 4\); change the float model"):
+        model(torch.randn(5, 4))

@@ -91,8 +91,19 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             advice = "convert it with .to_dense(), or .to_padded_tensor(0.0) if it is nested"
             raise invalid(type(self).__name__, "inputs", "a dense tensor", found, advice)
 
+    def _check_channels(self, inputs: torch.Tensor, parameter: torch.Tensor) -> None:
+        """A weight may have been given another shape since its quantizer was made."""
+        axis = self.channel_axis
+        if axis is not None and (axis >= inputs.ndim or inputs.shape[axis] != parameter.numel()):
+            rule, advice = (
+                f"a tensor of {parameter.numel()} channels on axis {axis}",
+                "change the float model, and prepare it",
+            )
+            raise invalid(type(self).__name__, "inputs", rule, tuple(inputs.shape), advice)
+
     def _quantized(self, inputs: torch.Tensor) -> torch.Tensor:
         low, high = self.effective_range()
+        self._check_channels(inputs, low)
         spec, from_rounding = self.specification, self.gradient.from_rounding
         scale = spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0
         return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale, _ewgs(spec))

@@ -18,7 +18,8 @@ class PytorchTableQuantizer(PytorchRangeQuantizer):
     """A quantizer whose threshold and table are parameters of a module."""
 
     def _quantized(self, inputs: torch.Tensor) -> torch.Tensor:
-        spec = self.specification
+        spec, threshold = self.specification, self._threshold()
+        self._check_channels(inputs, threshold)
         is_weight = type(self).quantization_target is QuantizationTarget.Weights
         scales = (
             spec.lsq_factor(self._shared_by(inputs)),
@@ -26,7 +27,7 @@ class PytorchTableQuantizer(PytorchRangeQuantizer):
         )
         grid = spec.levels
         levels = effective_table(whole(self._current(TABLE)), grid)
-        return look_up(inputs, self._threshold(), levels, grid, self.channel_axis, *scales)
+        return look_up(inputs, threshold, levels, grid, self.channel_axis, *scales)
 
     def _threshold(self) -> torch.Tensor:
         threshold = self.shaped(whole(self._current(THRESHOLD)))
