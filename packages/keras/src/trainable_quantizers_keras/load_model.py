@@ -8,6 +8,7 @@ from typing import Any
 import mct_quantizers
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_keras.graph.exchanged import hold
 from trainable_quantizers_keras.inventory import quantizers_by_place
 from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.serialization import quantizer_classes
@@ -41,4 +42,5 @@ def keras_load_quantized_model(
     for layer in model._flatten_layers():
         if isinstance(layer, KerasTrainableQuantizationWrapper):
             layer.find_inputs(quantizers)
+    hold(model)
     return model

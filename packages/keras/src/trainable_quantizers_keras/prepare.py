@@ -23,6 +23,7 @@ from trainable_quantizers_keras.calibration.bias_correction import correct_biase
 from trainable_quantizers_keras.deploy.convert import needs_package, quantizes, refuse_configuration
 from trainable_quantizers_keras.deploy.self_check import check_prepared
 from trainable_quantizers_keras.graph.equalize import equalize_layers
+from trainable_quantizers_keras.graph.exchanged import check_held, hold
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.record import (
@@ -114,6 +115,7 @@ def prepare(
     refuse_configuration(prepared)
     found = found.with_equalized(equalized)
     vars(prepared)[_SUMMARY] = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
+    hold(prepared)
     if verbose:
         print(summary(prepared))
     return prepared
@@ -127,12 +129,14 @@ def summary(model: Any, data: Any = None) -> Summary:
         data: Batches as for ``prepare``: the bits that sums need on them stand beside those that they need at worst.
 
     Raises:
-        QuantizerError: the model does not come from ``prepare``, was loaded from a file, or does not take the data.
+        QuantizerError: the model does not come from ``prepare``, was loaded from a file, holds a layer with weights
+            that was put in later, or does not take the data.
     """
     found = find_summary(model)
     if found is None:
         advice = "prepare it first; a file does not keep the summary"
         raise invalid("summary", "model", "one that prepare made", type(model).__name__, advice)
+    check_held(model, "summary")
     placed = quantizers_of(model)
     with watched_sums(placed if data is not None else ()) as seen:
         for _ in run_on(model, data, "summary") if data is not None else ():

@@ -9,6 +9,7 @@ import mct_quantizers
 from trainable_quantizers_core import QuantizerError
 from trainable_quantizers_core.errors import invalid
 
+from trainable_quantizers_keras.graph.exchanged import check_held
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.activity import KerasActivityRegularization
 from trainable_quantizers_keras.layers.calls import is_graph
@@ -30,8 +31,9 @@ def convert(model: Any) -> Any:
     are converted too, and a shared layer stays shared.
 
     Raises:
-        QuantizerError: the model is not built, nothing in it can be converted, or a layer cannot be rebuilt from its
-            configuration, or is one of Keras and holds quantized layers without being a model.
+        QuantizerError: the model is not built, nothing in it can be converted, a layer cannot be rebuilt from its
+            configuration, is one of Keras and holds quantized layers without being a model, or has weights and was put
+            in after ``prepare``.
 
     Examples:
         >>> import numpy as np
@@ -47,6 +49,7 @@ def convert(model: Any) -> Any:
     if not quantized_inside(model):
         advice = "prepare it, or wrap its layers in KerasTrainableQuantizationWrapper, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", getattr(model, "name", model), advice)
+    check_held(model, "convert")
     converted = copied(model, _converted)
     refuse_configuration(converted)
     return converted

@@ -1,0 +1,45 @@
+"""Layers that came into a model after ``prepare``, and that nothing quantizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable_quantizers_core.errors import invalid
+
+from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper
+
+_HELD = "_held_by_prepare"
+_ADVICE = (
+    "put it into the float model and prepare that (a rule with skip = true leaves a layer in float), or wrap it in "
+    "KerasTrainableQuantizationWrapper"
+)
+
+
+def hold(model: Any) -> None:
+    """Remember which layers a prepared model holds."""
+    for layer in model._flatten_layers():
+        vars(layer)[_HELD] = True
+
+
+def check_held(model: Any, owner: str) -> None:
+    """Nothing, or an error where a layer with weights was added to what ``prepare`` made, or exchanged in it.
+
+    Models that consist of wrappers of the user's own, and copies by Keras, remember nothing, and are not checked.
+
+    Raises:
+        QuantizerError: it names the layer.
+    """
+    layers = list(model._flatten_layers())
+    wrappers = [layer for layer in layers if isinstance(layer, KerasQuantizationWrapper)]
+    quantizing = [*wrappers, *(layer for layer in layers if isinstance(layer, KerasActivationQuantizationHolder))]
+    if not any(_HELD in vars(layer) for layer in quantizing):
+        return
+    known = {id(layer) for wrapper in quantizing for layer in wrapper._flatten_layers()}
+    for layer in layers:
+        if _HELD in vars(layer) or id(layer) in known or isinstance(layer, (keras.Model, keras.metrics.Metric)):
+            continue
+        if layer.weights:
+            rule = "one of those that prepare was given"
+            raise invalid(owner, f"layer {layer.name!r}", rule, type(layer).__name__, _ADVICE)
