@@ -98,6 +98,15 @@ if KERAS_3:  # Keras 2 has one backend
         assert done.returncode
         assert "the backend of Keras must be tensorflow, got 'torch'; set KERAS_BACKEND=tensorflow" in done.stderr
 
+    def test_keras_does_not_quantize_what_has_quantizers():
+        network = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+        model = tq.prepare(network, tq.Recipe({"num_bits": 4}), verbose=False)
+        for each in (model, tq.convert(model)):
+            before = each(X).numpy()
+            with pytest.raises(tq.QuantizerError, match="quantize: layer must be one that nothing quantizes"):
+                each.quantize("int8")
+            assert np.array_equal(each(X), before)
+
     def test_a_weight_that_is_computed_from_others_is_refused():
         layer = L.Dense(3)
         layer.build((None, 4))

@@ -325,15 +325,37 @@ def test_layers_that_are_not_trainable_stay_so():
     assert model.get_layer("second").trainable_weights
 
 
-def test_mixed_precision_is_kept():
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16", "float64"])
+def test_the_precision_of_layers_is_kept(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    recipe = tq.Recipe({"num_bits": 4, "accumulator_bits": 12}, {"num_bits": 4})
     try:
         network = keras.Sequential([keras.Input((24,)), L.Dense(4, activation="relu"), L.Dense(2)])
-        model = tq.prepare(network, RECIPE, [ROWS], verbose=False)
-        assert {layer.compute_dtype for layer in model.layers if isinstance(layer, WRAPPER)} == {"bfloat16"}
+        model = tq.prepare(network, recipe, [ROWS], verbose=False)
+        computed = policy.removeprefix("mixed_")
+        assert {layer.compute_dtype for layer in model.layers if isinstance(layer, WRAPPER)} == {computed}
         check_same(model, tq.convert(model), ROWS)
     finally:
         keras.mixed_precision.set_global_policy("float32")
+
+
+WORDS = {
+    "words": (L.TextVectorization, {"output_mode": "multi_hot"}, [["one two"], ["two three"]]),
+    "weighed words": (L.TextVectorization, {"output_mode": "tf_idf"}, [["one two"], ["two three"]]),
+    "categories": (L.IntegerLookup, {"output_mode": "one_hot"}, [[5], [7]]),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_a_vocabulary_that_a_layer_adapted_to_is_kept(kind):
+    cls, options, data = WORDS[kind]
+    given, layer = tf.constant(data, tf.string if cls is L.TextVectorization else tf.int64), cls(**options)
+    layer.adapt(given)
+    inputs = keras.Input((1,), dtype=given.dtype)
+    network = keras.Model(inputs, L.Dense(2)(layer(inputs)))
+    model = tq.prepare(network, tq.Recipe({"num_bits": 16}), [given], verbose=False)
+    np.testing.assert_allclose(model(given), network(given), atol=1e-3)
+    assert_array_equal(tq.convert(model)(given), model(given))
 
 
 def test_batches_may_be_datasets_with_targets_dictionaries_or_one_array():
@@ -377,6 +399,10 @@ def test_norms_that_nothing_takes_up_stay_and_it_is_said():
     assert "not folded" in rows(model)["norm"].reason
 
 
+def with_layers(*names):
+    return keras.Sequential([keras.Input((24,)), *(L.Dense(2, name=name) for name in names)])
+
+
 MISTAKES = {
     "no data": (lambda: tq.prepare(residual(), RECIPE, verbose=False), "must be an iterable of batches"),
     "empty data": (lambda: tq.prepare(residual(), RECIPE, [], verbose=False), "must be at least one batch"),
@@ -394,6 +420,10 @@ MISTAKES = {
         "did you mean 'head'",
     ),
     "not prepared": (lambda: tq.summary(residual()), "prepare it first"),
+    "the name of a quantizer": (
+        lambda: tq.prepare(with_layers("head", "head_quantized"), RECIPE, [ROWS], verbose=False),
+        "name of a layer must be another than that of the quantizer behind 'head', got 'head_quantized'",
+    ),
 }
 
 

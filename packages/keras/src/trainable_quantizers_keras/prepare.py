@@ -191,7 +191,7 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
         return _observe(model, recorded, positions, data, verbose)
 
     settled, found = settle(recorded.graph, recipe, BaseKerasTrainableQuantizer, values, observe)
-    made = _Made(found)
+    made, names = _Made(found), {layer.name for layer in model._flatten_layers()}
     for call, each in zip(recorded.calls, settled, strict=True):
         for weight, quantizer in each.weights.items():
             layer, name = call.holder_of(weight)
@@ -199,7 +199,11 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
         if each.output is not None:
             masked = call.masked
             kind = KerasMaskedActivationQuantizationHolder if masked else KerasTrainableActivationQuantizationHolder
-            holder = kind(each.output, name=_holder_name(call), dtype="float32")
+            name = _holder_name(call)
+            if name in names:
+                rule = f"another than that of the quantizer behind {call.layer.name!r}"
+                raise invalid("prepare", "name of a layer", rule, name, "rename one of the two layers")
+            holder = kind(each.output, name=name, dtype="float32")
             made.holders.setdefault(call.place, {})[call.result] = holder
         made.corrected += [call.layer] if each.corrects_bias else []
         if each.accumulator is not None:

@@ -71,7 +71,7 @@ def copied(
                 replacement = without_constructor(layer, again)
             else:
                 replacement = _from_configuration(layer)
-                _set_weights(layer, replacement)
+                (_set_vocabulary if hasattr(layer, "get_vocabulary") else _set_weights)(layer, replacement)
         copies[id(layer)] = replacement
     return copies[id(layer)]
 
@@ -164,6 +164,15 @@ def _set_weights(layer: Any, fresh: Any) -> None:
     for part in fresh._flatten_layers() if KERAS_3 else ():
         if hasattr(part, "finalize_state"):  # what Normalization computes with follows from its weights
             part.finalize_state()
+
+
+def _set_vocabulary(layer: Any, fresh: Any) -> None:
+    """What a layer for words or categories learned by ``adapt``: its configuration does not hold it."""
+    if layer.get_vocabulary() == fresh.get_vocabulary():
+        return
+    lookup = getattr(layer, "_lookup_layer", layer)  # of TextVectorization
+    weights = [lookup.idf_weights.numpy()] if lookup.output_mode == "tf_idf" else []
+    fresh.set_vocabulary(layer.get_vocabulary(), *weights)
 
 
 def _shapes(layer: Any) -> list[tuple[int, ...]]:

@@ -133,7 +133,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
         (quantizer,) = self.weights_quantizers.values()
-        bias, step = full_precision(self._weight("bias")), self._step_of_bias(quantizer)
+        bias, step = tf.cast(full_precision(self._weight("bias")), tf.float32), self._step_of_bias(quantizer)
         coarsest = grid.input_step(tf.maximum)
         finest = grid.finest_of(coarsest, tf.minimum)
         rounded = round_bias(bias, step * coarsest, finest, grid.largest_bias)
@@ -155,6 +155,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         axis = grid.axis(quantizer) or 0
         if grid.always_holds(quantizer, weight.shape.num_elements() // max(weight.shape[axis], 1)):
             return weight
+        weight = tf.cast(weight, tf.float32)
         where = (axis, quantizer.specification.grid, grid.levels)
         room = grid.room(self._bias_levels(grid, quantizer))
         return _scheduled(quantizer, weight, limit_weight(weight, quantizer.step(), room, *where), training)

@@ -8,6 +8,7 @@ from typing import Any
 
 import mct_quantizers
 import numpy as np
+import tensorflow as tf
 from mct_quantizers import BaseInferableQuantizer
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid
@@ -50,6 +51,7 @@ if KERAS_3:
             super().__init__(layer, **kwargs)
             for inside in layer._flatten_layers():
                 inside._remat_mode = None  # recomputed apart from the wrapper it would read the float weights
+                vars(inside)["quantize"] = _not_quantized_by_keras
             self.weights_quantizers = dict(weights_quantizers)
             self.weight_values = {key: np.asarray(value) for key, value in (weight_values or {}).items()}
             self.op_call_args = list(op_call_args or [])
@@ -237,14 +239,14 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         layer = copied(self.layer)
         grid = self.accumulator
         if grid is not None and grid.bias:
-            layer.bias.assign(self._rounded_bias(grid))
+            layer.bias.assign(tf.cast(self._rounded_bias(grid), layer.bias.dtype))
         if not self.weight_values:
             for key, weight, quantizer in self.get_weights_vars():
                 weight = full_precision(weight)
                 if grid is not None and grid.bits is not None:
                     weight = self._limited(weight, quantizer, grid)
                 slots, slot = located(layer, self._slots[key])
-                slots[slot].assign(_deployed(weight, quantizer))
+                slots[slot].assign(tf.cast(_deployed(weight, quantizer), slots[slot].dtype))
             kind = self.inferable_class(in_graph)
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {
@@ -252,6 +254,12 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         }
         options = (self.op_call_args, self.op_call_kwargs, self.is_inputs_as_list)
         return KerasQuantizationWrapper(layer, inferable, constants, *options, name=self.name, trainable=False)
+
+
+def _not_quantized_by_keras(mode: Any = None, *args: Any, **kwargs: Any) -> None:
+    """``quantize`` of Keras 3, which would put integers into the place of the weights that a wrapper quantizes."""
+    advice = "prepare quantized it already: let Keras quantize the float model, or leave it out"
+    raise invalid("quantize", "layer", "one that nothing quantizes", "a layer with quantizers", advice)
 
 
 def _deployed(weight: Any, quantizer: Any) -> Any:
