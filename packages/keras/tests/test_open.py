@@ -167,3 +167,11 @@ def test_a_constant_beside_a_result_does_not_keep_a_layer_closed():
     np.testing.assert_array_equal(model(ROWS)[1], [[1.0, 2.0]])
     for one, other in zip(tq.convert(model)(ROWS), model(ROWS), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_attention_of_a_sequence_to_itself_is_prepared():
+    sequence = keras.Input((5, 8))
+    network = keras.Model(sequence, L.Dense(3)(L.Attention()([sequence, sequence])))
+    model = tq.prepare(network, tq.Recipe({"num_bits": 16}, {"num_bits": 16}), [SEQUENCES], verbose=False)
+    assert_allclose(model(SEQUENCES), network(SEQUENCES), atol=1e-3)
+    np.testing.assert_array_equal(tq.convert(model)(SEQUENCES), model(SEQUENCES))

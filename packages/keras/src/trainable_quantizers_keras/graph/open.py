@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from trainable_quantizers_keras.graph.watch import first_calls
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.activity import regularized
 from trainable_quantizers_keras.layers.attributes import Again
-from trainable_quantizers_keras.layers.call_form import CallForm
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, is_graph, redrawn
 from trainable_quantizers_keras.layers.copies import copied, parts_of
 from trainable_quantizers_keras.layers.function import einsum
@@ -231,7 +230,7 @@ class _Opening:
                 known.update(before)
             raise NotOpenedError(in_words(error)) from error
         if isinstance(fresh, KerasOpenedModel):
-            fresh.recorded = CallForm(recording.form.signature, [], recording.form.constants)
+            fresh.recorded = replace(recording.form, tensors=[], named={}, masked={})
             fresh.read = frozenset(recording.read)
         if not layer.trainable:
             fresh.trainable = False

@@ -22,6 +22,7 @@ class CallForm:
         constants: The other arguments in words; of tensors, that there is one.
         named: The arguments by name.
         masked: The tensors that have masks, by identity of the mask.
+        first: Which of the tensors make up the first argument, in its structure.
     """
 
     signature: inspect.Signature
@@ -29,6 +30,7 @@ class CallForm:
     constants: str
     named: dict[str, Any] = field(default_factory=dict)
     masked: dict[int, Any] = field(default_factory=dict)
+    first: Any = None
 
     @classmethod
     def of(cls, signature: inspect.Signature, args: Any, kwargs: Any) -> CallForm:
@@ -57,7 +59,8 @@ class CallForm:
             for name, value in ordered.items()
             if value is not None
         }
-        return cls(signature, distinct, str(shown), ordered, masked)
+        first = tf.nest.map_structure(lambda item: number.get(id(item)), next(iter(ordered.values()), None))
+        return cls(signature, distinct, str(shown), ordered, masked, first)
 
 
 def _is_tensor(value: Any) -> bool:

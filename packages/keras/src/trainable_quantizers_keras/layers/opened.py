@@ -107,6 +107,17 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
             inputs, mask = tf.nest.map_structure(tf.identity, inputs), None
         return _FUNCTIONAL.call(self, inputs, training=training, mask=mask)
 
+    if KERAS_3:  # the functional model of Keras 2 has one
+
+        def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+            """That of the class, with the first argument as it was in the recorded call."""
+            of_class = next(cls for cls in type(self).__mro__[1:] if "compute_mask" in vars(cls))
+            if of_class is KerasOpenedModel or self.recorded is None:
+                return super().compute_mask(inputs, mask)
+            tensors, masks = tf.nest.flatten(inputs), tf.nest.flatten(mask)
+            given = [tf.nest.map_structure(lambda at: values[at], self.recorded.first) for values in (tensors, masks)]
+            return vars(of_class)["compute_mask"](self, *given)
+
     def call_as(self, old: Any, args: Any, kwargs: Any) -> Any:
         """Call it in a graph, where ``old`` was called."""
         given = CallForm.of(inspect.signature(old.call), args, kwargs)
