@@ -30,6 +30,17 @@ def small():
     return keras.Sequential([keras.Input((3,)), *layers])
 
 
+class InPython(keras.Model):
+    """Nothing shows the shapes of what its call computes but a run."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = L.Dense(2)
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
 def learning(model):
     return {each.layer: each.quantizer for each in quantizers_of(model) if each.target == "weights"}
 
@@ -153,7 +164,13 @@ def test_what_cannot_be_learned_is_refused(tmp_path):
     restored = tq.keras_load_quantized_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(restored(X), model(X))
     bytes_, partial = tq.Budget(weight_bytes=300), {"first": {2: 1.0, 8: 3.0}}
+    python, work = InPython(), tq.Budget(bit_operations=9e3)
+    python(ROWS)
+    without_shapes = tq.prepare(python, tq.Recipe(DQA), verbose=False)
+    with_shapes = tq.prepare(small(), tq.Recipe(DQA), verbose=False)
+    assert tq.fit_budget(with_shapes, work) == 20 * 32 * 8
     for action, told in (
+        (lambda: tq.fit_budget(without_shapes, work), "model must be prepared with data, for bit operations"),
         (lambda: tq.budget_regularizer(fixed, bytes_), "budget_regularizer: model must be one that learns widths"),
         (lambda: tq.fit_budget(model, 300), "fit_budget: budget must be a Budget, got 300"),
         (lambda: tq.fit_budget(model, tq.Budget(weight_bytes=200)), "weight_bytes must be at least 208"),

@@ -16,7 +16,7 @@ from keras_layers import (
     with_structures,
     with_weights,
 )
-from keras_networks import ROWS, Block, outputs
+from keras_networks import ROWS, SEQUENCES, Block, outputs
 from numpy.testing import assert_allclose
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.inventory import quantizers_of

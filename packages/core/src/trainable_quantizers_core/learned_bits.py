@@ -65,7 +65,7 @@ class LearnedBits:
 
         Raises:
             QuantizerError: no budget, a table of latencies that does not fit, or bit operations of a model that was
-                prepared without data.
+                prepared without data, where shapes alone do not show how often weights are multiplied.
         """
         self._check(budget)
         concerned: dict[Unit, list[OperationCost]] = {unit: [] for unit in self.learning}

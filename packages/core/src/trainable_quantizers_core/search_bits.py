@@ -11,6 +11,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.bit_widths import Budget, Unit, choose, cost_of
 from trainable_quantizers_core.graph.costs import OperationCost
 from trainable_quantizers_core.inventory import PlacedQuantizer
+from trainable_quantizers_core.quantizer.candidates_quantizer import CandidatesQuantizer
 from trainable_quantizers_core.quantizer.grid import MAX_BITS, MIN_BITS
 from trainable_quantizers_core.recipe.plan import LayerRule
 from trainable_quantizers_core.recipe.recipe import Recipe
@@ -82,12 +83,13 @@ def searched(
         prepared: Prepares the model by a recipe.
 
     Raises:
-        QuantizerError: arguments that are none of these, a budget that the narrowest widths exceed, or a layer whose
-            width no rule by its name sets.
+        QuantizerError: arguments that are none of these, a budget that the narrowest widths exceed, a layer whose
+            width no rule by its name sets, or a width that is no candidate of weights that learn theirs.
     """
     _check(recipe, budget, widths)
     widths = sorted(set(widths))
     first = prepared(recipe)
+    _check_candidates(first.placed, widths)
     units = units_of(first.operations, first.placed, budget.moves_activations)
     budget.check_table(first.operations, widths)
     errors: dict[Unit, dict[int, float]] = {unit: dict.fromkeys(widths, 0.0) for unit in dict.fromkeys(units.values())}
@@ -119,6 +121,15 @@ def _check(recipe: Any, budget: Any, widths: Any) -> None:
     numbers = isinstance(widths, Sequence) and widths and all(type(each) is int for each in widths)
     if not numbers or not all(MIN_BITS <= each <= MAX_BITS for each in widths):
         raise invalid(OWNER, "widths", f"integers in {MIN_BITS}..{MAX_BITS}", widths, "(2, 4, 8) is usual")
+
+
+def _check_candidates(placed: Sequence[PlacedQuantizer], widths: Sequence[int]) -> None:
+    for each in placed:
+        known = sorted(each.quantizer.widths) if isinstance(each.quantizer, CandidatesQuantizer) else widths
+        if not set(widths) <= set(known):
+            advice = "search those, or leave the search to training_method = 'DQA' and fit_budget"
+            where = f" for {each.layer}.{each.attribute}"
+            raise invalid(OWNER, "widths", f"among bits_candidates, {known}", widths, advice, where)
 
 
 def _bits(placed: PlacedQuantizer) -> int:

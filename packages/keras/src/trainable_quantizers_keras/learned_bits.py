@@ -23,7 +23,8 @@ def fit_budget(model: Any, budget: Budget) -> float:
 
     Raises:
         QuantizerError: no weights of the training method DQA, the narrowest widths exceed the budget, a table of
-            latencies that does not fit, or bit operations of a model that was prepared without data.
+            latencies that does not fit, or bit operations of a subclassed model that was prepared without data: only
+            a run shows how often its weights are multiplied.
 
     Examples:
         >>> recipe = Recipe({"training_method": "DQA", "bits_candidates": [2, 4, 8], "schedule": {"ramp": 100}})

@@ -51,7 +51,7 @@ def reconstruct(
 
     Raises:
         QuantizerError: no layer with quantized weights, biases that were corrected, no data, a batch that the model
-            does not take, or a block that there is not, or that a batch calls twice.
+            does not take, or a block that there is not, or that a batch calls twice. The weights are as they were then.
 
     Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
@@ -103,15 +103,17 @@ def reconstruct(
             finally:
                 _assign(learned)
 
-    for unit in _in_order(model, units, batches):
+    counts = _in_order(model, units, batches)
+    for unit, count in counts:
+        if id(unit) in together:
+            how.check_calls(together[id(unit)][0], count)
+    for unit, _ in counts:
         read = _seen(model, unit, batches)
         with in_float():
             given = _seen(model, unit, batches)
         calls = [(args, kwargs, result) for (args, kwargs, _), (_, _, result) in zip(read, given, strict=True)]
         if id(unit) in together:
-            name, inside = together[id(unit)]
-            how.check_calls(name, len(calls) // len(batches))
-            learn_block(unit.call, inside, calls, how)
+            learn_block(unit.call, together[id(unit)][1], calls, how)
         else:
             _round(unit, calls, how)
     return model
@@ -128,13 +130,14 @@ def _assign(values: Sequence[tuple[Any, tf.Tensor]]) -> None:
         weight.assign(value)
 
 
-def _in_order(model: Any, wrappers: Sequence[Any], batches: list[Any]) -> list[Any]:
-    """The wrappers, in the order in which they are called."""
-    order: dict[int, Any] = {}
-    with replaced_calls(wrappers, lambda layer, call: _told(call, lambda *_: order.setdefault(id(layer), layer))):
+def _in_order(model: Any, units: Sequence[Any], batches: list[Any]) -> list[tuple[Any, int]]:
+    """Layers and blocks in the order in which a batch calls them, and how often it does."""
+    calls: list[Any] = []
+    with replaced_calls(units, lambda layer, call: _told(call, lambda *_: calls.append(layer))):
         for _ in run_on(model, batches[:1], "reconstruct"):
             pass
-    return list(order.values())
+    order = {id(layer): layer for layer in calls}
+    return [(layer, sum(each is layer for each in calls)) for layer in order.values()]
 
 
 def _seen(model: Any, wrapper: Any, batches: list[Any]) -> list[Call]:
