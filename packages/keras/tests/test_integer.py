@@ -131,13 +131,6 @@ def test_accumulators_have_the_names_of_layers_and_stay_below_their_worst():
     assert all(1 < each.seen <= each.worst <= 24 for each in sums)
 
 
-def test_verify_says_that_a_program_takes_inputs_of_one_size():
-    deployed = tq.convert(trained())
-    program = tq.to_integer(deployed, IMAGES)
-    with pytest.raises(tq.QuantizerError, match=r"got 'Program'; it says: .*input must be of shape \(samples, "):
-        tq.verify(deployed, program, [IMAGES[:, :9, :9]])
-
-
 REFUSED = {"recurrent": "in a loop", "masked": "in a loop", "with states": "in a loop"}
 IN_FLOAT = {
     "chain": {"softmax"},

@@ -148,11 +148,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     def step(self) -> torch.Tensor:
         """Δ that the forward uses, of shape () or (channels,); nothing learns through it."""
         spec = self.specification
-        with torch.no_grad():
-            variables = tuple(self.shaped(whole(self._current(name))).float() for name in spec.initial)
-            if spec.method is QuantizationMethod.UNIFORM:
-                return follow(uniform_step, variables, spec.grid, threshold_rule(spec)[0])  # type: ignore[no-any-return]
-            return follow(symmetric_step, variables, spec.grid, *threshold_rule(spec))  # type: ignore[no-any-return]
+        variables = tuple(self.shaped(whole(self._current(name).detach())).float() for name in spec.initial)
+        if spec.method is QuantizationMethod.UNIFORM:
+            return follow(uniform_step, variables, spec.grid, threshold_rule(spec)[0])  # type: ignore[no-any-return]
+        return follow(symmetric_step, variables, spec.grid, *threshold_rule(spec))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:
