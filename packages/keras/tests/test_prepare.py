@@ -52,11 +52,10 @@ def rows(model):
     return {row.layer: row for row in tq.summary(model).rows}
 
 
-def train(model, inputs, steps):
+def train(model, inputs, steps, graph=True):
     optimizer = keras.optimizers.SGD(1e-3)
     variables = model.trainable_variables
 
-    @tf.function
     def step():
         with tf.GradientTape() as tape:
             loss = sum(tf.reduce_mean(y**2) for y in tf.nest.flatten(model(inputs, training=True)))
@@ -64,8 +63,9 @@ def train(model, inputs, steps):
         assert all(gradient is not None for gradient in gradients), "a variable takes no part"
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
+    run = tf.function(step) if graph else step
     for _ in range(steps):
-        step()
+        run()
 
 
 def check_same(model, other, inputs):
@@ -80,11 +80,24 @@ def check_runtime(model, deployed):
     assert ("needs trainable-quantizers-keras to run" in str(tq.summary(model))) == ours
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *SPECIAL])
-def test_prepare_train_convert_save_reload(name, tmp_path):
+IN_A_GRAPH = ("residual", "shared", "subclassed", "own layers")
+
+
+@pytest.mark.parametrize(
+    ("name", "graph"),
+    [
+        *((name, name in IN_A_GRAPH) for name in (*NETWORKS, *SPECIAL)),
+        *(
+            pytest.param(name, True, marks=pytest.mark.long)
+            for name in {**NETWORKS, **SPECIAL}
+            if name not in IN_A_GRAPH
+        ),
+    ],
+)
+def test_prepare_train_convert_save_reload(name, graph, tmp_path):
     network, model, inputs = prepared(name)
     before = network.get_weights()
-    train(model, inputs, 20)
+    train(model, inputs, 20 if graph else 3, graph)
     for value, old in zip(network.get_weights(), before, strict=True):
         assert_array_equal(value, old, "the float model changed")
     deployed = tq.convert(model)

@@ -32,7 +32,9 @@ def output_step(model):
     return float(getattr(quantizers[-1], "scale", None) or quantizers[-1].scales)
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "encoder")) for name in EXPORTED]
+)
 def test_a_network_in_onnx_computes_what_the_model_computes(name, tmp_path):
     # kernels of x64 processors without VNNI add pairs of 8 by 8 bit products in 16 bits, where they may saturate
     model, inputs = deployed(name, bits=8, weight_bits=7)
@@ -153,7 +155,9 @@ def test_operators_of_mct_quantizers(method, tmp_path):
     assert any("mct" in domain for domain in domains)
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "vision transformer")) for name in EXPORTED]
+)
 def test_a_program_is_identical(name, tmp_path):
     model, inputs = deployed(name)
     assert tq.export(model, tmp_path / "model.pt2", inputs, sizes="fixed" if name == "shared" else "free").identical
