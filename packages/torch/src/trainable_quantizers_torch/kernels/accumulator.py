@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from trainable_quantizers_core.quantizer import accumulator as rules
-from trainable_quantizers_core.quantizer.grid import NUMPY_OPS, Grid
+from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
+from trainable_quantizers_core.quantizer.grid import Grid
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS
 from trainable_quantizers_torch.kernels.layout import as_array
