@@ -169,26 +169,14 @@ def _weights(
     graph: ModelGraph, plans: Sequence[LayerPlan], base: type, values: WeightValues
 ) -> list[tuple[dict[str, Any], list[str], list[str]]]:
     """Quantizers, findings and notes of each operation; of a shared weight, the operation that multiplies decides."""
-    owners: dict[str, int] = {}
-    for position, operation in enumerate(graph):
-        for weight in operation.weights:
-            first = owners.setdefault(weight.shared, position) if weight.shared else position
-            if operation.kind in MULTIPLYING and graph[first].kind not in MULTIPLYING:
-                owners[weight.shared] = position
+    owners = _owners(graph)
     made: dict[str, tuple[Any, tuple[str, ...]]] = {}
 
     def quantizer_of(position: int, weight: Weight) -> tuple[Any, tuple[str, ...]]:
         scheme = plans[position].weights
         if scheme is None:
             return None, ()
-        scheme, array = per_tensor(scheme, weight), values(position, weight)
-        each = {
-            bits: weights_parameters(array, replace(scheme, num_bits=bits), weight.axis)
-            for bits in scheme.bits_candidates or (scheme.num_bits,)
-        }
-        candidates = {bits: found.params for bits, found in each.items()} if scheme.bits_candidates else None
-        config = scheme.config(each[scheme.num_bits].params, weight.axis, candidates)
-        return scheme.quantizer(config, base), each[scheme.num_bits].findings
+        return _calibrated(per_tensor(scheme, weight), base, values(position, weight), weight.axis)
 
     found = []
     for position, operation in enumerate(graph):
@@ -212,6 +200,28 @@ def _weights(
                 findings += noticed
         found.append((quantizers, findings, notes))
     return found
+
+
+def _owners(graph: ModelGraph) -> dict[str, int]:
+    """The operation that decides over each shared weight: the first that multiplies by it, or else the first."""
+    owners: dict[str, int] = {}
+    for position, operation in enumerate(graph):
+        for weight in operation.weights:
+            first = owners.setdefault(weight.shared, position) if weight.shared else position
+            if operation.kind in MULTIPLYING and graph[first].kind not in MULTIPLYING:
+                owners[weight.shared] = position
+    return owners
+
+
+def _calibrated(scheme: WeightsScheme, base: type, array: np.ndarray, axis: int | None) -> tuple[Any, tuple[str, ...]]:
+    """The quantizer of a weight, and what its values showed."""
+    each = {
+        bits: weights_parameters(array, replace(scheme, num_bits=bits), axis)
+        for bits in scheme.bits_candidates or (scheme.num_bits,)
+    }
+    candidates = {bits: found.params for bits, found in each.items()} if scheme.bits_candidates else None
+    config = scheme.config(each[scheme.num_bits].params, axis, candidates)
+    return scheme.quantizer(config, base), each[scheme.num_bits].findings
 
 
 def per_tensor(scheme: WeightsScheme, weight: Weight) -> WeightsScheme:
