@@ -102,7 +102,8 @@ import numpy, tensorflow
 folder, images = sys.argv[1], numpy.load(f"{sys.argv[1]}/images.npy")
 threading = tensorflow.config.threading
 threading.set_intra_op_parallelism_threads(3 - min(int(sys.argv[2]), 2))
-numpy.save(f"{folder}/found.npy", tensorflow.saved_model.load(f"{folder}/model").serve(images))
+loaded = tensorflow.saved_model.load(f"{folder}/model")  # held while it runs, with its variables
+numpy.save(f"{folder}/found.npy", loaded.serve(images))
 """
 
 

@@ -8,7 +8,7 @@ from trainable_quantizers_core.conformance.properties import cases, check_arbitr
 ADAPTER = load_adapters("trainable_quantizers_torch")[0]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_contract_for_arbitrary_parameters_shapes_and_inputs(drawn):
     case, values, x = drawn
