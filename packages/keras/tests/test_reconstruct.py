@@ -136,3 +136,14 @@ def test_what_cannot_be_reconstructed_is_refused():
         tq.reconstruct(model, [X[..., :1]], steps=5)
     with pytest.raises(tq.QuantizerError, match="reconstruct: data must be at least one batch"):
         tq.reconstruct(model, [], steps=5)
+
+
+def test_weights_that_training_froze_are_refused():
+    model = prepared({"oscillations": {"momentum": 0.25, "freeze_above": 0.2}})[1]
+    quantizer = model.layers[-2].weights_quantizers["kernel"]
+    moves = quantizer.get_quantizer_variable("moves")
+    frozen = np.zeros(moves.shape, np.int32)
+    frozen[0, 0] = 4 * 1 + 2  # level 1, frozen
+    moves.assign(frozen)
+    with pytest.raises(tq.QuantizerError, match="weights must be of weights that all may move, got '"):
+        tq.reconstruct(model, [X], steps=5)

@@ -50,8 +50,9 @@ def reconstruct(
             block.
 
     Raises:
-        QuantizerError: no layer with quantized weights, biases that were corrected, no data, a batch that the model
-            does not take, or a block that there is not, or that a batch calls twice. The weights are as they were then.
+        QuantizerError: no layer with quantized weights, weights that are frozen, biases that were corrected, no data, a
+            batch that the model does not take, or a block that there is not, or that a batch calls twice. The weights
+            are as they were then.
 
     Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
