@@ -31,12 +31,12 @@ def check_held(model: Any, owner: str) -> None:
     Raises:
         QuantizerError: it names the layer.
     """
-    layers = list(model._flatten_layers())
-    wrappers = [layer for layer in layers if isinstance(layer, KerasQuantizationWrapper)]
-    quantizing = [*wrappers, *(layer for layer in layers if isinstance(layer, KerasActivationQuantizationHolder))]
+    layers: list[Any] = list(model._flatten_layers())
+    kinds = (KerasQuantizationWrapper, KerasActivationQuantizationHolder)
+    quantizing = [layer for layer in layers if isinstance(layer, kinds)]
     if not any(_HELD in vars(layer) for layer in quantizing):
         return
-    known = {id(layer) for wrapper in quantizing for layer in wrapper._flatten_layers()}
+    known = {id(layer) for each in quantizing for layer in each._flatten_layers()}
     for layer in layers:
         if _HELD in vars(layer) or id(layer) in known or isinstance(layer, (keras.Model, keras.metrics.Metric)):
             continue

@@ -114,9 +114,13 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
             of_class = next(cls for cls in type(self).__mro__[1:] if "compute_mask" in vars(cls))
             if of_class is KerasOpenedModel or self.recorded is None:
                 return super().compute_mask(inputs, mask)
-            tensors, masks = tf.nest.flatten(inputs), tf.nest.flatten(mask)
-            given = [tf.nest.map_structure(lambda at: values[at], self.recorded.first) for values in (tensors, masks)]
-            return vars(of_class)["compute_mask"](self, *given)
+            recorded, tensors = self.recorded, tf.nest.flatten(inputs)
+            masks = [None] * len(tensors) if mask is None else tf.nest.flatten(mask)
+
+            def first(values: list[Any]) -> Any:
+                return tf.nest.map_structure(lambda at: None if at is None else values[at], recorded.first)
+
+            return vars(of_class)["compute_mask"](self, first(tensors), first(masks))
 
     def call_as(self, old: Any, args: Any, kwargs: Any) -> Any:
         """Call it in a graph, where ``old`` was called."""
