@@ -73,8 +73,8 @@ def _keep_bias(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _bias_backward(ctx: Any, g: torch.Tensor) -> tuple[Any, ...]:
     if ctx.saved_tensors:
-        passes = rules.bias_passes(TORCH_OPS, *ctx.saved_tensors, largest=ctx.largest)
-        g = torch.where(passes, g, 0.0)
+        bias, step, finest = ctx.saved_tensors
+        g = torch.where(rules.bias_passes(TORCH_OPS, bias, step, finest, ctx.largest), g, 0.0)
     return g, None, None, None
 
 
