@@ -47,6 +47,18 @@ def test_an_exported_program_computes_and_learns_the_same(strict):
     assert torch.equal(program.module()(more), model(more))
 
 
+def test_a_saved_program_runs_in_another_process(tmp_path):
+    model, x = network(), torch.randn(2, 2, 8, 8)
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
+    torch.save((x, model(x).detach()), tmp_path / "pair.pt")
+    code = (
+        "import sys, torch, trainable_quantizers_torch\n"
+        "x, y = torch.load(sys.argv[2])\n"
+        "assert torch.equal(torch.export.load(sys.argv[1]).module()(x), y)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.pt2", tmp_path / "pair.pt"], check=True)
+
+
 @pytest.mark.parametrize("dynamic", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_model_compiles_without_a_graph_break(dynamic):
     torch.compiler.reset()
@@ -91,27 +103,18 @@ def test_tensors_that_stand_for_values_are_computed_with():
     assert all(parameter.grad.is_meta for parameter in on_meta.parameters())
 
 
-PROGRAM = """
-import os, sys, torch, trainable_quantizers_torch
-x, y = torch.load(sys.argv[2])
-assert torch.equal(torch.export.load(sys.argv[1]).module()(x), y)
-
-from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
-from trainable_quantizers_core.quantizer.grid import Grid
-torch.set_num_threads(2)
-x, ends = torch.randn(2**18), [torch.tensor(-2.0), torch.tensor(1.5)]
-y = fake_quantize(x, *ends, Grid(3, True))
-child = os.fork()
-if child == 0:
-    torch.set_num_threads(2)
-    os._exit(0 if torch.equal(fake_quantize(x, *ends, Grid(3, True)), y) else 1)
-assert os.waitpid(child, 0)[1] == 0, "fork"
-"""
-
-
-def test_in_another_process_a_saved_program_runs_and_a_fork_does_not_wait_for_threads_of_its_parent(tmp_path):
-    model, x = network(), torch.randn(2, 2, 8, 8)
-    torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
-    torch.save((x, model(x).detach()), tmp_path / "pair.pt")
-    command = [sys.executable, "-c", PROGRAM, tmp_path / "model.pt2", tmp_path / "pair.pt"]
-    subprocess.run(command, check=True, timeout=120)
+def test_threads_of_a_parent_are_not_waited_for_after_a_fork():
+    code = (
+        "import os, torch\n"
+        "from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize\n"
+        "from trainable_quantizers_core.quantizer.grid import Grid\n"
+        "torch.set_num_threads(2)\n"
+        "x, ends = torch.randn(2**18), [torch.tensor(-2.0), torch.tensor(1.5)]\n"
+        "y = fake_quantize(x, *ends, Grid(3, True))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    torch.set_num_threads(2)\n"
+        "    os._exit(0 if torch.equal(fake_quantize(x, *ends, Grid(3, True)), y) else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
