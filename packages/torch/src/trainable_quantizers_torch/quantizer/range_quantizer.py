@@ -15,7 +15,7 @@ from trainable_quantizers_core.quantizer.array_ops import NUMBER_OPS
 from trainable_quantizers_core.quantizer.grid import range_step, range_zero_point, symmetric_step, uniform_step
 from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.schedule import LAST_STEP
-from trainable_quantizers_core.quantizer.specification import RangeSpecification, elements_per_sample
+from trainable_quantizers_core.quantizer.specification import elements_per_sample
 from trainable_quantizers_core.quantizer.ties import beside_ties
 
 from trainable_quantizers_torch.kernels.effective import TORCH_OPS, follow, symmetric_range, uniform_range
@@ -23,20 +23,6 @@ from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.operator import on_cpu
 from trainable_quantizers_torch.kernels.soft_rounding import moved, soft_rounding
 from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrainableQuantizer, put, whole
-
-
-@torch.compiler.assume_constant_result
-def threshold_rule(specification: RangeSpecification) -> tuple[float, bool, bool]:
-    """(min_threshold, power_of_two, log2).
-
-    Numbers for the compiler too, which makes variables of the numbers of a model if sizes are dynamic; as is ``ewgs``.
-    """
-    return specification.min_threshold, specification.power_of_two, specification.log2
-
-
-@torch.compiler.assume_constant_result
-def _ewgs(specification: RangeSpecification) -> float:
-    return specification.ewgs
 
 
 class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
@@ -106,7 +92,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         self._check_channels(inputs, low)
         spec, from_rounding = self.specification, self.gradient.from_rounding
         scale = spec.lsq_factor(self._shared_by(inputs)) if self.gradient.scaled else 1.0
-        return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale, _ewgs(spec))
+        return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale, self._ewgs())
 
     def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
@@ -131,15 +117,29 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         wide = inputs.float() if inputs.dtype.itemsize < torch.float32.itemsize else inputs
         return beside_ties(TORCH_OPS, wide, self.step(), self.specification.grid.num_bits, rule)
 
+    @torch.compiler.assume_constant_result
+    def _threshold_rule(self) -> tuple[float, bool, bool]:
+        """(min_threshold, power_of_two, log2).
+
+        Numbers for the compiler too, which makes variables of the numbers of a model if sizes are dynamic; as is
+        ``ewgs``. Methods, because that of PyTorch 2.9 hands no dataclass to a function whose result is constant.
+        """
+        spec = self.specification
+        return spec.min_threshold, spec.power_of_two, spec.log2
+
+    @torch.compiler.assume_constant_result
+    def _ewgs(self) -> float:
+        return self.specification.ewgs
+
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(min, max) that the forward uses, differentiable with respect to the variables."""
         spec = self.specification
         variables = [self.shaped(whole(self._current(name))) for name in spec.initial]
         if spec.method is QuantizationMethod.UNIFORM:
             low, high = variables
-            return uniform_range(low, high, spec.grid, threshold_rule(spec)[0])
+            return uniform_range(low, high, spec.grid, self._threshold_rule()[0])
         (threshold,) = variables
-        return symmetric_range(threshold, spec.grid, *threshold_rule(spec))
+        return symmetric_range(threshold, spec.grid, *self._threshold_rule())
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
         """A variable per tensor is stored with one axis, because FSDP shards no other."""
@@ -150,8 +150,8 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         spec = self.specification
         variables = tuple(self.shaped(whole(self._current(name).detach())).float() for name in spec.initial)
         if spec.method is QuantizationMethod.UNIFORM:
-            return follow(uniform_step, variables, spec.grid, threshold_rule(spec)[0])  # type: ignore[no-any-return]
-        return follow(symmetric_step, variables, spec.grid, *threshold_rule(spec))  # type: ignore[no-any-return]
+            return follow(uniform_step, variables, spec.grid, self._threshold_rule()[0])  # type: ignore[no-any-return]
+        return follow(symmetric_step, variables, spec.grid, *self._threshold_rule())  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:

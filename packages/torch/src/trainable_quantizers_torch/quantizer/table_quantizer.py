@@ -11,7 +11,7 @@ from trainable_quantizers_core.quantizer.specification import elements_per_sampl
 
 from trainable_quantizers_torch.kernels.table import effective_table, effective_threshold, look_up
 from trainable_quantizers_torch.quantizer.base_quantizer import whole
-from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer, threshold_rule
+from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQuantizer
 
 
 class PytorchTableQuantizer(PytorchRangeQuantizer):
@@ -31,7 +31,7 @@ class PytorchTableQuantizer(PytorchRangeQuantizer):
 
     def _threshold(self) -> torch.Tensor:
         threshold = self.shaped(whole(self._current(THRESHOLD)))
-        return effective_threshold(threshold, *threshold_rule(self.specification))
+        return effective_threshold(threshold, *self._threshold_rule())
 
     def effective_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The lowest and the highest value that an entry of the table can stand for."""
