@@ -49,6 +49,7 @@ def test_every_network_has_telemetry_and_nothing_of_it_changes(name):
     call(model, inputs).square().mean().backward()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    hooks = [list(module._forward_pre_hooks) for module in model.modules()]
     found = tq.telemetry(model, [inputs], lambda model, batch: call(model, inputs).square().mean())
     assert any(key.endswith("gradient_ratio") for key in found)
     assert model.training
@@ -56,7 +57,7 @@ def test_every_network_has_telemetry_and_nothing_of_it_changes(name):
         assert torch.equal(value, state[key]), key
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert torch.equal(parameter.grad, gradient)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert [list(module._forward_pre_hooks) for module in model.modules()] == hooks
 
 
 def test_the_gradient_ratio_is_that_of_the_gradients_that_training_sees():

@@ -132,8 +132,10 @@ def moved(model: nn.Module, batch: Any) -> Any:
 
 
 def _to(device: torch.device, value: Any) -> Any:
-    if isinstance(value, (torch.Tensor, nn.utils.rnn.PackedSequence)):
+    if isinstance(value, torch.Tensor):
         return value.to(device, copy=True)
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        return value.to(device)._replace(data=value.data.to(device, copy=True))
     if isinstance(value, Mapping):
         return {key: _to(device, item) for key, item in value.items()}
     return type(value)(_to(device, item) for item in value) if type(value) in (tuple, list) else value
