@@ -103,6 +103,7 @@ def after_a_release(tmp_path_factory) -> Repository:
     return repository
 
 
+@pytest.mark.long
 def test_core_then_torch_then_a_core_that_breaks_then_a_torch_that_needs_it(repository):
     api = "packages/core/src/trainable_quantizers_core/__init__.py"
     torch = "packages/torch/src/trainable_quantizers_torch/__init__.py"
