@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from trainable_quantizers_core.errors import QuantizerError
 from trainable_quantizers_core.graph.folding import check_folding, factor_of, folded_bias, inverse_of
 
@@ -29,3 +28,9 @@ def test_no_channel_is_divided_by_almost_nothing():
 def test_what_folding_cannot_be_is_refused_with_what_it_can_be(given):
     with pytest.raises(QuantizerError, match="False, True or 'at_conversion'"):
         check_folding(given)
+
+
+def test_weights_are_equalized_after_folding_only():
+    check_folding(True, equalizes=True)
+    with pytest.raises(QuantizerError, match="use fold_batch_norm=True"):
+        check_folding("at_conversion", equalizes=True)

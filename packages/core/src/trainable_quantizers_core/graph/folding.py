@@ -16,11 +16,15 @@ _SMALLEST = 2.0**-40
 """Of |s|: the square of what 1/s multiplies stays far below the largest float32."""
 
 
-def check_folding(given: Any) -> None:
+def check_folding(given: Any, equalizes: bool = False) -> None:
     """Nothing, or an error for what ``fold_batch_norm`` cannot be.
 
+    Args:
+        given: The value.
+        equalizes: Whether channels are to be equalized, which moves scales between layers without norms.
+
     Raises:
-        QuantizerError: it lists what it can be.
+        QuantizerError: it lists what it can be, or norms are not folded before weights are equalized.
 
     Examples:
         >>> check_folding("at_conversion")
@@ -33,10 +37,13 @@ def check_folding(given: Any) -> None:
     if not isinstance(given, bool) and given != AT_CONVERSION:
         rule, advice = f"False, True or {AT_CONVERSION!r}", f"write {AT_CONVERSION!r} for norms that normalize while"
         raise invalid("prepare", "fold_batch_norm", rule, given, f"{advice} the model trains")
+    if given == AT_CONVERSION and equalizes:
+        advice = "use fold_batch_norm=True, or leave equalize out"
+        raise invalid("prepare", "fold_batch_norm", "False or True with equalize", given, advice)
 
 
 def factor_of(variance: Any, epsilon: float, gamma: Any = None, sqrt: Callable[[Any], Any] = np.sqrt) -> Any:
-    """s = γ/sqrt(v + ε), which the weights of each output channel are multiplied with.
+    """The factor s = γ/sqrt(v + ε), which the weights of each output channel are multiplied with.
 
     Examples:
         >>> factor_of(np.array([3.0, 8.0]), 1.0, np.array([1.0, -6.0])).tolist()
@@ -58,7 +65,7 @@ def folded_bias(factor: Any, mean: Any, beta: Any = None, bias: Any = None) -> A
 
 
 def inverse_of(factor: Any, where: Callable[[Any, Any, Any], Any] = np.where) -> Any:
-    """1/s, which takes the factor back from the results of the layer; 0 where |s| is below 2^-40.
+    """The inverse 1/s, which takes the factor back from the results of the layer; 0 where |s| is below 2^-40.
 
     The norm gives β for a channel that is 0 throughout, and no gradient reaches γ there.
 
