@@ -11,7 +11,7 @@ from trainable_quantizers_core.graph.coverage import Coverage
 from trainable_quantizers_core.recipe.fields import METHODS
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
-_FOLDED = "folded into "
+_FOLDED, _AT_CONVERSION = "folded into ", " at conversion"
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,14 @@ class Summary:
     def folded(self) -> dict[str, str]:
         """The layer that each folded batch norm is a part of, by the name of the norm."""
         rows = (row for row in self.rows if row.reason.startswith(_FOLDED))
-        return {row.layer: row.reason.removeprefix(_FOLDED) for row in rows}
+        return {row.layer: row.reason.removeprefix(_FOLDED).removesuffix(_AT_CONVERSION) for row in rows}
 
-    def with_norms(self, folded: Mapping[str, str]) -> Summary:
-        """The summary of a model whose batch norms were to fold first.
+    def with_norms(self, folded: Mapping[str, str], at_conversion: bool = False) -> Summary:
+        """The summary of a model whose batch norms were to fold.
 
         Args:
-            folded: The layer that each folded norm is a part of now, by the name of the norm.
+            folded: The layer that each folded norm is a part of, by the name of the norm.
+            at_conversion: Whether they normalize until then.
 
         Examples:
             >>> [row.layer for row in Summary((SummaryRow("conv", "Conv2d"),)).with_norms({"norm": "conv"}).rows]
@@ -85,7 +86,8 @@ class Summary:
         ]
         for norm, layer in folded.items():
             at = max((at for at, row in enumerate(rows) if row.layer == layer), default=len(rows) - 1)
-            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=f"{_FOLDED}{layer}"))
+            reason = f"{_FOLDED}{layer}{_AT_CONVERSION if at_conversion else ''}"
+            rows.insert(at + 1, SummaryRow(norm, "batch norm", reason=reason))
         return replace(self, rows=tuple(rows))
 
     def with_equalized(self, equalized: Mapping[str, str]) -> Summary:

@@ -47,7 +47,7 @@ def _is_number(value: Any) -> bool:
 def matched_layers(
     layers: Any, teacher: Iterable[str], student: Iterable[str], summary: Summary | None
 ) -> dict[str, str]:
-    """The layer of the student for each layer of the teacher; that of a folded norm is the layer it folded into.
+    """The layer of the student for each layer of the teacher; the layer that it folded into for a norm that is gone.
 
     Args:
         layers: Names that the user gave.
@@ -70,7 +70,7 @@ def matched_layers(
         if norm is not None:
             rule, advice = "names of layers that give the same in both models", f"name {norm!r}, which folded into it"
             raise invalid(OWNER, "layers", rule, name, advice)
-        found[name] = str(folded.get(name, name))
+        found[name] = name if name in ours else str(folded.get(name, name))
         if found[name] not in ours:
             rule = "names of layers that the student has as well"
             raise invalid(OWNER, "layers", rule, name, nearest(name, [each for each in theirs if each in ours]))
