@@ -14,6 +14,7 @@ from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.graph.folding import AT_CONVERSION, check_folding
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
 from trainable_quantizers_core.inventory import accumulator_bits
@@ -25,6 +26,7 @@ from trainable_quantizers_keras.deploy.self_check import check_prepared
 from trainable_quantizers_keras.graph.equalize import equalize_layers
 from trainable_quantizers_keras.graph.exchanged import check_held, hold
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
+from trainable_quantizers_keras.graph.fold import taken_apart
 from trainable_quantizers_keras.graph.open import opened
 from trainable_quantizers_keras.graph.record import (
     Place,
@@ -57,7 +59,7 @@ def prepare(
     recipe: Recipe,
     calibration_data: Any = None,
     *,
-    fold_batch_norm: bool = False,
+    fold_batch_norm: bool | str = False,
     equalize: bool = False,
     check: bool = True,
     verbose: bool = True,
@@ -69,15 +71,17 @@ def prepare(
         recipe: What is quantized, and how.
         calibration_data: Batches for the ranges of activations: arrays, tuples (of which as many items are used as
             the model has inputs), or dictionaries. A ``tf.data.Dataset`` is fine.
-        fold_batch_norm: Fold batch norms into the layers before them first.
+        fold_batch_norm: Fold batch norms into the layers before them first; ``"at_conversion"`` lets them normalize
+            while the model trains, and quantizes the weights that ``convert`` folds them into.
         equalize: Scale channels from one layer into the next, by powers of two, so that the ranges of their weights are
             alike.
         check: Compare the copy, its quantizers set aside, with the model on the first batch, if there is one.
         verbose: Show a progress bar and print the summary.
 
     Raises:
-        QuantizerError: no built model, no recipe, no data, a rule that matches nothing, nothing to quantize, a layer
-            that its configuration does not rebuild, or a copy that computes something else than the model.
+        QuantizerError: no built model, no recipe, no data, another word for ``fold_batch_norm``, or the one that
+            ``equalize`` does not go with, a rule that matches nothing, nothing to quantize, a layer that its
+            configuration does not rebuild, or a copy that computes something else than the model.
 
     Examples:
         >>> import numpy as np
@@ -89,19 +93,24 @@ def prepare(
         True
     """
     _check(model, recipe)
+    check_folding(fold_batch_norm, equalize)
     first: list[Any] = []
     if calibration_data is not None:
         first, calibration_data = first_batches(calibration_data, BATCHES, "prepare", "calibration_data")
     example = example_of(model, first)
     graph = opened(model, example)
     folded: dict[str, str] = {}
+    apart: dict[int, tuple[Any, Any]] = {}
     given, model, notes = model, graph.model, graph.notes
     if fold_batch_norm:
-        model, folded, notes = fold(model, notes)
+        without = fold(model, notes)
+        model, folded, notes = without.model, without.norms, without.notes
+        apart = without.apart if fold_batch_norm == AT_CONVERSION else {}
     equalized: dict[str, str] = {}
     if equalize:
         model, equalized, notes = equalize_layers(model, notes)
     made = _quantizers(model, notes, recipe, calibration_data, verbose)
+    made.apart = apart
     copies: dict[int, Any] = {}
     prepared = copied(model, _wrapping(made), lambda call: _follower(made.holders.get(call.place), call), copies)
     for place, quantizer in quantizers_by_place(prepared).items():
@@ -109,9 +118,12 @@ def prepare(
     if check and first:
         check_prepared(given, prepared, first[0], set(folded.values()))
     if made.corrected:
-        layers = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
+        wrapped = [each for each in prepared._flatten_layers() if isinstance(each, KerasTrainableQuantizationWrapper)]
+        norms = {id(each.layer): each.norm for each in wrapped}
+        pairs = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
+        layers = [(layer, copy, norms.get(id(copy))) for layer, copy in pairs]
         correct_biases(model, prepared, layers, first or calibration_data)
-    found = made.found.with_norms(folded) if fold_batch_norm else made.found
+    found = made.found.with_norms(folded, bool(apart)) if fold_batch_norm else made.found
     refuse_configuration(prepared)
     found = found.with_equalized(equalized)
     vars(prepared)[_SUMMARY] = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
@@ -170,13 +182,14 @@ def _inner(layer: Any) -> Any:
 
 @dataclass
 class _Made:
-    """What stands where in the copy: quantizers of weights by layer, holders by call and result."""
+    """What stands where in the copy: quantizers of weights by layer, holders by call and result, norms by layer."""
 
     found: Summary
     quantizers: dict[int, dict[str, Any]] = field(default_factory=dict)
     holders: dict[Place, dict[int, Any]] = field(default_factory=dict)
     corrected: list[Any] = field(default_factory=list)
     accumulators: dict[int, Any] = field(default_factory=dict)
+    apart: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool) -> _Made:
@@ -274,12 +287,14 @@ def _wrapping(made: _Made) -> Callable[[Any, Any], Any]:
     def replace(layer: Any, call: Any) -> Any:
         replacement = layer
         if id(layer) in made.quantizers:
+            inner, norm = taken_apart(*made.apart[id(layer)]) if id(layer) in made.apart else (copied(layer), None)
             replacement = KerasTrainableQuantizationWrapper(
-                copied(layer),
+                inner,
                 made.quantizers[id(layer)],
                 accumulator=made.accumulators.get(id(layer)),
+                norm=norm,
                 **_named(layer, layer.name),
-                trainable=layer.trainable,
+                trainable=layer.trainable or (norm is not None and norm.layer.trainable),
             )
         if call is not None:
             return replacement

@@ -13,23 +13,27 @@ from trainable_quantizers_core.calibration.bias_correction import BiasCorrection
 from trainable_quantizers_keras.calibration.batches import run_on
 
 
-def correct_biases(reference: Any, model: Any, layers: Sequence[tuple[Any, Any]], batches: Any) -> None:
+def correct_biases(reference: Any, model: Any, layers: Sequence[tuple[Any, Any, Any]], batches: Any) -> None:
     """Shift the biases of a quantized model, in place.
 
     Args:
         reference: The float model.
         model: The same model with its quantizers.
-        layers: Layers of the float model whose biases are corrected, and the same layers of the quantized one.
+        layers: Layers of the float model whose biases are corrected, the same layers of the quantized one, and the
+            norms that these are wrapped with, or None.
         batches: Data.
     """
-    corrections = [(before, layer, BiasCorrection()) for before, layer in layers]
-    told: _Told = {id(before): (before, each.expect) for before, _, each in corrections}
-    told |= {id(layer): (layer, each.shift) for _, layer, each in corrections}
+    corrections = [(before, layer, norm, BiasCorrection()) for before, layer, norm in layers]
+    told: _Told = {id(before): (before, each.expect) for before, _, _, each in corrections}
+    told |= {id(layer): (layer, each.shift) for _, layer, _, each in corrections}
     with _told(told):
         for given, _ in run_on(reference, batches, "prepare", "calibration_data"):
             model(given, training=False)
-    for _, layer, correction in corrections:
-        layer.bias.assign_add(tf.cast(correction.mean_shift, layer.bias.dtype))
+    for _, layer, norm, correction in corrections:
+        if norm is None:
+            layer.bias.assign_add(tf.cast(correction.mean_shift, layer.bias.dtype))
+        else:
+            norm.shift(correction.mean_shift)
 
 
 _Told = dict[int, tuple[Any, Callable[[np.ndarray], Any]]]  # layers and what they tell, by identity

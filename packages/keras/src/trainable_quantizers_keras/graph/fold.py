@@ -1,26 +1,43 @@
-"""Batch norm folded into the layer before it."""
+"""Batch norm folded into the layer before it: for good, or for as long as the model is prepared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from trainable_quantizers_core.graph.folding import factor_of, folded_bias
 
 from trainable_quantizers_keras.graph.kinds import kind_of, weights_of
 from trainable_quantizers_keras.graph.record import record
 from trainable_quantizers_keras.layers.copies import build_like, copied
+from trainable_quantizers_keras.layers.norm import FoldedNorm
 
 
-def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> tuple[Any, dict[str, str], dict[int, str]]:
+@dataclass(frozen=True)
+class Folded:
+    """A model without the batch norms that folded.
+
+    Args:
+        model: The copy.
+        norms: The layer that each folded norm is a part of now, by path.
+        notes: About the layers of the copy.
+        apart: The layer and the norm that a layer of the copy was, by its identity.
+    """
+
+    model: Any
+    norms: dict[str, str]
+    notes: dict[int, str]
+    apart: dict[int, tuple[Any, Any]]
+
+
+def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> Folded:
     """A copy without the batch norms whose only input is a convolution or dense layer.
 
     Args:
         model: The model; stays as it is.
         notes: About its layers, by their identity.
-
-    Returns:
-        The copy; paths of folded norms and of their layers; the notes, about the layers of the copy.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
     statistics of the batch norm are constants.
@@ -37,25 +54,42 @@ def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> tuple
     copies: dict[int, Any] = {}
     folded = copied(model, replace, copies=copies)
     about = {id(copies[identity]): note for identity, note in (notes or {}).items() if identity in copies}
-    return folded, {recorded.graph[norm].layer: recorded.graph[before].layer for norm, before in found}, about
+    names = {recorded.graph[norm].layer: recorded.graph[before].layer for norm, before in found}
+    return Folded(folded, names, about, {id(fused[layer]): (layer, norm) for layer, norm in pairs.items()})
+
+
+def taken_apart(layer: Any, norm: Any) -> tuple[Any, FoldedNorm]:
+    """Copies of a layer and of the norm behind it, for a wrapper of both; the layer gets a bias if it has none."""
+    made = _with_bias(layer)
+    *_, name = weights_of(layer)
+    return made, FoldedNorm(copied(norm), name, _shape_of_factor(layer, getattr(layer, name)))
+
+
+def _with_bias(layer: Any) -> Any:
+    made = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    build_like(layer, made)
+    for name in weights_of(layer):
+        getattr(made, name).assign(getattr(layer, name))
+    made.bias.assign(np.zeros(made.bias.shape, np.float32) if layer.bias is None else layer.bias)
+    return made
 
 
 def _fuse(layer: Any, norm: Any) -> Any:
     mean, variance = np.asarray(norm.moving_mean, np.float64), np.asarray(norm.moving_variance, np.float64)
-    gamma = np.ones_like(mean) if norm.gamma is None else np.asarray(norm.gamma, np.float64)
-    beta = np.zeros_like(mean) if norm.beta is None else np.asarray(norm.beta, np.float64)
-    factor = gamma / np.sqrt(variance + norm.epsilon)
-    *others, name = weights_of(layer)  # of a separable convolution, the pointwise one comes last
+    gamma, beta, bias = (
+        None if each is None else np.asarray(each, np.float64) for each in (norm.gamma, norm.beta, layer.bias)
+    )
+    factor = factor_of(variance, norm.epsilon, gamma)
+    *_, name = weights_of(layer)  # of a separable convolution, the pointwise one comes last
     kernel = np.asarray(getattr(layer, name), np.float64)
-    if type(layer).__name__.startswith("Depthwise"):
-        of_kernel = factor.reshape(kernel.shape[-2:])
-    else:
-        of_kernel = factor[:, None] if kind_of(layer) == "conv_transpose" else factor
-    bias = np.zeros_like(mean) if layer.bias is None else np.asarray(layer.bias, np.float64)
-    fused = type(layer).from_config({**layer.get_config(), "use_bias": True})
-    build_like(layer, fused)
-    for other in others:
-        getattr(fused, other).assign(getattr(layer, other))
-    getattr(fused, name).assign((kernel * of_kernel).astype(np.float32))
-    fused.bias.assign(((bias - mean) * factor + beta).astype(np.float32))
+    fused = _with_bias(layer)
+    getattr(fused, name).assign((kernel * factor.reshape(_shape_of_factor(layer, kernel))).astype(np.float32))
+    fused.bias.assign(folded_bias(factor, mean, beta, bias).astype(np.float32))
     return fused
+
+
+def _shape_of_factor(layer: Any, kernel: Any) -> tuple[int, ...]:
+    """The shape in which one number for each channel of the result is multiplied with the weight."""
+    if type(layer).__name__.startswith("Depthwise"):
+        return tuple(kernel.shape[-2:])
+    return (-1, 1) if kind_of(layer) == "conv_transpose" else (-1,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,6 +27,7 @@ from trainable_quantizers_keras.layers.copies import (
     remember_shape,
     shapes_of,
 )
+from trainable_quantizers_keras.layers.norm import FoldedNorm
 from trainable_quantizers_keras.layers.state import StructuredState
 
 
@@ -63,6 +64,9 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
     op_call_kwargs: dict[str, Any]
     is_inputs_as_list: bool
     accumulator: AccumulatorGrid | None = None
+    norm: FoldedNorm | None = None
+    batch_norm: Any
+    """The layer of ``norm``, if there is one; Keras 2 keeps track of no attribute that the class has."""
 
     def __getattr__(self, name: str) -> Any:
         """What the layer has by this name, for calls in Python that ask for it; a quantized weight as it is used."""
@@ -78,11 +82,16 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
             build_by_call(self.layer, input_shape)
         super().build(input_shape)  # type: ignore[misc]
         remember_shape(self.layer, input_shape)
+        if self.norm is not None and not self.batch_norm.built:
+            shape = shapes_of(self.layer.compute_output_shape(input_shape))
+            self.batch_norm.build(shape)
+            remember_shape(self.batch_norm, shape)
 
     def _set_weights_vars(self, is_training: bool = True) -> None:
         """Create the quantizers' variables, and those of constants; ``build`` calls it once the layer is built."""
         named = [key for key in self.weights_quantizers if isinstance(key, str)]
         named += ["bias"] if self.accumulator is not None and self.accumulator.bias else []
+        named += ["bias", self.norm.weight] if self.norm is not None else []
         self._slots = {key: slot_of(self.layer, key) for key in named}
         for key, quantizer in self.weights_quantizers.items():
             name = key if isinstance(key, str) else f"{POSITIONAL_WEIGHT}_{key}"
@@ -91,7 +100,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
                 initializer = keras.initializers.Constant(value)
                 weight = self.add_weight(name=name, shape=value.shape, initializer=initializer, trainable=False)  # type: ignore[attr-defined]
                 setattr(self, name, weight)
-            quantizer.initialize_quantization(tuple(self._weight(key).shape), name, self)
+            quantizer.initialize_quantization(tuple(self._stored(key).shape), name, self)
         self.track_structure()
 
     def find_inputs(self, quantizers: Mapping[str, Any]) -> None:
@@ -101,6 +110,13 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
             self.accumulator = self.accumulator.with_inputs(known)
 
     def _weight(self, key: str | int) -> Any:
+        """What is quantized: the variable, or what the norm makes of it."""
+        held = self._stored(key)
+        if self.norm is None or key not in ("bias", self.norm.weight):
+            return held
+        return self.norm.bias_of(held) if key == "bias" else self.norm.weight_of(held)
+
+    def _stored(self, key: str | int) -> Any:
         if isinstance(key, int):
             return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
         slots, slot = located(self.layer, self._slots[key])
@@ -115,7 +131,8 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         grid = None if infers_shapes() else self.accumulator
         if grid is not None:
             self._check_inputs(grid)
-        found = {} if grid is None or not grid.bias else {"bias": self._rounded_bias(grid, training)}
+        found = {} if self.norm is None else {key: self._weight(key) for key in ("bias", self.norm.weight)}
+        found |= {} if grid is None or not grid.bias else {"bias": self._rounded_bias(grid, training)}
         for key, weight, quantizer in self.get_weights_vars():
             weight = full_precision(weight)
             if grid is not None and grid.bits is not None:
@@ -211,13 +228,37 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
             for key, value in self.get_quantized_weights(False if mode is None else mode).items()
         }
         if not self.weight_values:
-            with substituted(self.layer, {self._slots[key]: value for key, value in quantized.items()}):
-                return self.layer(inputs, *args, **kwargs)
+            return self._normed(mode, quantized, lambda: self.layer(inputs, *args, **kwargs))
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         for position in sorted(quantized):
             tensors.insert(position, quantized[position])
         arguments = [tensors] if self.is_inputs_as_list else tensors
         return self.layer(*arguments, *self.op_call_args, *args, **self.op_call_kwargs, **kwargs)
+
+    def norm_mode(self, mode: Any) -> Any:
+        """Whether a call in this mode normalizes by its batch: as one of the norm itself would."""
+        trains = self.norm is not None and self.batch_norm.trainable and not infers_shapes()
+        return mode if trains and mode is not None else False
+
+    def _normed(self, mode: Any, quantized: dict[Any, tf.Tensor], call: Callable[[], Any]) -> Any:
+        """A call with quantized weights in their slots, normalized by its batch if the norm trains."""
+
+        def with_weights(weights: dict[Any, tf.Tensor]) -> Any:
+            with substituted(self.layer, {self._slots[key]: value for key, value in weights.items()}):
+                return call()
+
+        norm, normalizes = self.norm, self.norm_mode(mode)
+        if norm is None or normalizes is False:
+            return with_weights(quantized)
+
+        def normalized() -> Any:
+            result = with_weights({**quantized, "bias": tf.zeros_like(quantized["bias"])})
+            mask = getattr(result, "_keras_mask", None)
+            return norm.normalized(result, self._stored("bias"), **({} if mask is None else {"mask": mask}))
+
+        if tf.is_tensor(normalizes):
+            return tf.cond(tf.cast(normalizes, tf.bool), normalized, lambda: with_weights(quantized))
+        return normalized() if normalizes else with_weights(quantized)
 
 
 def _scheduled(quantizer: Any, value: tf.Tensor, changed: tf.Tensor, training: Any) -> tf.Tensor:

@@ -18,6 +18,7 @@ from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, full_prec
 from trainable_quantizers_keras.layers.calls import behind, masked
 from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.layers.norm import FoldedNorm
 from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer, located
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
@@ -147,11 +148,13 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         args: Further arguments of ``KerasQuantizationWrapper``.
         accumulator: The grid of the layer's sums, on which its bias is to lie, and the bits that they do not exceed;
             None leaves the bias in float.
+        norm: The batch norm behind the layer, which has a bias: it normalizes in training, and is a part of the
+            quantized weight and of the bias all along.
         kwargs: Further arguments of ``KerasQuantizationWrapper``.
 
     Raises:
         QuantizerError: the layer has no weight of a name, or a key or quantizer is of the wrong type; or
-            weights have no power-of-two quantizer, for ``accumulator``.
+            weights have no power-of-two quantizer, for ``accumulator``; or a quantizer writes weights, with ``norm``.
 
     Examples:
         >>> from trainable_quantizers_keras import *
@@ -171,6 +174,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         weights_quantizers: Mapping[Any, BaseInferableQuantizer],
         *args: Any,
         accumulator: AccumulatorGrid | None = None,
+        norm: FoldedNorm | None = None,
         **kwargs: Any,
     ):
         constants = kwargs.get("weight_values", args[0] if args else None)
@@ -179,6 +183,17 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
             _check_accumulator(type(self).__name__, layer, weights_quantizers, accumulator)
         super().__init__(layer, weights_quantizers, *args, **kwargs)
         self.accumulator = accumulator
+        self._take_norm(norm)
+
+    def _take_norm(self, norm: FoldedNorm | None) -> None:
+        for quantizer in self.weights_quantizers.values() if norm is not None else ():
+            rule = getattr(quantizer, "oscillations", None)
+            if rule is not None and rule.freezes:
+                advice = "fold norms before training with fold_batch_norm=True, or let oscillations be followed alone"
+                raise invalid(self.name, "oscillations", "without freezing behind a batch norm", rule, advice)
+        self.norm = norm
+        if norm is not None:
+            self.batch_norm = norm.layer
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output; in a graph that a file describes, first find the quantizers of the input by name."""
@@ -194,14 +209,17 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
             grid = self.accumulator
             places = [getattr(each, "place", each) for each in grid.inputs]
             config["accumulator"] = {**vars(grid), "inputs": places}
+        if self.norm is not None:
+            config["norm"] = self.norm.get_config()
         return config  # type: ignore[no-any-return]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
         """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when a graph is drawn."""
         config = dict(config)
-        grid = config.pop("accumulator", None)
+        grid, norm = config.pop("accumulator", None), config.pop("norm", None)
         wrapper = super().from_config(config)
+        wrapper._take_norm(None if norm is None else FoldedNorm.from_config(norm))
         wrapper.accumulator = None if grid is None else AccumulatorGrid(**grid)
         return wrapper  # type: ignore[no-any-return]
 
@@ -238,15 +256,21 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         }
         layer = copied(self.layer)
         grid = self.accumulator
+
+        def put(key: str, value: Any) -> None:
+            slots, slot = located(layer, self._slots[key])
+            slots[slot].assign(tf.cast(value, slots[slot].dtype))
+
+        for key in () if self.norm is None else ("bias", self.norm.weight):
+            put(key, self._weight(key))
         if grid is not None and grid.bias:
-            layer.bias.assign(tf.cast(self._rounded_bias(grid), layer.bias.dtype))
+            put("bias", self._rounded_bias(grid))
         if not self.weight_values:
             for key, weight, quantizer in self.get_weights_vars():
                 weight = full_precision(weight)
                 if grid is not None and grid.bits is not None:
                     weight = self._limited(weight, quantizer, grid)
-                slots, slot = located(layer, self._slots[key])
-                slots[slot].assign(tf.cast(_deployed(weight, quantizer), slots[slot].dtype))
+                put(key, _deployed(weight, quantizer))
             kind = self.inferable_class(in_graph)
             return kind(layer, inferable, name=self.name, trainable=False, dtype=layer.dtype_policy)
         constants = {

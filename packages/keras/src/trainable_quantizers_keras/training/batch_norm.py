@@ -11,6 +11,7 @@ from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_keras.calibration.batches import run_on
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
 
 
 def reestimate_batch_norm(model: Any, data: Any) -> Any:
@@ -18,7 +19,8 @@ def reestimate_batch_norm(model: Any, data: Any) -> Any:
 
     At few bits weights keep jumping between two levels to the end of training, and moving averages follow late: they
     describe weights that are gone (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
-    their quantizers. A batch counts as much as any other. Norms that were folded have no statistics left.
+    their quantizers. A batch counts as much as any other. Norms that were folded have no statistics left; those that
+    fold at conversion have, and the weights that they fold into stay as they are until the last batch.
 
     Args:
         model: A prepared model after training, before ``convert``.
@@ -37,12 +39,13 @@ def reestimate_batch_norm(model: Any, data: Any) -> Any:
         >>> bool(np.any(reestimate_batch_norm(model, [x]).get_layer("norm").moving_mean))
         True
     """
-    layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
+    layers = list(model._flatten_layers()) if isinstance(model, keras.Model) else []
     norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not norms:
-        advice = "prepare with fold_batch_norm=False to train with norms"
+        advice = "prepare with fold_batch_norm=False or 'at_conversion' to train with norms"
         raise invalid("reestimate_batch_norm", "model", "one with batch norms", getattr(model, "name", model), advice)
-    with _gathering(norms):
+    folding = [layer for layer in layers if isinstance(layer, QuantizedLayer) and layer.norm is not None]
+    with _gathering(norms, folding):
         for count, _ in enumerate(run_on(model, data, "reestimate_batch_norm"), 1):
             for norm in norms:
                 norm.momentum = count / (count + 1)  # of the next batch
@@ -50,18 +53,29 @@ def reestimate_batch_norm(model: Any, data: Any) -> Any:
 
 
 @contextmanager
-def _gathering(norms: Sequence[Any]) -> Iterator[None]:
+def _gathering(norms: Sequence[Any], folding: Sequence[Any]) -> Iterator[None]:
     """Batch norms that work as in training, and whose averages begin anew, for the time of the context."""
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
         vars(norm)["call"] = functools.partial(_in_training, norm.call)
+    for wrapper in folding:
+        vars(wrapper)["norm_mode"] = functools.partial(_mode, wrapper.norm_mode(True))
+        vars(wrapper)["norm"] = wrapper.norm.held()
     try:
         yield
     finally:
         for norm, momentum in zip(norms, kept, strict=True):
             norm.momentum = momentum
             del vars(norm)["call"]
+        for wrapper in folding:
+            del vars(wrapper)["norm_mode"]
+            vars(wrapper)["norm"] = wrapper.norm.released()
+
+
+def _mode(given: Any, mode: Any) -> Any:
+    """A mode in the place of that of the call."""
+    return given
 
 
 def _in_training(call: Any, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:

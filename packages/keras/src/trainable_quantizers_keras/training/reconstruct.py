@@ -50,9 +50,9 @@ def reconstruct(
             block.
 
     Raises:
-        QuantizerError: no layer with quantized weights, weights that are frozen, biases that were corrected, no data, a
-            batch that the model does not take, or a block that there is not, or that a batch calls twice. The weights
-            are as they were then.
+        QuantizerError: no layer with quantized weights, weights that are frozen, norms that fold at conversion, biases
+            that were corrected, no data, a batch that the model does not take, or a block that there is not, or that a
+            batch calls twice. The weights are as they were then.
 
     Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
@@ -78,6 +78,11 @@ def reconstruct(
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         given = getattr(model, "name", model)
         raise invalid("reconstruct", "model", "one with quantized weights", given, advice)
+    for each in wrappers:
+        if each.norm is not None:
+            advice = "prepare with fold_batch_norm=True: the weights that it fits are those that norms are part of"
+            rule = "without a batch norm that folds at conversion"
+            raise invalid("reconstruct", f"layer {each.name!r}", rule, each.norm.layer.name, advice)
     how.check_quantizers(found for each in wrappers for found in each.weights_quantizers.values())
     named = named_layers(model, models=True)
     held = [name for name, each in named.items() if any(each is wrapper for wrapper in wrappers)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -130,7 +132,8 @@ def _gradient_ratios(
     inputs: dict[int, list[tf.Tensor]] = {}
     symbolic: list[bool] = []
     holders = [each.holder for each in placed if each.target == "activation"]
-    with tf.GradientTape() as tape:
+    wrappers = {id(each.holder): each.holder for each in placed if each.target == "weights"}
+    with tf.GradientTape() as tape, _weights_of(wrappers, tape) as weights:
 
         def see(holder: Any, x: tf.Tensor) -> None:
             symbolic.append(not hasattr(x, "numpy"))
@@ -151,9 +154,7 @@ def _gradient_ratios(
         names = each.quantizer.specification.initial
         parameters = [stored(each.quantizer.get_quantizer_variable(name)) for name in names]
         if each.target == "weights":
-            quantized = [
-                stored(weight) for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute
-            ]
+            quantized = [weights[id(each.holder)][each.attribute]]
         else:
             quantized = inputs.get(id(each.holder), [])
         if quantized and not each.quantizer.freeze_quant_params:
@@ -168,6 +169,21 @@ def _gradient_ratios(
         )
         for (each, (_, quantized)), (of_parameters, of_quantized) in zip(wanted, gradients, strict=True)
     }
+
+
+@contextmanager
+def _weights_of(wrappers: Mapping[int, Any], tape: tf.GradientTape) -> Iterator[dict[int, dict[str, Any]]]:
+    """What is quantized in each wrapper, by key; with a norm it is a tensor, and the same for all calls."""
+    found = {identity: wrapper.get_weights_vars() for identity, wrapper in wrappers.items()}
+    folding = [identity for identity, wrapper in wrappers.items() if getattr(wrapper, "norm", None) is not None]
+    for identity in folding:
+        tape.watch([stored(weight) for _, weight, _ in found[identity]])
+        vars(wrappers[identity])["get_weights_vars"] = functools.partial(list, found[identity])
+    try:
+        yield {identity: {str(key): stored(weight) for key, weight, _ in each} for identity, each in found.items()}
+    finally:
+        for identity in folding:
+            del vars(wrappers[identity])["get_weights_vars"]
 
 
 def _array(tensor: Any) -> np.ndarray:
