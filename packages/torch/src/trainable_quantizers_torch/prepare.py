@@ -15,6 +15,7 @@ from trainable_quantizers_core.calibration.batches import MAX_BATCHES
 from trainable_quantizers_core.calibration.bias_correction import BATCHES
 from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.graph.folding import AT_CONVERSION, check_folding
 from trainable_quantizers_core.graph.operation import Weight
 from trainable_quantizers_core.graph.settle import settle
 from trainable_quantizers_core.inventory import accumulator_bits
@@ -35,7 +36,8 @@ from trainable_quantizers_torch.graph.apply import Placed, wrap
 from trainable_quantizers_torch.graph.build import build
 from trainable_quantizers_torch.graph.equalize import equalize_layers
 from trainable_quantizers_torch.graph.exchanged import hold
-from trainable_quantizers_torch.graph.fold import fold_batch_norms
+from trainable_quantizers_torch.graph.fold import close, fold_batch_norms
+from trainable_quantizers_torch.graph.kinds import is_standard
 from trainable_quantizers_torch.graph.modules import layers_alone
 from trainable_quantizers_torch.graph.record import Recording, record
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
@@ -55,7 +57,7 @@ def prepare(
     recipe: Recipe,
     calibration_data: Any = None,
     *,
-    fold_batch_norm: bool = False,
+    fold_batch_norm: bool | str = False,
     equalize: bool = False,
     check: bool = True,
     process_group: Any = None,
@@ -72,7 +74,8 @@ def prepare(
         calibration_data: Batches for the ranges of activations: tensors, tuples (of which as many items are used as
             the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
             weights of layers alone can be quantized.
-        fold_batch_norm: Fold batch norms into the layers before them first; needs data.
+        fold_batch_norm: Fold batch norms into the layers before them first; needs data. With ``"at_conversion"`` they
+            normalize while the copy trains, and layers quantize the weights that they have once the norms are folded.
         equalize: Scale channels from one layer into the next, by powers of two, so that the ranges of their weights are
             alike; needs data.
         check: Compare the copy, its quantizers set aside, with the model on the first batch.
@@ -94,6 +97,7 @@ def prepare(
         True
     """
     _check(model, recipe)
+    check_folding(fold_batch_norm, equalize)
     check_group(process_group)
     given, model = model, copied(model, "prepare")
     if calibration_data is None and not (fold_batch_norm or equalize or recipe.needs_data):
@@ -101,7 +105,9 @@ def prepare(
     else:
         options = (fold_batch_norm, equalize, given if check else None, process_group, verbose)
         found = _prepare_graph(model, recipe, calibration_data, *options)
-    runtime = any(isinstance(module, QuantizedCalls) for module in model.modules())
+    gone = [norm.module for each in model.modules() if (norm := vars(each).get("folded_norm")) is not None]
+    gone = [module for module in gone if is_standard(module)]
+    runtime = any(isinstance(module, QuantizedCalls) and module not in gone for module in model.modules())
     vars(next(_quantizing(model), model))[_SUMMARY] = replace(found, runtime=_PACKAGE if runtime else "")
     hold(model)
     if verbose:
@@ -179,7 +185,7 @@ def _prepare_graph(
     model: nn.Module,
     recipe: Recipe,
     data: Any,
-    fold: bool,
+    fold: bool | str,
     equalizes: bool,
     compare_with: nn.Module | None,
     process_group: Any,
@@ -189,7 +195,12 @@ def _prepare_graph(
     (batch, *further), data = first_batches(data, BATCHES, "prepare", "calibration_data")
     runs = _Runs.of(model, batch)
     recorded = build(runs.evaluation, model)
-    folded = fold_batch_norms(model, recorded) if fold else {}
+    folds = fold_batch_norms(model, recorded) if fold else {}
+    folded = {path: each.path for path, each in folds.items()}
+    later = folds if fold == AT_CONVERSION else {}
+    if fold is True:
+        for each in folds.values():
+            close(each.norm)
     if folded:
         runs = _Runs.of(model, batch, folded)
         recorded = build(runs.evaluation, model)
@@ -197,7 +208,7 @@ def _prepare_graph(
     if equalized:
         runs = _Runs.of(model, batch, folded)
         recorded = build(runs.evaluation, model)
-    placed = Placed(model, recorded, runs.evaluation, runs.training)
+    placed = Placed(model, recorded, runs.evaluation, runs.training, later)
 
     def values(position: int, weight: Weight) -> np.ndarray:
         found = recorded.nodes[position].weights.values()
@@ -208,14 +219,15 @@ def _prepare_graph(
 
     settled, found = settle(recorded.graph, recipe, BasePytorchTrainableQuantizer, values, observe)
     corrected = [at for at, each in enumerate(settled) if each.corrects_bias]
-    reference = Placed(copied(model, "prepare"), recorded, runs.evaluation, runs.training) if corrected else placed
+    float_one = copied(model, "prepare") if corrected else model
+    reference = Placed(float_one, recorded, runs.evaluation, runs.training) if corrected else placed
     placed.apply(settled)
     if compare_with is not None:
         check_prepared(compare_with, model, batch, set(folded.values()))
     if corrected:
         correct_biases(reference, placed, corrected, [batch, *further], process_group)
     found = replace(found, costs=tuple(replace(each, work=each.work // _examples(batch)) for each in found.costs))
-    found = found.with_norms(folded) if fold else found
+    found = found.with_norms(folded, bool(later)) if fold else found
     return found.with_equalized(equalized)
 
 

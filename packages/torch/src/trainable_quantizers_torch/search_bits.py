@@ -23,7 +23,7 @@ def search_bits(
     budget: Budget,
     widths: Sequence[int] = (2, 4, 8),
     *,
-    fold_batch_norm: bool = False,
+    fold_batch_norm: bool | str = False,
     verbose: bool = True,
 ) -> Recipe:
     """The recipe with rules that give each layer the width it needs, within a budget and without labels.

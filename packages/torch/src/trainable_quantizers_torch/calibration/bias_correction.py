@@ -39,8 +39,13 @@ def correct_biases(
                 call(placed.model)
         placed.leave()
         for position, correction in corrections.items():
-            bias = placed.modules[placed.recorded.graph[position].layer].layer.bias  # the wrapper shows the rounded one
-            bias.add_(torch.from_numpy(averaged(correction.mean_shift, process_group)).to(bias))
+            wrapper = placed.modules[placed.recorded.graph[position].layer]
+            bias = wrapper.layer.bias  # the wrapper shows the rounded one
+            shift = torch.from_numpy(averaged(correction.mean_shift, process_group)).to(bias)
+            if wrapper.folded_norm is None:
+                bias.add_(shift)
+            else:
+                wrapper.folded_norm.shift(shift)
 
 
 def _channel_axis(placed: Placed, position: int) -> int:

@@ -9,6 +9,7 @@ from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizat
 from trainable_quantizers_core.errors import invalid
 
 from trainable_quantizers_torch.graph.exchanged import check_held, release
+from trainable_quantizers_torch.graph.fold import close
 from trainable_quantizers_torch.graph.runtime import take_over
 from trainable_quantizers_torch.layers.copies import copied, trainable
 from trainable_quantizers_torch.layers.mixed import classes_of, mix
@@ -45,12 +46,15 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
         advice = "wrap its layers in PytorchTrainableQuantizationWrapper, or its activations in a holder, first"
         raise invalid("convert", "model", "one that holds trainable quantizers", type(model).__name__, advice)
     ours = [module for module in found if hasattr(module, "inferable")]
+    norms = [norm for module in ours if (norm := vars(module).get("folded_norm")) is not None]
     asks = any(_is_own(module) for module in converted.modules())
     for module, plain in [(module, module.inferable()) for module in ours]:  # all before any: some share quantizers
         layer = classes_of(module)[-1]
         take_over(module, plain)
         if asks and isinstance(plain, PytorchQuantizationWrapper) and plain.is_str_attr:
             mix(module, layer)
+    for norm in norms:
+        close(norm)
     for module in found:
         if module not in ours:  # the conversion of mct-quantizers leaves the parameters of our quantizers behind
             quantizers = quantizers_in(module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,8 +12,8 @@ from trainable_quantizers_core.graph.operation import SOURCES
 from trainable_quantizers_core.graph.settle import Settled
 
 from trainable_quantizers_torch.graph.build import RecordedGraph
-from trainable_quantizers_torch.graph.fold import replace_everywhere
-from trainable_quantizers_torch.graph.kinds import is_container
+from trainable_quantizers_torch.graph.fold import Fold, close, replace_everywhere
+from trainable_quantizers_torch.graph.kinds import is_container, is_standard
 from trainable_quantizers_torch.graph.record import Invocation, MethodCall, Node, Recording
 from trainable_quantizers_torch.graph.runtime import (
     HIDDEN,
@@ -28,6 +28,7 @@ from trainable_quantizers_torch.graph.runtime import (
 )
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder, TrainableWeightHolder
 from trainable_quantizers_torch.layers.mixed import mix, unmix
+from trainable_quantizers_torch.layers.norm import FoldedNorm
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 
 _COMPUTES = ("conv", "depthwise_conv", "conv_transpose", "linear", "matmul", "recurrent", "add", "mul", "concat")
@@ -42,13 +43,19 @@ class Placed:
         recorded: Its graph.
         evaluation: The run that the graph was made of.
         training: A run in training, if there was one: it may call other functions in between.
+        folds: Norms that are to fold at conversion, by path.
     """
 
     def __init__(
-        self, model: nn.Module, recorded: RecordedGraph, evaluation: Recording, training: Recording | None
+        self,
+        model: nn.Module,
+        recorded: RecordedGraph,
+        evaluation: Recording,
+        training: Recording | None,
+        folds: Mapping[str, Fold] = MappingProxyType({}),
     ) -> None:
         self.model, self.recorded = model, recorded
-        self.evaluation, self.training = evaluation, training
+        self.evaluation, self.training, self.folds = evaluation, training, folds
         self.modules = dict(model.named_modules())
         self.where = {node: invocation for _, invocation, node in evaluation.calls if node is not None}
         self.where |= {each.whole: each for each in evaluation.invocations if each.whole is not None}
@@ -76,14 +83,21 @@ class Placed:
 
     def _wrap(self, settled: Sequence[Settled]) -> None:
         found: dict[str, dict[str, Any]] = {}
-        grids = {}
+        grids: dict[str, Any] = {}
+        norms: dict[str, FoldedNorm] = {}
         for node, each in zip(self.recorded.nodes, settled, strict=True):
             direct = [weight.name for weight, _, _ in node.weights.values() if node.layer and weight.shared]
             quantizers = {name: each.weights[name] for name in direct if name in each.weights}
             found.setdefault(node.layer, {}).update(quantizers)
             if each.accumulator is not None:
                 grids[node.layer] = each.accumulator
-        self.modules |= wrap(self.model, found, grids)
+        for fold in self.folds.values():
+            if found.get(fold.path):
+                fold.open()
+                norms[fold.path] = fold.norm
+            else:
+                close(fold.norm)
+        self.modules |= wrap(self.model, found, grids, norms)
 
     def _hold_weights(self, settled: Sequence[Settled]) -> dict[int, dict[Any, nn.Module]]:
         """Holders of weights that functions read, by position and place among the arguments."""
@@ -130,14 +144,20 @@ class Placed:
 
     def _steps(self, outputs: Mapping[int, nn.Module]) -> dict[Node, Step]:
         steps: dict[Node, Step] = {}
-        for _, _, node in self.evaluation.calls:
-            if node is not None and node.kind == "skipped":
-                steps[node] = Step(skipped=True)
+        places = {node.layer: at for at, node in enumerate(self.recorded.nodes) if node.layer}
+        norms = {fold.path: fold.norm for fold in self.folds.values()}
+        for _, invocation, node in self.evaluation.calls:
+            gone = isinstance(self.modules[invocation.path], nn.Identity)
+            if node is not None and node.kind == "skipped" and not gone:
+                fold = self.folds.get(invocation.path)
+                output = outputs.get(places[fold.path]) if fold is not None else None
+                steps[node] = Step(output=output, skipped=True, norm=fold.norm if fold is not None else None)
         for at, node in enumerate(self.recorded.nodes):
             operation = self.recorded.graph[at]
             if operation.kind in SOURCES:
                 continue
             step = Step(dict(self.weight_holders.get(at, {})), outputs.get(at), node.items, in_place=node.in_place)
+            step.norm = norms.get(node.layer)
             if operation.kind in _READS:
                 for path in node.read:
                     sources = [source for source in self.recorded.sources(at, path) if source in outputs]
@@ -156,7 +176,8 @@ class Placed:
         steps = self._steps(outputs)
         scoped = self._scoped(steps)
         calls = {path: Calls(path) for path in scoped}
-        frames = _frames(self.evaluation, steps, scoped, calls)
+        layers = {path for path in self.folds if is_standard(self.modules[path])}
+        frames = _frames(self.evaluation, steps, scoped, calls, layers)
         if self.training is not None:
             _add_training(frames, self.evaluation, self.training, steps, scoped)
         _add_methods(frames, self.evaluation, self.training, steps, scoped, calls)
@@ -195,13 +216,18 @@ class Placed:
 
 
 def wrap(
-    model: nn.Module, quantizers: Mapping[str, dict[str, Any]], accumulators: Mapping[str, Any] = MappingProxyType({})
+    model: nn.Module,
+    quantizers: Mapping[str, dict[str, Any]],
+    accumulators: Mapping[str, Any] = MappingProxyType({}),
+    norms: Mapping[str, FoldedNorm] = MappingProxyType({}),
 ) -> dict[str, nn.Module]:
     """Put layers into wrappers, in place, with the quantizers of their weights by path and name; wrappers by path."""
     layers = {path: model.get_submodule(path) for path, of_layer in quantizers.items() if of_layer}
     wrappers: dict[str, nn.Module] = {}
     for path, layer in layers.items():
-        wrapper = PytorchTrainableQuantizationWrapper(layer, quantizers[path], accumulator=accumulators.get(path))
+        wrapper = PytorchTrainableQuantizationWrapper(
+            layer, quantizers[path], accumulator=accumulators.get(path), folded_norm=norms.get(path)
+        )
         wrappers[path] = wrapper.train(layer.training)
         replace_everywhere(model, layer, wrappers[path])
     return wrappers
@@ -219,12 +245,17 @@ def _scope(invocation: Invocation | None, scoped: frozenset[str]) -> Invocation 
 
 
 def _frames(
-    recording: Recording, steps: Mapping[Node, Step], scoped: frozenset[str], calls: Mapping[str, Calls]
+    recording: Recording,
+    steps: Mapping[Node, Step],
+    scoped: frozenset[str],
+    calls: Mapping[str, Calls],
+    norms: Collection[str],
 ) -> dict[Invocation, Frame]:
     frames: dict[Invocation, Frame] = {each: Frame() for each in recording.invocations if each.path in scoped}
     for function, invocation, node in recording.calls:
         scope = _scope(invocation, scoped)
-        if function in HIDDEN and node is not None and node in steps and node.layer:
+        alone = invocation.path in norms  # SyncBatchNorm computes by no function in training
+        if node is not None and node in steps and (alone or (function in HIDDEN and node.layer)):
             frames[invocation].whole = steps[node]
         elif scope is not None:
             frames[scope].steps.setdefault(function, []).append(None if node is None else steps.get(node))

@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
 
 from trainable_quantizers_torch.graph.build import RecordedGraph
-from trainable_quantizers_torch.graph.kinds import TRANSPOSED, is_standard
+from trainable_quantizers_torch.graph.kinds import is_standard
+from trainable_quantizers_torch.layers.norm import FoldedNorm
+from trainable_quantizers_torch.layers.wrapper import become
 
 
-def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, str]:
-    """Fold each batch norm that alone reads a convolution or linear layer, in place; paths of norm and layer.
+@dataclass
+class Fold:
+    """A batch norm that was folded.
+
+    Args:
+        path: Of the layer that it is a part of.
+        layer: That layer.
+        norm: What it was folded by.
+        weight: Of the layer before.
+        bias: The same; None where it had none.
+    """
+
+    path: str
+    layer: Any
+    norm: FoldedNorm
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    @torch.no_grad()
+    def open(self) -> None:
+        """Let the norm normalize until conversion: the layer has its own weight, and the bias 0 if it had none."""
+        self.layer.weight.copy_(self.weight)
+        self.layer.bias.copy_(0 if self.bias is None else self.bias)
+        self.layer.bias.requires_grad_(self.layer.bias.requires_grad and self.bias is not None)
+        self.norm.closed = False
+
+
+def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, Fold]:
+    """Fold each batch norm that alone reads a convolution or linear layer, in place; by the path of the norm.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
-    statistics of the norm are constants. A norm that is a layer of its own becomes an ``nn.Identity``; one that
-    computes more, such as an activation function, goes on with that.
+    statistics of the norm are constants.
     """
-    folded = {}
+    folds = {}
     for norm, before in recorded.graph.folded().items():
         norm_path, layer_path = recorded.nodes[norm].norm, recorded.nodes[before].layer
-        module = model.get_submodule(norm_path)
-        _fuse(model.get_submodule(layer_path), module)
-        if is_standard(module):
-            replace_everywhere(model, module, _identity_like(module))
-        folded[norm_path] = layer_path
-    return folded
+        folds[norm_path] = _fuse(layer_path, model.get_submodule(layer_path), model.get_submodule(norm_path))
+    return folds
+
+
+def close(norm: FoldedNorm) -> None:
+    """Make an ``nn.Identity`` of a norm that is a layer of its own; one that computes more goes on with that."""
+    norm.closed = True
+    if is_standard(norm.module):
+        become(norm.module, _identity_like(norm.module))
 
 
 def _identity_like(module: nn.Module) -> nn.Module:
@@ -37,31 +71,17 @@ def _identity_like(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _fuse(layer: nn.Module, norm: nn.Module) -> None:
+def _fuse(path: str, layer: Any, module: nn.Module) -> Fold:
     """Scale the layer's weight and shift its bias as the norm would, computed in float64."""
-    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
-        factor = factor * norm.weight.double()
-    shift = -norm.running_mean.double() * factor
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    weight = layer.weight
-    layer.weight.copy_((weight.double() * _along_outputs(factor, layer)).to(weight.dtype))
+    norm = FoldedNorm(module)
+    fold = Fold(path, layer, norm, layer.weight.clone(), None if layer.bias is None else layer.bias.clone())
+    weight, bias = norm.weight(layer), norm.bias(layer)
+    layer.weight.copy_(weight)
     if layer.bias is not None:
-        layer.bias.copy_((layer.bias.double() * factor + shift).to(weight.dtype))
+        layer.bias.copy_(bias)
     else:
-        layer.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=weight.requires_grad)
-
-
-def _along_outputs(factor: torch.Tensor, layer: nn.Module) -> torch.Tensor:
-    """The factors of the output channels, in the shape of the layer's weight."""
-    others = [1] * (layer.weight.ndim - 2)
-    if not isinstance(layer, TRANSPOSED):
-        return factor.reshape(-1, 1, *others)
-    per_group = factor.reshape(layer.groups, 1, -1, *others)
-    return per_group.expand(layer.groups, layer.weight.shape[0] // layer.groups, -1, *others).reshape(
-        layer.weight.shape[0], -1, *others
-    )
+        layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    return fold
 
 
 def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -20,6 +20,7 @@ from trainable_quantizers_torch.graph.attention import PARTS, has_parts
 from trainable_quantizers_torch.graph.recomputed import open_parts, saving
 from trainable_quantizers_torch.graph.seen_as import FUNCTIONS, OPERATORS, as_method
 from trainable_quantizers_torch.layers.mixed import mix
+from trainable_quantizers_torch.layers.norm import FoldedNorm
 from trainable_quantizers_torch.layers.wrapper import become
 
 QUANTIZERS = "activation_quantizers"
@@ -56,6 +57,8 @@ class Step:
         items: Which items of a result that is a tuple are quantized; None for a tensor.
         skipped: Whether the call gives its first argument: a batch norm that was folded.
         in_place: Whether the call changes its first argument, from which the forward reads the result.
+        norm: The batch norm that this call is, or that reads it and folds into it at conversion. While the norm
+            normalizes, its call is not skipped, and its result is quantized in the place of what it reads.
     """
 
     inputs: dict[Path, nn.Module] = field(default_factory=dict)
@@ -63,10 +66,16 @@ class Step:
     items: tuple[int, ...] | None = None
     skipped: bool = False
     in_place: bool = False
+    norm: FoldedNorm | None = None
+
+    @property
+    def skips(self) -> bool:
+        """Whether the call gives its first argument now."""
+        return self.skipped and (self.norm is None or not self.norm.normalizes)
 
     def __call__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the function, quantized."""
-        if self.skipped:
+        if self.skips:
             return args[0]
         changed = args[0] if self.in_place else None
         if changed is not None:  # autograd needs what the function gives: the quantized result is written afterwards
@@ -98,7 +107,8 @@ class Step:
 
     def taken(self, result: Any) -> Any:
         """The result, quantized."""
-        if self.output is None:
+        elsewhere = self.norm is not None and self.norm.normalizes is not self.skipped
+        if self.output is None or elsewhere:
             return result
         if self.items is None or not isinstance(result, (tuple, list)):
             return quantized(self.output, result)
@@ -232,6 +242,8 @@ class Quantizing(TorchFunctionMode):
                 if torch.compiler.is_compiling() and any(each in self.steps for each in HIDDEN - self.counts.keys()):
                     raise QuantizerError(_HIDDEN_CALL)
                 return result
+            if whole.skips:
+                return args[0]
             args, kwargs = whole.given(args, kwargs)
             return whole.taken(forward(module, args, kwargs))
         finally:

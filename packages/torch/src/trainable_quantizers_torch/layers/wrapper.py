@@ -20,6 +20,7 @@ from trainable_quantizers_core.quantizer.accumulator import (
 
 from trainable_quantizers_torch.kernels.accumulator import limit_weight, round_bias
 from trainable_quantizers_torch.layers.mixed import mix
+from trainable_quantizers_torch.layers.norm import FoldedNorm
 from trainable_quantizers_torch.layers.read import showing
 from trainable_quantizers_torch.layers.state import StructuredState
 from trainable_quantizers_torch.layers.stateless import call_with, without_modes
@@ -41,6 +42,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         is_inputs_as_list: Whether the function takes its tensors as one list.
         accumulator: The grid of the module's sums, on which its bias is to lie, and the bits that they do not exceed;
             None leaves the bias in float.
+        folded_norm: The batch norm behind the module that folds into it at conversion; the module has a bias then.
 
     Raises:
         QuantizerError: the module has no parameter of a name, or a key or quantizer is of the wrong type; or weights
@@ -67,6 +69,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         op_call_kwargs: Mapping[str, Any] | None = None,
         is_inputs_as_list: bool = False,
         accumulator: AccumulatorGrid | None = None,
+        folded_norm: FoldedNorm | None = None,
     ) -> None:
         _check(module, weights_quantizers, weight_values)
         if accumulator is not None:
@@ -80,6 +83,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
             is_inputs_as_list,
         )
         self.accumulator = accumulator
+        self.folded_norm = folded_norm
         if self.is_str_attr and isinstance(module, torch.nn.Module):
             mix(self, type(module))
 
@@ -128,16 +132,28 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return getattr(self.layer, key)
 
     def get_weights_vars(self) -> list[tuple[str | int, torch.Tensor, BaseInferableQuantizer]]:
-        """(key, weight, quantizer) of each quantized weight."""
-        return [(key, self._weight(key), quantizer) for key, quantizer in self.weights_quantizers.items()]
+        """(key, weight, quantizer) of each quantized weight, as it is quantized: a norm that folds is in it."""
+        return [(key, self._whole_weight(key), quantizer) for key, quantizer in self.weights_quantizers.items()]
+
+    def _whole_weight(self, key: str | int) -> torch.Tensor:
+        norm: FoldedNorm | None = self.__dict__.get("folded_norm")
+        return self._weight(key) if norm is None else norm.weight(self.layer)
+
+    def _whole_bias(self) -> torch.Tensor:
+        norm: FoldedNorm | None = self.__dict__.get("folded_norm")
+        return self.layer.bias if norm is None else norm.bias(self.layer)
 
     def get_quantized_weights(self) -> dict[Any, torch.Tensor]:
         """The quantized weights by key, as the next forward uses them."""
         with without_modes():
             found = {key: self._quantized(weight, quantizer) for key, weight, quantizer in self.get_weights_vars()}
-            grid = self._grid_of_bias()
-            if grid is not None:
+            grid, norm = self._grid_of_bias(), self.folded_norm
+            if norm is not None and norm.normalizes:
+                found["bias"] = norm.scaled_bias(self.layer)
+            elif grid is not None:
                 found["bias"] = self._rounded_bias(grid, self.training)
+            elif norm is not None:
+                found["bias"] = norm.bias(self.layer)
             return found
 
     def _grid_of_bias(self) -> AccumulatorGrid | None:
@@ -146,7 +162,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
         (quantizer,) = self.weights_quantizers.values()
-        bias, step = self.layer.bias, self._step_of_bias(quantizer)
+        bias, step = self._whole_bias(), self._step_of_bias(quantizer)
         coarsest = grid.input_step(torch.maximum)
         finest = grid.finest_of(coarsest, torch.minimum)
         rounded = round_bias(bias, step * coarsest, finest, grid.largest_bias)
@@ -216,7 +232,11 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         kwargs = {**self.op_call_kwargs, **kwargs}
         if self.is_str_attr:
             inputs = (list(args),) if self.is_inputs_as_list else args
-            return call_with(self.layer, quantized, (*inputs, *self.op_call_args), kwargs)
+            result = call_with(self.layer, quantized, (*inputs, *self.op_call_args), kwargs)
+            if self.folded_norm is None or not self.folded_norm.normalizes:
+                return result
+            with without_modes():
+                return self.folded_norm.apart(result)
         tensors = list(args)
         for position in sorted(quantized):
             tensors.insert(position, quantized[position])
@@ -238,7 +258,9 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 if grid is not None:
                     quantized = self._rounded_bias(grid, self.training)
                 elif quantizer is not None:
-                    quantized = self._quantized(value, quantizer)
+                    quantized = self._quantized(self._whole_weight(name), quantizer)
+                elif name == "bias" and self.__dict__.get("folded_norm") is not None:
+                    quantized = self._whole_bias()
                 else:
                     return value
             return showing(quantized, value)
@@ -305,11 +327,12 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
             layer._parameters = {**layer._parameters}
             if isinstance(layer, torch.nn.RNNBase):
                 layer._flat_weights = list(layer._flat_weights)
-            for key, quantizer in inferable.items():
-                layer._parameters[key] = torch.nn.Parameter(quantizer(weights[key]).detach(), requires_grad=False)
+            used = {key: quantizer(weights[key]) for key, quantizer in inferable.items()}
+            used = used if self.folded_norm is None else {**weights, **used, "bias": self._whole_bias()}
             if grid is not None and self._grid_of_bias() is not None:
-                bias = self._rounded_bias(grid, False).detach()
-                layer._parameters["bias"] = torch.nn.Parameter(bias, requires_grad=False)
+                used["bias"] = self._rounded_bias(grid, False)
+            for key, value in used.items():
+                layer._parameters[key] = torch.nn.Parameter(value.detach(), requires_grad=False)
         plain = PytorchQuantizationWrapper(
             layer,
             inferable,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ def reestimate_batch_norm(model: nn.Module, data: Any) -> nn.Module:
     At few bits weights keep jumping between two levels to the end of training, and running averages follow late: they
     describe weights that are gone (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
     their quantizers. A batch counts as much as any other, as with ``momentum=None``. Norms that were folded have no
-    statistics left.
+    statistics left; those that fold at conversion have, and the weights that they fold into stay as they are until the
+    last batch.
 
     Args:
         model: A prepared model after training, before ``convert``.
@@ -40,14 +42,17 @@ def reestimate_batch_norm(model: nn.Module, data: Any) -> nn.Module:
     """
     norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
     if not norms:
-        advice = "prepare with fold_batch_norm=False to train with norms"
+        advice = "prepare with fold_batch_norm=False or 'at_conversion' to train with norms"
         raise invalid("reestimate_batch_norm", "model", "one with batch norms", type(model).__name__, advice)
     momenta = [norm.momentum for norm in norms]
     batches = list(batches_of(data, "reestimate_batch_norm"))
     if not batches:
         raise invalid("reestimate_batch_norm", "data", "at least one batch", data, "pass a list or a loader")
-    with modes_kept(model):
+    folded = [norm for each in model.modules() if (norm := vars(each).get("folded_norm")) is not None]
+    with modes_kept(model), ExitStack() as stack:
         model.eval()
+        for each in folded:
+            stack.enter_context(each.held())
         try:
             for norm in norms:
                 norm.reset_running_stats()

@@ -52,9 +52,9 @@ def reconstruct(
             pattern such as ``blocks.*`` each match is a block.
 
     Raises:
-        QuantizerError: no layer with quantized weights, layers that are converted, weights that are frozen, biases that
-            were corrected, no data, a batch that the model does not take, or a block that there is not, or that a batch
-            calls twice. The weights are as they were then.
+        QuantizerError: no layer with quantized weights, norms that fold at conversion, layers that are converted,
+            weights that are frozen, biases that were corrected, no data, a batch that the model does not take, or a
+            block that there is not, or that a batch calls twice. The weights are as they were then.
 
     Source: Nagel et al. 2020, arXiv 2004.10568; blocks as in Li et al. 2021, arXiv 2102.05426.
 
@@ -77,6 +77,10 @@ def reconstruct(
     if not wrappers:
         advice = "pass what prepare returned, with weights of layers among what it quantized"
         raise invalid("reconstruct", "model", "one with quantized weights", type(model).__name__, advice)
+    for name, each in wrappers.items():
+        if each.folded_norm is not None:
+            advice = "use fold_batch_norm=True"
+            raise invalid("reconstruct", name, "a layer without a norm that folds at conversion", "one", advice)
     for name, each in model.named_modules():
         if isinstance(each, (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)) and not quantizers_in(
             each

@@ -16,6 +16,7 @@ from trainable_quantizers_core.training.telemetry import means, oscillations, re
 
 from trainable_quantizers_torch.calibration.batches import batches_of, modes_kept, moved
 from trainable_quantizers_torch.inventory import quantizers_of
+from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 from trainable_quantizers_torch.report import report
 
 
@@ -103,7 +104,11 @@ def _of_batch(
     for each in placed:
         parameters = [each.quantizer.get_quantizer_variable(name) for name in each.quantizer.specification.initial]
         if isinstance(each.holder, PytorchQuantizationWrapper):
-            quantized = [weight for key, weight, _ in each.holder.get_weights_vars() if str(key) == each.attribute]
+            quantized = [
+                each.holder._weight(key) if isinstance(each.holder, PytorchTrainableQuantizationWrapper) else weight
+                for key, weight, _ in each.holder.get_weights_vars()
+                if str(key) == each.attribute
+            ]
         else:
             quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
         if quantized and all(tensor.requires_grad for tensor in (*parameters, *quantized)):
