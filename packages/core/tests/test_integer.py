@@ -227,7 +227,7 @@ def test_ties_are_rounded_by_the_rule(rule):
     halves = round_floats(values / 2, RoundingRule(rule)).astype(np.int64)
     assert np.array_equal(divide_rounded(values, 2, RoundingRule(rule)), halves)
     expected = {"half_even": [-2, 0, 0, 2], "half_up": [-1, 0, 1, 2], "half_away": [-2, -1, 1, 2]}
-    assert to_integers(np.float32([-1.5, -0.5, 0.5, 1.5]), 1.0, 0, -9, 9, RoundingRule(rule)).tolist() == expected[rule]
+    assert to_integers(np.float32([-1.5, -0.5, 0.5, 1.5]), 1.0, -9, 9, RoundingRule(rule)).tolist() == expected[rule]
 
 
 def test_a_program_takes_another_rule_for_ties():
@@ -467,7 +467,7 @@ def test_a_number_among_the_inputs_goes_to_every_sample():
 
 def test_integers_beyond_their_bounds_stop_a_program():
     values = [Value((1, 1), "float32"), Value((1, 1), low=-8, high=7), Value((1, 1), low=-8, high=7)]
-    quantize = Step("quantize", "x", (0,), 1, {"step": 1.0, "zero": 0, "low": -8, "high": 7, "rule": "half_up"})
+    quantize = Step("quantize", "x", (0,), 1, {"step": 1.0, "low": -8, "high": 7, "rule": "half_up"})
     program = Program(values, [quantize, Step("add", "sum", (1, 1), 2)], {}, [0], {"output": 2})
     assert program.run(np.float32([[3]])).item() == 6
     with pytest.raises(QuantizerError, match="sum: add gave 14 to 14, beyond -8 to 7"):

@@ -111,7 +111,7 @@ def test_floats_next_to_ties_are_quantized_as_tensorflow_does(bits, lowest):
     ties = (np.random.default_rng(0).integers(low, high, 5000) + 0.5).astype(np.float32) * step
     x = np.concatenate([ties, np.nextafter(ties, np.float32(-np.inf)), np.nextafter(ties, np.float32(np.inf))])
     expected = tf.quantization.fake_quant_with_min_max_vars(x, low * step, high * step, bits)
-    levels = to_integers(x, float(step), 0, low, high, RoundingRule.HALF_UP, from_lowest=True)
+    levels = to_integers(x, float(step), low, high, RoundingRule.HALF_UP, from_lowest=True)
     assert np.array_equal(levels * step, expected)
 
 

@@ -39,7 +39,7 @@ def c_source(program: Program, name: str = "model") -> str:
 
     Examples:
         >>> program = Program([Value((1, 2), "float32"), Value((1, 2), low=-8, high=7)],
-        ...     [Step("quantize", "x", (0,), 1, {"step": 1.0, "zero": 0, "low": -8, "high": 7, "rule": "half_up"})],
+        ...     [Step("quantize", "x", (0,), 1, {"step": 1.0, "low": -8, "high": 7, "rule": "half_up"})],
         ...     {}, [0], {"output": 1})
         >>> print("\n".join(c_source(program).splitlines()[-4:]))
         void model_run(const int8_t *input, int8_t *output)

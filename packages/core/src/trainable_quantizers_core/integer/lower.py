@@ -101,7 +101,7 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
     powers = is_power_of_two(step)
     exponent, scale = (math.frexp(step)[1] - 1, 1.0) if powers else (0, step)
     low, high = node.attributes["low"] - zero, node.attributes["high"] - zero
-    grid = {"zero": 0, "low": low, "high": high, "rule": rule.value}
+    grid = {"low": low, "high": high, "rule": rule.value}
     from_lowest = node.attributes.get("from_lowest", False)
     table = (None if x.exact else x.tabled) if isinstance(x, Form) else x
     made: Form | None
@@ -111,7 +111,7 @@ def _quantized(builder: Builder, node: Node, x: Any) -> Form:
             "quantize", (x.index,), node.shape, exponent, low, high, attributes, scale=scale
         )
     elif table is not None:
-        levels = to_integers(table.values, step, 0, low, high, rule, from_lowest)
+        levels = to_integers(table.values, step, low, high, rule, from_lowest)
         inputs, attributes = (table.root.index, levels), {"low": int(table.root.low)}
         made = builder.form("lookup", inputs, node.shape, exponent, low, high, attributes, scale=scale)
     elif powers and x.on_powers:

@@ -32,24 +32,23 @@ def divide_rounded(numerator: np.ndarray, denominator: Any, rule: RoundingRule) 
 
 
 def requantize(
-    x: np.ndarray, shift: Any, axis: int | None, divisor: int, zero: int, low: int, high: int, rule: RoundingRule
+    x: np.ndarray, shift: Any, axis: int | None, divisor: int, low: int, high: int, rule: RoundingRule
 ) -> np.ndarray:
-    """clip(round(x·2^-shift / divisor) + zero, low, high), with one shift or one per channel."""
+    """clip(round(x·2^-shift / divisor), low, high), with one shift or one per channel."""
     shift = along(shift, axis, x.ndim)
     numerator = x << np.maximum(-shift, 0)
     denominator = np.left_shift(divisor, np.maximum(shift, 0))
-    return np.clip(divide_rounded(numerator, denominator, rule) + zero, low, high)
+    return np.clip(divide_rounded(numerator, denominator, rule), low, high)
 
 
 def to_integers(
-    x: np.ndarray, step: float, zero: int, low: int, high: int, rule: RoundingRule, from_lowest: bool = False
+    x: np.ndarray, step: float, low: int, high: int, rule: RoundingRule, from_lowest: bool = False
 ) -> np.ndarray:
-    """clip(round(x/step) + zero, low, high) of floats, as the quantizers of the frameworks compute it in float32.
+    """clip(round(x/step), low, high) of floats, as the quantizers of the frameworks compute it in float32.
 
     Args:
         x: The floats.
         step: Δ.
-        zero: The level of zero.
         low: The lowest level.
         high: The highest.
         rule: How ties are rounded.
@@ -58,18 +57,18 @@ def to_integers(
 
     Examples:
         >>> x = np.nextafter(np.float32([0.5]), np.float32(0))
-        >>> [to_integers(x, 1.0, 0, -128, 127, RoundingRule.HALF_UP, each).item() for each in (False, True)]
+        >>> [to_integers(x, 1.0, -128, 127, RoundingRule.HALF_UP, each).item() for each in (False, True)]
         [0, 1]
     """
     with np.errstate(over="ignore"):  # infinity is clipped
         scaled = np.asarray(x, np.float32) * (np.float32(1) / np.float32(step))
     levels = round_floats(scaled, rule)
     if from_lowest:
-        lowest, highest = (np.float32(end - zero) * np.float32(step) for end in (low, high))
+        lowest, highest = (np.float32(end) * np.float32(step) for end in (low, high))
         inside = np.clip(np.nan_to_num(np.asarray(x, np.float32), nan=0.0), lowest, highest) - lowest
-        counted = np.floor(inside / np.float32(step) + np.float32(low - zero) + np.float32(0.5))
+        counted = np.floor(inside / np.float32(step) + np.float32(low) + np.float32(0.5))
         levels = np.where(is_power_of_two(step) & (scaled - np.floor(scaled) == 0.5), levels, counted)
-    return np.clip(levels + zero, low, high).astype(np.int64)
+    return np.clip(levels, low, high).astype(np.int64)
 
 
 def round_floats(x: np.ndarray, rule: RoundingRule) -> np.ndarray:
