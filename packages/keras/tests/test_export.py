@@ -2,6 +2,7 @@
 
 import re
 import resource
+import warnings
 from contextlib import contextmanager
 from functools import cache
 
@@ -112,6 +113,22 @@ def test_what_a_tflite_file_computes_in_float_is_said(tmp_path):
     model = tq.convert(tq.prepare(network, tq.Recipe({}, {}), [IMAGES], verbose=False))
     with pytest.warns(UserWarning, match="computes in float32: .*RSQRT"):
         tq.export(model, tmp_path / "model.tflite", IMAGES)
+
+
+@pytest.mark.parametrize("activations", [True, False], ids=["activations quantized", "activations in float"])
+def test_a_tflite_file_that_rounds_float_weights_says_so(activations, tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, activation="relu")(image)
+    network = keras.Model(image, L.Dense(5)(L.Flatten()(L.Conv2D(4, 3, activation="relu", name="middle")(x))))
+    rule = tq.LayerRule(name="middle", weights=False, **({} if activations else {"activations": False}))
+    model = tq.convert(tq.prepare(network, tq.Recipe({}, {}, rules=[rule]), [IMAGES], verbose=False))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tq.export(model, tmp_path / "model.tflite", IMAGES)
+    rounded = {("int8", "int8", "int32")} == kinds_of(tmp_path / "model.tflite")["CONV_2D"]
+    assert rounded is activations
+    found = any(re.search(r"rounds weights .* to 8 bits: middle(_\d)?/\w+;", str(each.message)) for each in said)
+    assert found is rounded
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):

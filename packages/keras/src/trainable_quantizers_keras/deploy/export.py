@@ -158,7 +158,10 @@ def _by_name(serve: Any) -> Any:
 def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., Any]:
     with scoped(model):
         signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
-    data = lite_model(signature, path.with_suffix(""))
+    data, rounded = lite_model(signature, path.with_suffix(""))
+    if rounded:
+        text = f"export: the .tflite file rounds weights that the model has in float to 8 bits: {', '.join(rounded)}"
+        warnings.warn(f"{text}; quantize them too, or leave the activations that they multiply in float.", stacklevel=3)
     left = float_operations(data)
     if left:
         text = f"export: the .tflite file computes in float32: {', '.join(left)}"

@@ -25,8 +25,8 @@ _BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOS
 """Among the inputs of operations."""
 
 
-def lite_model(function: Any, folder: Path) -> bytes:
-    """The LiteRT file of a concrete function with a dictionary of results.
+def lite_model(function: Any, folder: Path) -> tuple[bytes, list[str]]:
+    """The LiteRT file of a concrete function with a dictionary of results, and whose float weights it may round.
 
     Args:
         function: Its fake quantizers of weights have at most 8 bits; those of fewer have powers of two for steps, as
@@ -56,15 +56,15 @@ def lite_model(function: Any, folder: Path) -> bytes:
     tf.saved_model.save(module, str(folder), serve, tf.saved_model.SaveOptions(experimental_custom_gradients=False))
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
     if rewriting.bits == WIDE_BITS:
-        return _of_16_bits(converter)
+        return _of_16_bits(converter), rewriting.float_weights()
     if rewriting.centred:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         with suppress(Exception):  # it cannot make integers of all, or writes what no interpreter takes
             data = bytes(converter.convert())
             tf.lite.Interpreter(model_content=data)
-            return data
+            return data, rewriting.float_weights()
     converter.optimizations = []
-    return bytes(converter.convert())
+    return bytes(converter.convert()), []
 
 
 def _of_16_bits(converter: Any) -> bytes:

@@ -23,6 +23,11 @@ _FAKE = "FakeQuantWithMinMaxVars"
 _PER_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 _Rule = Callable[[Sequence[tf.Tensor]], tf.Tensor]
 _PASSING = ("Identity", "ReadVariableOp", "StopGradient")
+_OPERANDS = {
+    **dict.fromkeys(("BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "MatMul"), (0, 1)),
+    "Conv2DBackpropInput": (2, 1),
+}
+"""Of products: which inputs are activations and weights."""
 
 
 class Rewriting:
@@ -37,8 +42,9 @@ class Rewriting:
         self.centred = True
         """Whether all weights have zero for the middle of their grid, as the integer kernels take for granted."""
         self.made = tf.compat.v1.GraphDef(versions=graph.versions, library=graph.library)
-        fakes = [node for node in graph.node if node.op in (_FAKE, _PER_CHANNEL) and not self._is_known(node.input[0])]
-        self.bits = WIDE_BITS if any(node.attr["num_bits"].i > BITS for node in fakes) else BITS
+        fakes = [node for node in graph.node if node.op in (_FAKE, _PER_CHANNEL)]
+        self._fakes = [node for node in fakes if not self._is_known(node.input[0])]
+        self.bits = WIDE_BITS if any(node.attr["num_bits"].i > BITS for node in self._fakes) else BITS
         """Of activations."""
 
     def result(self) -> Any:
@@ -52,6 +58,25 @@ class Rewriting:
                 with graph.as_default():
                     self._take_over(graph, node, rule)
         return self.made
+
+    def float_weights(self) -> list[str]:
+        """Weights in float, of which the converter makes integers, because what they multiply and give is quantized."""
+        found = []
+        for node in self._fakes:
+            product = self._origin(node.input[0])
+            data, weights = (product.input[at] for at in _OPERANDS[product.op]) if product.op in _OPERANDS else ("", "")
+            fakes = [self._origin(name).op in (_FAKE, _PER_CHANNEL) for name in (data, weights) if name]
+            if fakes == [True, False] and self._is_known(weights):
+                found.append("/".join(product.name.split("/")[-2:]))
+        return found
+
+    def _origin(self, name: str) -> Any:
+        """The product or quantizer that gives a tensor, by constants alone; else what gives it."""
+        node = self._node(name)
+        if not node.input or node.op in (_FAKE, _PER_CHANNEL, *_OPERANDS):
+            return node
+        alone = all(self._is_known(each) or self._tensor(each).dtype.is_integer for each in node.input[1:])
+        return self._origin(node.input[0]) if alone else node
 
     def _rule(self, node: Any) -> _Rule | None:
         """What stands for an operation, as a function of its inputs; None for itself."""
