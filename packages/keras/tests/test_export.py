@@ -67,7 +67,7 @@ IN_TFLITE = [
     *(("residual", method) for method in ("power_of_two", "symmetric", "uniform")),
     ("chain", "uniform"),
     ("shared", "symmetric"),
-    ("vision transformer", "power_of_two"),
+    pytest.param("vision transformer", "power_of_two", marks=pytest.mark.long),
 ]
 
 

@@ -141,7 +141,10 @@ IN_FLOAT = {
 }
 
 
-@pytest.mark.parametrize("name", [*SHOWN, *SPECIAL, *MOBILE_NET] if KERAS_3 else SHOWN)
+@pytest.mark.parametrize(
+    "name",
+    [*SHOWN, *SPECIAL, *(pytest.param(each, marks=pytest.mark.long) for each in MOBILE_NET)] if KERAS_3 else SHOWN,
+)
 def test_networks_of_many_kinds_have_programs(name):
     keras.utils.set_random_seed(0)
     build, inputs = (SHOWN | SPECIAL | MOBILE_NET)[name]

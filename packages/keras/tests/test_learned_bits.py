@@ -70,7 +70,9 @@ def train(model, network, epochs):
     model.fit(ROWS, network(ROWS), batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
 
 
-@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+@pytest.mark.parametrize(
+    "method", ["power_of_two", *(pytest.param(each, marks=pytest.mark.long) for each in ("symmetric", "uniform"))]
+)
 def test_training_begins_with_a_mixture_and_ends_with_the_deployed_network(method, tmp_path):
     network, _, model = prepared(small, ROWS, method=method, num_bits=4)
     fixed = tq.prepare(network, tq.Recipe({"method": method, "num_bits": 4}, {"num_bits": 8}), [ROWS], verbose=False)

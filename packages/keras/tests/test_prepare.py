@@ -81,12 +81,16 @@ def check_runtime(model, deployed):
 
 
 IN_A_GRAPH = ("residual", "shared", "subclassed", "own layers")
+LARGE = ("attention with options", "masked", "vision transformer")
 
 
 @pytest.mark.parametrize(
     ("name", "graph"),
     [
-        *((name, name in IN_A_GRAPH) for name in (*NETWORKS, *SPECIAL)),
+        *(
+            pytest.param(name, name in IN_A_GRAPH, marks=[pytest.mark.long] * (name in LARGE))
+            for name in (*NETWORKS, *SPECIAL)
+        ),
         *(
             pytest.param(name, True, marks=pytest.mark.long)
             for name in {**NETWORKS, **SPECIAL}

@@ -25,7 +25,9 @@ def error(model, network):
     return float(np.sum((model(X) - network(X)) ** 2) / np.sum(network(X) ** 2))
 
 
-@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+@pytest.mark.parametrize(
+    "method", ["power_of_two", *(pytest.param(each, marks=pytest.mark.long) for each in ("symmetric", "uniform"))]
+)
 def test_the_error_falls_and_weights_lie_on_levels(method):
     network, model = prepared({"method": method})
     before = error(model, network)

@@ -35,7 +35,9 @@ def weights_of(model):
     ]
 
 
-@pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
+@pytest.mark.parametrize(
+    "method", ["power_of_two", *(pytest.param(each, marks=pytest.mark.long) for each in ("symmetric", "uniform"))]
+)
 def test_training_begins_at_the_float_network_and_ends_at_the_deployed_one(method):
     network, model = prepared(method)
     (weight, quantizer), _ = weights_of(model)

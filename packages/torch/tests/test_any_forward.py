@@ -78,7 +78,12 @@ def test_threads_do_not_meet():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["stochastic", "asking", "residual", "own layers", "attention"])
+SLOW = ("attention", "stochastic")
+
+
+@pytest.mark.parametrize(
+    "name", ["asking", "residual", "own layers", *(pytest.param(each, marks=pytest.mark.long) for each in SLOW)]
+)
 def test_a_prepared_model_compiles_whole(name):
     _, model, inputs = prepared(name)
     torch.compiler.reset()
@@ -86,7 +91,13 @@ def test_a_prepared_model_compiles_whole(name):
     assert torch.allclose(call(compiled, inputs), call(model, inputs), atol=1e-6)
 
 
-LAYERS = [nn.Hardswish(), nn.Hardsigmoid(), nn.RMSNorm(4), nn.Threshold(0.1, 0.0)]
+LAYERS = [
+    nn.Hardswish(),
+    *(
+        pytest.param(layer, marks=pytest.mark.long)
+        for layer in (nn.Hardsigmoid(), nn.RMSNorm(4), nn.Threshold(0.1, 0.0))
+    ),
+]
 """Their functions reach the compiler in other ways than most."""
 
 

@@ -57,7 +57,7 @@ ARCHITECTURES = {  # how to build it, a batch, files: tracing takes its time, an
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "MobileNetV2")) for name in ARCHITECTURES]
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in ("MobileNetV2", "ViT"))) for name in ARCHITECTURES]
 )
 def test_all_the_way(name, tmp_path):
     torch.manual_seed(0)

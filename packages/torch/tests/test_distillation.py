@@ -90,7 +90,7 @@ def test_folded_norms_are_compared_where_they_went():
         tq.Distillation(network, model, ("conv1",))
 
 
-@pytest.mark.parametrize("compiled", ["student", "distillation"])
+@pytest.mark.parametrize("compiled", [pytest.param("student", marks=pytest.mark.long), "distillation"])
 def test_compiled_it_is_one_graph(compiled):
     network, model = prepared()
     model = model.eval()

@@ -17,6 +17,7 @@ from trainable_quantizers_core.files import optional
 from trainable_quantizers_core.report import write_html
 
 EXPORTED = ("residual", "inverted", "shared", "own layer", "attention", "encoder", "recurrent", "vision transformer")
+LARGE = ("encoder", "recurrent", "vision transformer")
 
 
 def deployed(name="residual", bits=4, method="power_of_two", granularity="per_channel", weight_bits=None):
@@ -32,9 +33,7 @@ def output_step(model):
     return float(getattr(quantizers[-1], "scale", None) or quantizers[-1].scales)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "encoder")) for name in EXPORTED]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LARGE)) for name in EXPORTED])
 def test_a_network_in_onnx_computes_what_the_model_computes(name, tmp_path):
     # kernels of x64 processors without VNNI add pairs of 8 by 8 bit products in 16 bits, where they may saturate
     model, inputs = deployed(name, bits=8, weight_bits=7)
@@ -55,7 +54,7 @@ class Tables(nn.Module):
         return self.per_channel(tokens) * 1.0, self.per_tensor(tokens) * 1.0
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, *(pytest.param(bits, marks=pytest.mark.long) for bits in (3, 4)), 8])
 @pytest.mark.parametrize("method", ["power_of_two", "symmetric", "uniform"])
 def test_quantizers_in_onnx_are_exact(method, bits, tmp_path):
     """Nothing else computes here."""
@@ -155,9 +154,7 @@ def test_operators_of_mct_quantizers(method, tmp_path):
     assert any("mct" in domain for domain in domains)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "vision transformer")) for name in EXPORTED]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LARGE)) for name in EXPORTED])
 def test_a_program_is_identical(name, tmp_path):
     model, inputs = deployed(name)
     assert tq.export(model, tmp_path / "model.pt2", inputs, sizes="fixed" if name == "shared" else "free").identical
@@ -241,7 +238,11 @@ def test_a_file_takes_the_sizes_that_were_asked_for(sizes, shape, tmp_path):
         np.testing.assert_array_equal(boxes, model(larger)["box"].detach())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(each, marks=pytest.mark.long) for each in (torch.float16, torch.float64))],
+    ids=str,
+)
 def test_other_precisions_are_written_in_float32(dtype, tmp_path):
     images = torch.randn(2, 3, 8, 8, dtype=dtype)
     recipe = tq.Recipe.preset("power_of_two_8bit")

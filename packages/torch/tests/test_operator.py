@@ -59,7 +59,8 @@ def test_a_saved_program_runs_in_another_process(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path / "model.pt2", tmp_path / "pair.pt"], check=True)
 
 
-@pytest.mark.parametrize("dynamic", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("dynamic", [True, False])
 def test_a_model_compiles_without_a_graph_break(dynamic):
     torch.compiler.reset()
     model, x = network(), torch.randn(3, 2, 8, 8)
@@ -103,6 +104,7 @@ def test_tensors_that_stand_for_values_are_computed_with():
     assert all(parameter.grad.is_meta for parameter in on_meta.parameters())
 
 
+@pytest.mark.long
 def test_threads_of_a_parent_are_not_waited_for_after_a_fork():
     code = (
         "import os, torch\n"

@@ -346,7 +346,10 @@ def test_a_compiled_model_takes_batches_and_images_of_every_size():
 
 @pytest.mark.parametrize(
     ("method", "dynamic"),
-    [("power_of_two", None), *((method, True) for method in ("power_of_two", "uniform", "lut_symmetric"))],
+    [
+        ("power_of_two", None),
+        *(pytest.param(each, True, marks=pytest.mark.long) for each in ("power_of_two", "uniform", "lut_symmetric")),
+    ],
 )
 def test_a_model_compiled_for_sizes_that_change_does_not_compile_again(method, dynamic):
     torch._dynamo.reset()
