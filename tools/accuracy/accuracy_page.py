@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from cases import CASES, SEEDS, Case
@@ -13,6 +14,7 @@ TITLES = {
     "ours": "ours",
     "LSQ": "ours, LSQ alone",
     "LSQ, norms kept": "the same, norms kept",
+    "LSQ, norms folded at conversion": "the same, norms folded at conversion",
     "Brevitas": "Brevitas",
     "toolkit": "toolkit",
     "torchao": "torchao",
@@ -49,8 +51,7 @@ def row(found: dict[str, float], case: Case) -> Iterator[str]:
     if best:
         numbers = [cell(each, is_best(each, best)) for each in cells.values()]
         start = cell(values(found, f"{case.data} {case.network} float"), False)
-        bits = f"W{case.weight_bits}A{case.activation_bits}"
-        yield f"| {' | '.join((case.data, case.network, start, bits, *numbers))} |"
+        yield f"| {' | '.join((case.data, case.network, start, case.bits, *numbers))} |"
 
 
 def values(found: dict[str, float], key: str) -> list[float]:
@@ -76,13 +77,21 @@ def cell(given: list[float], bold: bool) -> str:
 
 
 def rates(results: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """What the two rates gave each tool, and so which it got."""
-    yield from ("", "| data | network | tool | rate: accuracy on samples held back | chosen |", "|---|---|---|---|---|")
-    for key, found in results["rates"].items():
-        data, network, tool = key.split(" ", 2)
-        trials = ", ".join(f"{rate}: {value:.1f} %" for rate, value in found.items())
-        yield f"| {data} | {network} | {TITLES[tool]} | {trials} | {max(found, key=found.__getitem__)} |"
+    """What the two rates gave each tool at each width; the one that it got is bold."""
+    widths = list(dict.fromkeys(case.bits for case in CASES))
+    yield from ("", f"| data | network | tool | {' | '.join(widths)} |", "|---" * (3 + len(widths)) + "|")
+    for pair, tool in product(dict.fromkeys(f"{case.data} | {case.network}" for case in CASES), TITLES):
+        found = [results["rates"].get(f"{pair.replace(' |', '')} {bits} {tool}", {}) for bits in widths]
+        if any(found):
+            yield f"| {pair} | {TITLES[tool]} | {' | '.join(map(trials, found))} |"
     yield ""
+
+
+def trials(found: dict[str, float]) -> str:
+    """One cell: rates, and what they gave."""
+    best = max(found, key=found.__getitem__, default="")
+    cells = (f"{rate}: {value:.1f}" for rate, value in found.items())
+    return ", ".join(f"**{each}**" if each.startswith(f"{best}:") else each for each in cells) or "-"
 
 
 def versions(results: dict[str, dict[str, Any]]) -> Iterator[str]:

@@ -30,9 +30,14 @@ class Case:
     activation_bits: int
 
     @property
+    def bits(self) -> str:
+        """Of weights and activations."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+    @property
     def key(self) -> str:
         """In the file of results."""
-        return f"{self.data} {self.network} {self.method} W{self.weight_bits}A{self.activation_bits}"
+        return f"{self.data} {self.network} {self.method} {self.bits}"
 
 
 CASES = [Case(*pair, method, *widths) for method, pair, widths in product(("power_of_two", "symmetric"), PAIRS, WIDTHS)]

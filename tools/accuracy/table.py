@@ -15,6 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +26,7 @@ from accuracy_page import METHODS, render
 from cases import CASES, SEEDS, Case
 from data import Data, load
 from networks import NETWORKS
-from ours import lsq, norms_kept, ours
+from ours import folded_at_conversion, lsq, norms_kept, ours
 from rivals import brevitas, toolkit, torchao
 from torch import nn
 from training import Budget, accuracy, train
@@ -35,6 +36,7 @@ TOOLS: dict[str, Tool] = {
     "ours": ours,
     "LSQ": lsq,
     "LSQ, norms kept": norms_kept,
+    "LSQ, norms folded at conversion": folded_at_conversion,
     "Brevitas": brevitas,
     "toolkit": toolkit,
     "torchao": torchao,
@@ -90,10 +92,9 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def rate_of(tool: str, case: Case, file: Path, steps: int, float_steps: int) -> float:
-    """The better of two rates for this tool, data and network, as a trial says."""
-    method, bits = ("symmetric", (4, 8)) if tool == "torchao" else ("power_of_two", (3, 3))
-    chosen = Case(case.data, case.network, method, *bits)
-    key = f"{case.data} {case.network} {tool}"
+    """The better of two rates for this tool, data, network and width, as a trial at powers of two says."""
+    chosen = replace(case, method="symmetric" if tool == "torchao" else "power_of_two")
+    key = f"{case.data} {case.network} {case.bits} {tool}"
     if key not in read(file)["rates"]:
         network, data = trial(chosen.data, chosen.network, float_steps)
         found = {}
@@ -119,7 +120,7 @@ def applies(tool: str, case: Case) -> bool:
     """Whether a tool can do it: torchao knows linear layers alone, of 8-bit inputs, and no powers of two."""
     if tool == "torchao":
         return case.network == "transformer" and case.method == "symmetric" and case.activation_bits == 8
-    return tool != "LSQ, norms kept" or case.network == "depthwise"
+    return "norms" not in tool or case.network == "depthwise"
 
 
 def measure(
