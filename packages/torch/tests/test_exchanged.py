@@ -119,7 +119,7 @@ KEPT = {
     "an adapter around a layer": lambda model: setattr(model, "fc", Adapter(model.fc)),
     "layers in another order": lambda model: setattr(model, "blocks", nn.ModuleList(reversed(model.blocks))),
     "a wrapper of one's own": lambda model: setattr(model, "fc", wrapped(nn.Linear(4, 3))),
-    "a module that is not called": lambda model: setattr(model, "twin", nn.Linear(4, 3)),
+    "a norm": lambda model: setattr(model, "other_norm", nn.BatchNorm2d(4)),
 }
 
 
@@ -128,10 +128,29 @@ def test_layers_that_are_still_held_are_no_error(what):
     model = prepared(WEIGHTS)
     KEPT[what](model)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*after prepare.*")
+        warnings.filterwarnings("error", message=".*(exchanged|removed) .*")
         model(X)
         tq.convert(model)
 
 
+ADDED = {
+    "blocks.2": lambda model: model.blocks.append(nn.Linear(4, 4)),
+    "fc.down, fc.up": lambda model: setattr(model, "fc", Adapter(model.fc)),
+    "twin": lambda model: setattr(model, "twin", nn.Linear(4, 3)),
+}
+
+
+@pytest.mark.parametrize("path", ADDED)
+@pytest.mark.parametrize("again", [lambda model: model, copy.deepcopy, in_a_file])
+def test_convert_warns_of_a_layer_that_was_added(path, again):
+    model = again(prepared(WEIGHTS))
+    ADDED[path](model)
+    model(X)
+    with pytest.warns(UserWarning, match=f"^{path}: added after prepare, and in float: put it"):
+        deployed = tq.convert(model)
+    assert torch.equal(deployed(X), model.eval()(X))
+
+
 def test_a_converted_model_looks_no_more():
-    assert not any(module._forward_pre_hooks for module in tq.convert(prepared()).modules())
+    converted = tq.convert(prepared()).modules()
+    assert not any(module._forward_pre_hooks or "_held_by_prepare" in vars(module) for module in converted)

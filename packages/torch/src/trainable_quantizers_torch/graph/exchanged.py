@@ -17,11 +17,13 @@ _GONE = (
     "modules in the float model, and prepare it again."
 )
 _ADVICE = (
-    "put the new layer into the float model and prepare that (a rule with skip = true leaves the layer in float), or "
+    "put it into the float model and prepare that (a rule with skip = true leaves a layer in float), or "
     "wrap it in PytorchTrainableQuantizationWrapper"
 )
-_QUANTIZING = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder, QuantizedCalls)
+_HOLDERS = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
+_QUANTIZING = (*_HOLDERS, QuantizedCalls)
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)
+_KNOWN = "_held_by_prepare"
 
 Edge = tuple[str, nn.Module | None, str, nn.Module]
 """The path of a module; what holds it, None for the module that looks; its name there; the module."""
@@ -76,8 +78,9 @@ def _quantizing(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Mod
 
 
 def hold(model: nn.Module) -> None:
-    """Let each module of a prepared model look whether what it holds still quantizes."""
+    """Let each module of a prepared model look whether what it holds still quantizes, and remember which it holds."""
     for path, module in model.named_modules():
+        vars(module)[_KNOWN] = True
         edges = list(_edges(path, module, None))
         if edges and not isinstance(module, _NEVER_CALLED):
             module.register_forward_pre_hook(Held(edges))
@@ -93,7 +96,7 @@ def _edges(path: str, module: nn.Module, parent: nn.Module | None) -> Iterator[E
 
 
 def check_held(model: nn.Module) -> None:
-    """Raise or warn if something that quantized is gone, wherever in a model.
+    """Raise or warn if something that quantized is gone, wherever in a model; warn if a layer was added.
 
     Raises:
         QuantizerError: a layer in float stands where a quantized one did.
@@ -102,11 +105,25 @@ def check_held(model: nn.Module) -> None:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, Held):
                 hook(module)
+    added = list(_added(model)) if any(_KNOWN in vars(module) for module in model.modules()) else []
+    if added:
+        warnings.warn(f"{', '.join(added)}: added after prepare, and in float: {_ADVICE}.", stacklevel=4)
+
+
+def _added(module: nn.Module, path: str = "") -> Iterator[str]:
+    """Layers with matrices of weights that were not there when a model was prepared."""
+    if isinstance(module, _HOLDERS):
+        return
+    if _KNOWN not in vars(module) and any(each.ndim > 1 for each in module._parameters.values() if each is not None):
+        yield path
+    for name, child in module.named_children():
+        yield from _added(child, f"{path}.{name}".lstrip("."))
 
 
 def release(model: nn.Module) -> None:
     """Look no more: the model is converted."""
     for module in model.modules():
+        vars(module).pop(_KNOWN, None)
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, Held):
                 del module._forward_pre_hooks[key]
