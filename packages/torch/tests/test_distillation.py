@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import pytorch_lightning
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
@@ -67,6 +68,44 @@ def test_the_gradient_reaches_thresholds_and_the_teacher_stays():
     for state in (network.state_dict(), distillation.teacher.state_dict()):
         assert all(torch.equal(state[name], value) for name, value in before.items())
     assert network.training
+
+
+class Lightning(pytorch_lightning.LightningModule):
+    """What docs/few-bits.md tells to write."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+        self.model = tq.prepare(network, RECIPE, [X], verbose=False)
+        self.distillation = tq.Distillation(network, self.model, ("1",), 2.0)
+
+    def training_step(self, batch, index):
+        return self.distillation(batch[0])[1]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(tq.parameter_groups(self.model), lr=0.01)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_with_lightning_it_trains_as_in_a_plain_loop(tmp_path):
+    module, plain = Lightning(), Lightning()
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = pytorch_lightning.Trainer(accelerator="cpu", devices=1, max_epochs=2, default_root_dir=tmp_path, **quiet)
+    trainer.fit(module, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=2))
+    optimizer = plain.configure_optimizers()
+    for batch in X.split(2) + X.split(2):
+        optimizer.zero_grad()
+        plain.training_step((batch,), 0).backward()
+        optimizer.step()
+    found, wanted = module.state_dict(), plain.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items() if torch.is_tensor(value))
+    assert not torch.equal(found["model.0.layer.weight"], Lightning().state_dict()["model.0.layer.weight"])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
