@@ -99,11 +99,13 @@ def test_the_table_is_printed(capsys):
 
 def test_what_cannot_be_searched_is_refused():
     model, budget = network(), tq.Budget(weight_bytes=450)
+    learning = tq.Recipe({"training_method": "DQA", "bits_candidates": [2, 8], "num_bits": 8, "schedule": {"ramp": 2}})
     for arguments, told in (
         ((None, [X], budget), "search_bits: recipe must be a Recipe"),
         ((RECIPE, [X], 450), "search_bits: budget must be a Budget, got 450"),
         ((RECIPE, [X], budget, (1, 8)), r"search_bits: widths must be integers in 2\.\.16"),
         ((RECIPE, [X], budget, ()), "search_bits: widths must be integers"),
+        ((learning, [X], budget), r"widths must be among bits_candidates, \[2, 8\], got \[2, 4, 8\] for conv1"),
         ((RECIPE, [X], tq.Budget(weight_bytes=200)), "weight_bytes must be at least 208, which the narrowest"),
         ((RECIPE, 5, budget), "search_bits: data must be an iterable of batches"),
         ((RECIPE, [], budget), "calibration_data must be at least one batch"),
