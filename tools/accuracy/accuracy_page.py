@@ -34,7 +34,7 @@ def render(page: str, results: dict[str, dict[str, Any]]) -> str:
 
 
 def figures(results: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Mean and standard deviation of the seeds; of each row the best is bold, with all within its spread."""
+    """Mean and standard deviation of the seeds; the best is bold, with all within its standard deviation."""
     for method, title in METHODS.items():
         measured = [line for case in CASES if case.method == method for line in row(results["accuracy"], case)]
         if measured:
@@ -61,11 +61,8 @@ def values(found: dict[str, float], key: str) -> list[float]:
 
 
 def is_best(given: list[float], best: list[float]) -> bool:
-    """Whether the means differ by no more than the larger standard deviation."""
-    if not given:
-        return False
-    spread = max(statistics.stdev(given), statistics.stdev(best))
-    return statistics.mean(best) - statistics.mean(given) <= spread
+    """Whether the mean lies within the standard deviation of the best."""
+    return bool(given) and statistics.mean(best) - statistics.mean(given) <= statistics.stdev(best)
 
 
 def cell(given: list[float], bold: bool) -> str:
