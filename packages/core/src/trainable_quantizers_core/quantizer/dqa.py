@@ -24,9 +24,10 @@ class DQASymmetricWeights(CandidatesQuantizer):
     dL/da_k = p_k/τ·Σ g·(q_k(x) - y)
     dL/dt_k, or dL/d(log2 t_k), = p_k times that of LSQ
 
-    q_k is the LSQ quantizer of a candidate, with a threshold of its own. a starts at 0, and the width of
-    ``weights_n_bits`` is the first of equal ones. τ falls from 1 at ``start`` of the schedule to 0.01 at the end of its
-    ``ramp``; after that a keeps its value. ``budget_regularizer`` makes widths cost something.
+    q_k is the LSQ quantizer of a candidate, with a threshold of its own; g = dL/dy. The variable ``attention`` holds a,
+    which starts at 0; of equal ones the width of ``weights_n_bits`` is the first. τ falls from 1 at ``start`` of the
+    schedule to 0.01 at the end of its ``ramp``, in steps of the optimizer; after that a keeps its value.
+    ``budget_regularizer`` makes widths cost something.
 
     Args:
         quantization_config: Method, and the candidates, ``weights_n_bits`` among them, with their initial thresholds.
@@ -55,9 +56,10 @@ class DQAUniformWeights(CandidatesQuantizer):
     dL/da_k = p_k/τ·Σ g·(q_k(x) - y)
     dL/dmin_k, dL/dmax_k = p_k times those of LSQ
 
-    q_k is the LSQ quantizer of a candidate, with a range of its own. a starts at 0, and the width of
-    ``weights_n_bits`` is the first of equal ones. τ falls from 1 at ``start`` of the schedule to 0.01 at the end of its
-    ``ramp``; after that a keeps its value. ``budget_regularizer`` makes widths cost something.
+    q_k is the LSQ quantizer of a candidate, with a range of its own; g = dL/dy. The variable ``attention`` holds a,
+    which starts at 0; of equal ones the width of ``weights_n_bits`` is the first. τ falls from 1 at ``start`` of the
+    schedule to 0.01 at the end of its ``ramp``, in steps of the optimizer; after that a keeps its value.
+    ``budget_regularizer`` makes widths cost something.
 
     Args:
         quantization_config: Method, and the candidates, ``weights_n_bits`` among them, with their initial ranges.

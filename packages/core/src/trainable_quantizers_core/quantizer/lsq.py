@@ -23,7 +23,9 @@ class LSQSymmetricWeights(RangeQuantizer):
     dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
     dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
-    The threshold is one number, or one for each channel; weights are signed.
+    b is the number of bits, g = dL/dy. Weights are signed: s = 1, lowest = -2^(b-1), highest = 2^(b-1) - 1.
+    t_eff = max(t, min_threshold), rounded up to a power of two where the method is POWER_OF_TWO. The threshold is one
+    number, or one for each channel.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -54,7 +56,8 @@ class LSQUniformWeights(RangeQuantizer):
     dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
     dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
 
-    The ends are one number each, or one for each channel.
+    b is the number of bits, g = dL/dy; min' and max' are the ends, moved so that 0 is a level. They are one number
+    each, or one for each channel.
 
     Args:
         quantization_config: Bits, method and initial range.
@@ -87,8 +90,9 @@ class LSQTableWeights(RangeQuantizer):
     dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
     dL/du[k] = r·Σ g·t_eff over the x that take entry k
 
-    The table has 2^b entries, 2 <= b <= 7, and serves the whole tensor; the threshold is one number, or one for each
-    channel. ``LUT_VALUES`` of the configuration are the integers c; the variable holds u = c/128.
+    The table has 2^b entries at b bits, 2 <= b <= 7, and serves the whole tensor; the threshold is one number, or one
+    for each channel. ``LUT_VALUES`` of the configuration are the integers c; the variable ``table`` holds u = c/128.
+    g = dL/dy; t_eff = max(t, min_threshold), rounded up to a power of two where the method is LUT_POT_QUANTIZER.
 
     Args:
         quantization_config: Bits, method, initial threshold and table.
@@ -119,7 +123,9 @@ class LSQSymmetricActivation(RangeQuantizer):
     dL/dt = t_eff/t·r·Σ g·(round(x/Δ) - x/Δ inside, lowest below, highest above)/2^(b-s)
     dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
-    The threshold is one number; unsigned when the configuration says so.
+    b is the number of bits, g = dL/dy; s = 0 where the configuration says unsigned, else 1. lowest = -s·2^(b-1),
+    highest = 2^(b-s) - 1. t_eff = max(t, min_threshold), rounded up to a power of two where the method is POWER_OF_TWO.
+    The threshold is one number.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -150,7 +156,8 @@ class LSQUniformActivation(RangeQuantizer):
     dL/dmin = r·Σ (g where x < min'; -g·e/(2^b - 1) inside), with e = round(v) - v and v = (x - min')/Δ
     dL/dmax = r·Σ (g where x > max'; +g·e/(2^b - 1) inside)
 
-    The ends are one number each.
+    b is the number of bits, g = dL/dy; min' and max' are the ends, moved so that 0 is a level. They are one number
+    each.
 
     Args:
         quantization_config: Bits, method and initial range.
@@ -183,8 +190,9 @@ class LSQTableActivation(RangeQuantizer):
     dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
     dL/du[k] = r·Σ g·t_eff over the x that take entry k
 
-    The table has 2^b entries, 2 <= b <= 7, in -128..127, or in 0..255 where the configuration says unsigned; s = 1
-    where it is signed, else 0. ``LUT_VALUES`` are the integers c; the variable holds u = c/2^(8-s).
+    The table has 2^b entries at b bits, 2 <= b <= 7, in lowest..highest: 0..255 and s = 0 where the configuration says
+    unsigned, else -128..127 and s = 1. ``LUT_VALUES`` of the configuration are the integers c; the variable ``table``
+    holds u = c/2^(8-s). g = dL/dy; t_eff is the power of two at or above max(t, min_threshold).
 
     Args:
         quantization_config: Bits, method, initial threshold and table.

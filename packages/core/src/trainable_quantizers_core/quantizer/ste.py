@@ -23,7 +23,9 @@ class STESymmetricWeights(RangeQuantizer):
     dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
     dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
-    The threshold is one number, or one for each channel; weights are signed.
+    b is the number of bits, g = dL/dy. Weights are signed: s = 1, lowest = -2^(b-1), highest = 2^(b-1) - 1.
+    t_eff = max(t, min_threshold), rounded up to a power of two where the method is POWER_OF_TWO. The threshold is one
+    number, or one for each channel.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -53,7 +55,8 @@ class STEUniformWeights(RangeQuantizer):
     dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
 
-    The ends are one number each, or one for each channel.
+    b is the number of bits, g = dL/dy; min' and max' are the ends, moved so that 0 is a level. They are one number
+    each, or one for each channel.
 
     Args:
         quantization_config: Bits, method and initial range.
@@ -84,7 +87,9 @@ class STESymmetricActivation(RangeQuantizer):
     dL/dt = t_eff/t·Σ g·(lowest where x is below the range, highest where it is above)/2^(b-s)
     dL/d(log2 t) = dL/dt·t·ln 2 where the configuration puts the threshold into the log2 domain
 
-    The threshold is one number; unsigned when the configuration says so.
+    b is the number of bits, g = dL/dy; s = 0 where the configuration says unsigned, else 1. lowest = -s·2^(b-1),
+    highest = 2^(b-s) - 1. t_eff = max(t, min_threshold), rounded up to a power of two where the method is POWER_OF_TWO.
+    The threshold is one number.
 
     Args:
         quantization_config: Bits, method and initial threshold.
@@ -113,7 +118,8 @@ class STEUniformActivation(RangeQuantizer):
     dL/dx = g·(1 - ewgs·sign(g)·(y - x)/Δ) where x lies in the closed range, else 0
     dL/dmin = Σ g where x < min'; dL/dmax = Σ g where x > max'
 
-    The ends are one number each.
+    b is the number of bits, g = dL/dy; min' and max' are the ends, moved so that 0 is a level. They are one number
+    each.
 
     Args:
         quantization_config: Bits, method and initial range.
