@@ -28,6 +28,18 @@ def keras_load_quantized_model(
 
     Raises:
         QuantizerError: ``options`` on Keras 3, which has none.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras import Recipe, prepare
+        >>> network, x = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), np.ones((8, 4), "float32")
+        >>> model = prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False)
+        >>> with TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model.keras")
+        ...     loaded = keras_load_quantized_model(f"{folder}/model.keras")
+        >>> bool((loaded(x) == model(x)).numpy().all())
+        True
     """
     registered = keras.utils.get_custom_objects().items()  # HDF5 files of Keras 2 name classes without their package
     ours = {name.removeprefix(f"{PACKAGE}>"): cls for name, cls in registered if name.startswith(f"{PACKAGE}>")}

@@ -143,6 +143,17 @@ def summary(model: Any, data: Any = None) -> Summary:
     Raises:
         QuantizerError: the model does not come from ``prepare``, was loaded from a file, holds a layer with weights
             that was put in later, or does not take the data.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_keras import Recipe
+        >>> layer = keras.layers.Dense(2, "relu", use_bias=False, kernel_initializer="ones", name="head")
+        >>> network, x = keras.Sequential([keras.Input((4,), name="x"), layer]), np.arange(8.0).reshape(2, 4)
+        >>> model = prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False)
+        >>> for row in summary(model, [x]).rows:
+        ...     print(f"{row.layer}: {row.reason}")
+        x: default
+        head: default; sums of up to 17 bits, 17 seen
     """
     found = find_summary(model)
     if found is None:

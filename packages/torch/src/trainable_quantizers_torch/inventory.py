@@ -93,6 +93,16 @@ def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
         ImportError: safetensors is not installed; the message says how to.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from safetensors.numpy import load_file
+        >>> from trainable_quantizers_torch import Recipe, prepare
+        >>> model = prepare(nn.Sequential(nn.Linear(4, 2)), Recipe({"num_bits": 4}), verbose=False)
+        >>> with TemporaryDirectory() as folder:
+        ...     save_quantizers(model, f"{folder}/learned.safetensors")
+        ...     {name: values.shape for name, values in load_file(f"{folder}/learned.safetensors").items()}
+        {'0.threshold': (2,)}
     """
     inventory.save_quantizers(path, quantizers_of(model), "PyTorch")
 

@@ -124,6 +124,18 @@ def summary(model: nn.Module, data: Any = None) -> Summary:
 
     Raises:
         QuantizerError: the model does not come from ``prepare``, or does not take the data.
+
+    Examples:
+        >>> import torch
+        >>> from trainable_quantizers_torch import Recipe
+        >>> network, x = nn.Sequential(nn.Linear(4, 2, bias=False), nn.ReLU()), torch.arange(8.0).reshape(2, 4)
+        >>> _ = nn.init.ones_(network[0].weight)
+        >>> model = prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False)
+        >>> for row in summary(model, [x]).rows:
+        ...     print(f"{row.layer}: {row.reason}")
+        input: default
+        0: default; output: left to 1; sums of up to 17 bits, 17 seen
+        1: default
     """
     found = find_summary(model)
     if found is None:

@@ -30,6 +30,9 @@ def convert(model: Any) -> Any:
     Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Nested models
     are converted too, and a shared layer stays shared.
 
+    Args:
+        model: What ``prepare`` made, or any built model that holds trainable wrappers and holders.
+
     Raises:
         QuantizerError: the model is not built, nothing in it can be converted, a layer cannot be rebuilt from its
             configuration, is one of Keras and holds quantized layers without being a model, or has weights and was put

@@ -43,6 +43,18 @@ class LiteFile:
 
     Raises:
         QuantizerError: no such kernels, or a file of something else.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from trainable_quantizers_keras import Recipe, convert, export, prepare, verify
+        >>> x = np.arange(8, dtype=np.float32).reshape(2, 4)
+        >>> layers = [tf.keras.layers.Dense(2, "relu", kernel_initializer="ones")]
+        >>> network = tf.keras.Sequential([tf.keras.Input((4,)), *layers])
+        >>> deployed = convert(prepare(network, Recipe.preset("power_of_two_8bit"), [x], verbose=False))
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = export(deployed, f"{folder}/model.tflite", x)
+        ...     print(verify(deployed, LiteFile(f"{folder}/model.tflite", kernels="reference"), [x]))
+        All 4 output values are identical. By itself, none of its 2 operations differs.
     """
 
     def __init__(self, path: str | os.PathLike[str], kernels: str = "xnnpack") -> None:

@@ -36,6 +36,16 @@ if KERAS_3:
             op_call_args: Further positional arguments of each call.
             op_call_kwargs: Further keyword arguments of each call.
             is_inputs_as_list: Whether the layer takes its tensors as one list.
+
+        Raises:
+            QuantizerError: no layer, no quantizer, or a key of the wrong type.
+
+        Examples:
+            >>> from mct_quantizers.keras.quantizers import WeightsPOTInferableQuantizer
+            >>> quantizer = WeightsPOTInferableQuantizer(num_bits=2, threshold=[1.0], per_channel=False)
+            >>> layer = keras.layers.Dense(1, kernel_initializer="ones")
+            >>> KerasQuantizationWrapper(layer, {"kernel": quantizer})(tf.ones((1, 3))).numpy().tolist()
+            [[1.5]]
         """
 
         def __init__(

@@ -16,6 +16,10 @@ def exclude_quantizers_from_weight_decay(optimizer: Any, model: Any) -> Any:
     Weight decay would pull thresholds towards zero, and with them the range of the quantizers. Call it before the
     model trains.
 
+    Args:
+        optimizer: Of Keras, one that decays weights; changed in place.
+        model: Holds trainable quantizers, ours or your own.
+
     Raises:
         QuantizerError: no parameter of a quantizer in the model can train, or the optimizer is built already.
 

@@ -19,6 +19,9 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
     β goes from 20 at ``start`` of the schedule to 2 at the end of its ``ramp``; before and after the term is 0. Its
     gradient goes to α alone. For ``fit``, add it in a loss function that knows the model.
 
+    Args:
+        model: What ``prepare`` made, in which weights learn their rounding.
+
     Raises:
         QuantizerError: no quantizer of the training method AdaRound with a schedule.
 
@@ -71,6 +74,9 @@ def oscillation_damping(model: Any) -> tf.Tensor:
     dL/dx = 2·(x - y) inside the range, else 0; no gradient reaches thresholds. Frozen weights add 0, weights that
     learn their rounding are left out. Add it to the loss with a factor that grows from 0; for ``fit``, in a loss
     function that knows the model.
+
+    Args:
+        model: What ``prepare`` made, or any model that holds wrappers with trainable quantizers.
 
     Raises:
         QuantizerError: no layer has quantized weights, or all learn their rounding.

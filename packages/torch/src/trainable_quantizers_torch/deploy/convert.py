@@ -25,6 +25,9 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     holders are converted at any depth, those of mct-quantizers with our quantizers in them too; no
     parameter of a quantizer is left.
 
+    Args:
+        model: What ``prepare`` made, or any model that holds trainable wrappers and holders.
+
     Raises:
         QuantizerError: nothing in the model can be converted, or a float layer stands where ``prepare`` quantized one.
 
