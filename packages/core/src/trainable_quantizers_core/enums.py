@@ -6,10 +6,17 @@ from enum import Enum
 
 
 class TrainingMethod(str, Enum):
-    """How a shipped quantizer learns. Members equal their strings: ``TrainingMethod("LSQ") == "LSQ"``.
+    """How a shipped quantizer learns. Members equal their strings.
 
     The set is not closed: ``identifier`` in ``@mark_quantizer`` may be any value, so a new method of
     yours needs a string of its own and no change here.
+
+    Examples:
+        >>> from trainable_quantizers_core import Recipe
+        >>> Recipe({"training_method": "STE"}).weights.training_method
+        <TrainingMethod.STE: 'STE'>
+        >>> TrainingMethod("LSQ") == "LSQ"
+        True
     """
 
     STE = "STE"
@@ -24,16 +31,25 @@ class TrainingMethod(str, Enum):
 
 
 class VariableGroup(Enum):
-    """What a variable of a quantizer belongs to, so that an optimizer can treat the groups differently."""
+    """What a variable of a quantizer belongs to, so that an optimizer can treat the groups differently.
+
+    ``quantizer.get_trainable_variables(VariableGroup.QPARAMS)`` gives those of a group.
+    """
 
     WEIGHTS = 0
     """The quantized weights, or what is added to them."""
     QPARAMS = 1
-    """Quantization parameters: thresholds and range ends."""
+    """Quantization parameters: thresholds, range ends, tables, and the attention of candidates."""
 
 
 class ThresholdDomain(str, Enum):
-    """What the variable of a threshold t holds."""
+    """What the variable of a threshold t holds.
+
+    Examples:
+        >>> from trainable_quantizers_core import Recipe
+        >>> Recipe({"threshold_domain": "log2"}).weights.threshold_domain
+        <ThresholdDomain.LOG2: 'log2'>
+    """
 
     LINEAR = "linear"
     """t itself."""
@@ -42,7 +58,16 @@ class ThresholdDomain(str, Enum):
 
 
 class Granularity(str, Enum):
-    """What of a weight shares one set of quantization parameters."""
+    """What of a weight shares one set of quantization parameters.
+
+    Examples:
+        >>> from trainable_quantizers_core import WeightsScheme, weights_parameters
+        >>> for granularity in Granularity:
+        ...     scheme = WeightsScheme(granularity=granularity, calibration="min_max")
+        ...     print(weights_parameters([[0.5, -1.0], [3.0, 0.1]], scheme, channel_axis=0).params)
+        {'threshold': 4.0}
+        {'threshold': array([1., 4.], dtype=float32)}
+    """
 
     PER_TENSOR = "per_tensor"
     """The whole tensor."""
@@ -60,7 +85,21 @@ class BiasGrid(str, Enum):
 
 
 class CalibrationMethod(str, Enum):
-    """How initial quantization parameters follow from data."""
+    """How initial quantization parameters follow from data.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core import ActivationsScheme, TensorStatistics, activation_parameters
+        >>> statistics = TensorStatistics()
+        >>> statistics.update([*np.linspace(-1, 1, 1000), 20.0])  # one outlier
+        >>> for method in CalibrationMethod:
+        ...     scheme = ActivationsScheme(method="symmetric", num_bits=4, calibration=method, percentile=99)
+        ...     print(method.value, round(activation_parameters(statistics, scheme).params["threshold"], 1))
+        min_max 20.0
+        percentile 1.0
+        mse 7.1
+        lsq 3.1
+    """
 
     MIN_MAX = "min_max"
     """The range holds every value."""
@@ -74,7 +113,17 @@ class CalibrationMethod(str, Enum):
 
 
 class RoundingRule(str, Enum):
-    """Which level a value half way between two levels becomes."""
+    """Which level a value half way between two levels becomes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trainable_quantizers_core.integer.rounding import round_floats
+        >>> for rule in RoundingRule:
+        ...     print(rule.value, round_floats(np.float32([-1.5, 0.5, 1.5]), rule).tolist())
+        half_even [-2.0, 0.0, 2.0]
+        half_up [-1.0, 1.0, 2.0]
+        half_away [-2.0, 1.0, 2.0]
+    """
 
     HALF_EVEN = "half_even"
     """The even one: PyTorch, onnxruntime, XNNPACK."""
@@ -85,7 +134,15 @@ class RoundingRule(str, Enum):
 
 
 class RescaleRule(str, Enum):
-    """How integers are brought from one grid to another whose step is no power of two apart."""
+    """How integers are brought from one grid to another whose step is no power of two apart.
+
+    Examples:
+        >>> from trainable_quantizers_core.integer.rescale import multiplier
+        >>> multiplier(0.3, 24, RescaleRule.FLOAT32)
+        (array(0.3, dtype=float32),)
+        >>> multiplier(0.3, 24, RescaleRule.FIXED_POINT)  # 1288490189·2^-32
+        (array(1288490189), array(32))
+    """
 
     FLOAT32 = "float32"
     """Multiplied in float32 and rounded: the integer kernels of onnxruntime."""

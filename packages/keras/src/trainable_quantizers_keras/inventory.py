@@ -112,7 +112,8 @@ def save_quantizers(model: Any, path: str | os.PathLike[str]) -> None:
         >>> from tempfile import TemporaryDirectory
         >>> from safetensors.numpy import load_file
         >>> from trainable_quantizers_keras import Recipe, prepare
-        >>> model = prepare(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), Recipe({"num_bits": 4}), verbose=False)
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = prepare(network, Recipe({"num_bits": 4}), verbose=False)
         >>> with TemporaryDirectory() as folder:
         ...     save_quantizers(model, f"{folder}/learned.safetensors")
         ...     {name: values.shape for name, values in load_file(f"{folder}/learned.safetensors").items()}

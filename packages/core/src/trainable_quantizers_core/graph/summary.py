@@ -25,6 +25,11 @@ class SummaryRow:
         activations: How its output is quantized; empty if it is not.
         reason: What decided, or why it was left in float.
         findings: What calibration saw and the user should know.
+
+    Examples:
+        >>> found = Summary((SummaryRow("stem", "Conv2d", "4-bit power of two, LSQ"), SummaryRow("head", "Linear")))
+        >>> [row.layer for row in found.rows if not row.weights]
+        ['head']
     """
 
     layer: str

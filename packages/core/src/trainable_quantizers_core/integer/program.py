@@ -48,6 +48,16 @@ class Program:
         inputs: Positions of its arguments among the values.
         outputs: Position of each result by name.
         notes: Where it departs from the network that it was made of, and why.
+
+    Examples:
+        >>> values = [Value((1, 3), "float32"), Value((1, 3), exponent=-1, low=-8, high=7)]
+        >>> quantize = Step("quantize", "x", (0,), 1, {"step": 0.5, "low": -8, "high": 7, "rule": "half_up"})
+        >>> program = Program(values, [quantize], {}, [0], {"output": 1})
+        >>> x = np.float32([[0.2, 0.25, 9.0]])
+        >>> program.run(x).tolist(), program.run(x, integers=True).tolist()
+        ([[0.0, 0.5, 3.5]], [[0, 1, 7]])
+        >>> program.with_rounding("half_even").run(x).tolist()
+        [[0.0, 0.0, 3.5]]
     """
 
     values: Sequence[Value]

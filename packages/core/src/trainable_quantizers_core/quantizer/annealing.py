@@ -12,7 +12,7 @@ class BaseLinearAnnealingScheduler(ABC):
     """initial_val + clip((t - t_start)/(t_end - t_start), 0, 1)·(target_val - initial_val).
 
     Args:
-        t_start: Step at which the value begins to move.
+        t_start: Step of the optimizer at which the value begins to move.
         t_end: Step at which it has arrived.
         initial_val: Value up to ``t_start``.
         target_val: Value from ``t_end`` on.

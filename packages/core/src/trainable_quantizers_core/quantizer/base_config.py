@@ -35,6 +35,14 @@ class TrainableQuantizerConfig:
 
     Instances do not change (``dataclasses.replace`` makes a changed copy), so that one which was
     accepted stays valid.
+
+    Examples:
+        >>> from trainable_quantizers_core import TrainableQuantizerCandidateConfig
+        >>> config = TrainableQuantizerCandidateConfig(4, {"threshold": np.float32([1.0, 2.0])})
+        >>> config == TrainableQuantizerCandidateConfig(4, {"threshold": np.float32([1.0, 2.0])})
+        True
+        >>> TrainableQuantizerConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     def __eq__(self, other: object) -> bool:

@@ -13,6 +13,11 @@ class GradientRule:
         from_rounding: Whether rounding errors inside the range contribute, or saturated values alone.
         scaled: Whether the gradient is multiplied by r = 1/sqrt(N·highest).
         soft_rounding: Whether each weight learns by a variable of its own which of its two levels it takes.
+
+    Examples:
+        >>> from trainable_quantizers_core.quantizer.lsq import LSQSymmetricWeights
+        >>> LSQSymmetricWeights.gradient
+        GradientRule(from_rounding=True, scaled=True, soft_rounding=False)
     """
 
     from_rounding: bool

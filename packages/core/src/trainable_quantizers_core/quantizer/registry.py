@@ -30,6 +30,18 @@ def get_trainable_quantizer_class(
 
     Raises:
         QuantizerError: no class, or more than one, carries these marks; the message lists what exists.
+
+    Examples:
+        >>> from mct_quantizers import mark_quantizer
+        >>> from trainable_quantizers_core import BaseTrainableQuantizer
+        >>> @mark_quantizer(QuantizationTarget.Weights, [QuantizationMethod.SYMMETRIC], "halves")
+        ... class Halves(BaseTrainableQuantizer):
+        ...     def initialize_quantization(self, tensor_shape, name, layer): ...
+        ...     def __call__(self, inputs, training): ...
+        ...     def get_trainable_variables(self, group): ...
+        >>> marks = (QuantizationTarget.Weights, "halves", QuantizationMethod.SYMMETRIC)
+        >>> get_trainable_quantizer_class(*marks, BaseTrainableQuantizer).__name__
+        'Halves'
     """
     subclasses = get_all_subclasses(quantizer_base_class)
     candidates = [cls for cls in subclasses if getattr(cls, "quantization_target", None) and not isabstract(cls)]

@@ -46,6 +46,14 @@ class LayerPlan:
         weights: How its weights are quantized; None leaves them in float.
         activations: How its output is quantized; None leaves it in float.
         reason: What decided, in words: ``"default"``, ``"rule 2 (type 'linear')"``, ``"skipped by rule 3 (...)"``.
+
+    Examples:
+        >>> from trainable_quantizers_core import Recipe
+        >>> layers = [Layer("stem", ("conv", "Conv2d"), ("weight",)), Layer("head", ("linear", "Linear"), ("weight",))]
+        >>> for plan in Recipe({"num_bits": 4}, rules=[LayerRule(type="linear", skip=True)]).plan(layers):
+        ...     print(plan.layer.name, plan.weights and plan.weights.num_bits, plan.reason)
+        stem 4 default
+        head None skipped by rule 1 (type 'linear')
     """
 
     layer: Layer

@@ -158,6 +158,14 @@ class Recipe:
 
         Raises:
             QuantizerError: another ending.
+
+        Examples:
+            >>> from tempfile import TemporaryDirectory
+            >>> recipe = Recipe({"num_bits": 4}, rules=[LayerRule(position="first", skip=True)])
+            >>> with TemporaryDirectory() as folder:
+            ...     recipe.to_file(f"{folder}/recipe.toml")
+            ...     Recipe.from_file(f"{folder}/recipe.toml") == recipe
+            True
         """
         path = Path(path)
         data = _for_suffix("to_file", path, _WRITERS)(self.to_dict()).encode()
