@@ -125,10 +125,10 @@ class OnAnotherDevice:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        ("text", "array must be of floats, got 'str'; of a tensor hand in its values, detached and on the CPU (<U4 is"),
-        (np.array([1j]), "got 'ndarray'; of a tensor hand in its values, detached and on the CPU (complex128 is not"),
+        ("text", "array must be of floats, got 'str'; hand in the values of a tensor, detached and on the CPU (<U4 is"),
+        (np.array([1j]), "got 'ndarray'; hand in the values of a tensor, detached and on the CPU (complex128 is not"),
         ([[1.0], [1.0, 2.0]], "array must be of floats, got 'list'"),
-        (OnAnotherDevice(), "got 'OnAnotherDevice'; of a tensor hand in its values, detached and on the CPU (can't"),
+        (OnAnotherDevice(), "got 'OnAnotherDevice'; hand in the values of a tensor, detached and on the CPU (can't"),
     ],
 )
 def test_what_is_not_numbers_is_refused(array, message):

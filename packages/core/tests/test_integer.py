@@ -373,7 +373,7 @@ def test_other_files_are_no_programs(tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ((), "inputs must be 1 arrays, got 0"),
+        ((), "inputs must be 1 array, got 0"),
         ((np.zeros((2, 3)),), r"input must be of shape \(samples, 7\), got \(2, 3\)"),
     ],
 )

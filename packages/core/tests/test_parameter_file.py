@@ -86,7 +86,7 @@ def test_without_safetensors_the_message_says_what_to_install(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as caught:
         save_parameters(path, STATES) if "numpy" in module else load_parameters(path)
-    message = 'safetensors is needed here and not installed: pip install "trainable-quantizers-core[portability]"'
+    message = 'safetensors is needed here, but not installed: pip install "trainable-quantizers-core[portability]"'
     assert str(caught.value) == message
 
 

@@ -278,7 +278,7 @@ FILES = [  # what is written in npu.toml, what the message says
     ("[weights]\ngranularity = 'per_chanel'", "got 'per_chanel' in npu.toml, [weights]; did you mean 'per_channel'?."),
     ("[weights]\ncalibration = 'max'", "calibration must be one of min_max, percentile, mse, lsq, got 'max'"),
     ("weights = 8", "WeightsScheme: section must be a table of keys, got 8 in npu.toml, [weights]; known: method"),
-    ("name = 8", "Recipe: name must be a text, got 8 in npu.toml; write it in quotes."),
+    ("name = 8", "Recipe: name must be a string, got 8 in npu.toml; write it in quotes."),
     ("[rules]\nname = 'a'", "Recipe: rules must be a list, got {'name': 'a'} in npu.toml; write [[rules]] above each."),
     (
         "[[rules]]\nskip = true",
@@ -290,7 +290,7 @@ FILES = [  # what is written in npu.toml, what the message says
     ),
     ("[[rules]]\nname = 'a'\nskip = true\nweights = false", "rule must be one change, got {'name': 'a', 'skip': True,"),
     ("[[rules]]\nname = 'a'\nskip = 'yes'", "skip must be true or false, got 'yes' in npu.toml, rule 1"),
-    ("[[rules]]\nname = ''\nskip = true", "name must be a text, got ''"),
+    ("[[rules]]\nname = ''\nskip = true", "name must be a string, got ''"),
     (
         "[[rules]]\nposition = 'frist'\nskip = true",
         "position must be 'first' or 'last', got 'frist' in npu.toml, rule 1; did you mean 'first'?.",

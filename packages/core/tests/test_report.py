@@ -373,7 +373,9 @@ def test_without_rich_the_message_says_what_to_install(show, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError) as caught:
         show(model())
-    assert str(caught.value) == 'rich is needed here and not installed: pip install "trainable-quantizers-core[report]"'
+    assert (
+        str(caught.value) == 'rich is needed here, but not installed: pip install "trainable-quantizers-core[report]"'
+    )
 
 
 def test_a_tensor_that_was_not_measured_is_shown():

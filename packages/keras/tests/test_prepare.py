@@ -467,7 +467,7 @@ def test_mistakes_are_explained(mistake):
 def test_calibration_on_an_endless_stream_ends_and_says_so():
     data = tf.data.Dataset.from_tensor_slices(ROWS).batch(3).repeat()
     network = keras.Sequential([keras.Input((24,)), L.Dense(2)])
-    with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches of more"):
+    with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches and left the others"):
         model = tq.prepare(network, RECIPE, data, verbose=False)
     assert tq.summary(model).coverage == 1
 

@@ -178,7 +178,7 @@ def test_what_cannot_teach_is_refused():
         ({"layers": ("norm3",)}, "layers must be names of layers of the teacher, got 'norm3'; did you mean 'norm"),
         ({"layers": "norm1"}, "layers must be a sequence of names"),
         ({"temperature": 0}, "temperature must be a positive number or None, got 0"),
-        ({"weight": -1}, "weight must be a number from 0, got -1"),
+        ({"weight": -1}, "weight must be a number of at least 0, got -1"),
         ({"class_axis": 1.5}, "class_axis must be an integer, got 1.5"),
     ):
         with pytest.raises(tq.QuantizerError, match=told):

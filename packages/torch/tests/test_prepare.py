@@ -453,7 +453,7 @@ def test_mistakes_are_explained(mistake):
 
 
 def test_calibration_on_an_endless_stream_ends_and_says_so():
-    with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches of more"):
+    with pytest.warns(UserWarning, match=r"prepare: calibration took the first 1000 batches and left the others"):
         model = tq.prepare(nn.Sequential(nn.Linear(3, 2)), RECIPE, itertools.cycle([torch.ones(2, 3)]), verbose=False)
     assert tq.summary(model).coverage == 1
 

@@ -194,7 +194,7 @@ def _conformance(options: argparse.Namespace) -> int:
         conformance = import_module("trainable_quantizers_core.conformance.__main__")
     except ModuleNotFoundError as error:
         install = 'pip install "trainable-quantizers-core[conformance]"'
-        raise ImportError(f"{error.name} is needed here and not installed: {install}") from error
+        raise ImportError(f"{error.name} is needed here, but not installed: {install}") from error
     return int(conformance.main(options.options))
 
 

@@ -64,4 +64,4 @@ def optional(module: str, extra: str, distribution: str = "trainable-quantizers-
         return import_module(module)
     except ImportError as error:
         install = f'pip install "{distribution}[{extra}]"'
-        raise ImportError(f"{module.partition('.')[0]} is needed here and not installed: {install}") from error
+        raise ImportError(f"{module.partition('.')[0]} is needed here, but not installed: {install}") from error

@@ -32,12 +32,14 @@ def at_most(batches: Iterable[Batch], limit: int | None, owner: str) -> Iterator
         ...     print(list(at_most(count(), 2, "prepare")))
         [0, 1]
         >>> print(caught[0].message)
-        prepare: calibration took the first 2 batches of more; pass fewer batches, tens are enough.
+        prepare: calibration took the first 2 batches of more; pass fewer: tens are enough.
     """
     for number, batch in enumerate(batches):
         if number == limit:
             advice = "pass fewer batches, tens are enough"
-            warnings.warn(f"{owner}: calibration took the first {limit} batches of more; {advice}.", stacklevel=2)
+            warnings.warn(
+                f"{owner}: calibration took the first {limit} batches and left the others; {advice}.", stacklevel=2
+            )
             return
         yield batch
 

@@ -166,7 +166,7 @@ class Comparison:
         """
         if len(trained) != len(deployed):
             advice = "both must give the same outputs"
-            raise invalid("verify", "outputs of the deployed model", str(len(trained)), len(deployed), advice)
+            raise invalid("verify", "number of outputs of the deployed model", str(len(trained)), len(deployed), advice)
         for (name, one), (_, other) in zip(trained, deployed, strict=True):
             self.output(name, one, other)
 

@@ -44,8 +44,8 @@ class Coverage:
     def __str__(self) -> str:
         share = int(1000 * self.share) / 10  # never 100 where something is missing
         left = f"; in float: {_listed(self.float_operations)}" if self.float_operations else ""
-        sums = f"{self.quantized_sums} of {self.sums} sums"
-        return f"{share} % of the multiply-accumulates and {sums} are quantized{left}."
+        sums = f" and {self.quantized_sums} of {self.sums} sums" if self.sums else ""
+        return f"{share} % of the multiply-accumulates{sums} are quantized{left}."
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -238,7 +238,8 @@ class Program:
         sums = self.accumulators()
         worst = max(sums, key=lambda each: each.worst, default=None)
         islands = self.float_operations
-        lines = [f"{len(self.steps)} operations, {sum(map(np.size, self.constants.values()))} constants."]
+        constants = sum(map(np.size, self.constants.values()))
+        lines = [f"{_counted(len(self.steps), 'operation')}, {_counted(constants, 'constant')}."]
         if worst is not None:
             lines.append(f"Accumulators need at most {worst.worst} bits, in {worst.name}.")
         lines.append(f"In float: {', '.join(islands)}." if islands else "All operations are on integers.")
@@ -253,7 +254,8 @@ class Program:
         arrays = [np.asarray(getattr(leaf, "detach", lambda leaf=leaf: leaf)()) for leaf in _leaves(inputs)]
         wanted = [self.values[index] for index in self.inputs]
         if len(arrays) != len(wanted):
-            raise invalid("Program.run", "inputs", f"{len(wanted)} arrays", len(arrays), "pass what the model takes")
+            rule, advice = _counted(len(wanted), "array"), "pass an array or tensor for each input"
+            raise invalid("Program.run", "inputs", rule, len(arrays), advice)
         for array, value in zip(arrays, wanted, strict=True):
             if array.shape[1:] != tuple(value.shape[1:]):
                 rule = f"of shape (samples, {', '.join(map(str, value.shape[1:]))})"
@@ -286,6 +288,10 @@ class Program:
                     held.pop(each, None)
         for index in kept:
             yield index, made[index] if index in made else held[index]
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _leaves(value: Any) -> list[Any]:

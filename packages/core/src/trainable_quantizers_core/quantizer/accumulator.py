@@ -53,7 +53,8 @@ class AccumulatorGrid:
             fits = frexp(each)[0] == 0.5 if isinstance(each, float) else isinstance(each, str) or is_power_of_two(each)
             if not fits:
                 rule = "a power of two or a power-of-two quantizer"
-                raise invalid(type(self).__name__, "step of the input", rule, each, "another grid is no grid of sums")
+                advice = "quantize the input by POWER_OF_TWO, or leave the bias in float"
+                raise invalid(type(self).__name__, "step of the input", rule, each, advice)
         self.bits, self.channel_axis, self.bias = bits, channel_axis, bias
         if bits is not None:
             self._check_bits(bits)

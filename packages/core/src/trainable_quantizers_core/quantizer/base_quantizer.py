@@ -34,8 +34,8 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     A subclass is marked with ``@mark_quantizer``, takes a configuration as its first parameter, gives every
     other parameter a default, creates its variables in ``initialize_quantization`` and quantizes in
-    ``__call__``. Its constructor arguments are remembered, so ``get_config`` needs no help. ``BasePytorchTrainableQuantizer`` and ``BaseKerasTrainableQuantizer``
-    show an example.
+    ``__call__``. Its constructor arguments are remembered, so ``get_config`` needs no help.
+    ``BasePytorchTrainableQuantizer`` and ``BaseKerasTrainableQuantizer`` show an example.
 
     Args:
         quantization_config: The configuration; its class fits the marked target, its method is a marked one.

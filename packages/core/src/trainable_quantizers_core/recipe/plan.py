@@ -104,12 +104,12 @@ class LayerRule:
         for key in ("name", "type", "position"):
             value = values.get(key)
             if value is not None and (not isinstance(value, str) or not value):
-                raise invalid(cls.__name__, key, "a text", value, "write it in quotes", where)
+                raise invalid(cls.__name__, key, "a string", value, "write it in quotes", where)
         if values.get("position") not in (None, *_POSITIONS):
             advice = nearest(values["position"], _POSITIONS)
             raise invalid(cls.__name__, "position", "'first' or 'last'", values["position"], advice, where)
         if all(values.get(key) is None for key in ("name", "type", "position")):
-            advice = "give name, type or position; what holds for all layers belongs into [weights] and [activations]"
+            advice = "give name, type or position; what holds for all layers belongs in [weights] and [activations]"
             raise invalid(cls.__name__, "rule", "one with a condition", dict(given), advice, where)
         for target, scheme in SCHEMES.items():
             value = values.get(target)

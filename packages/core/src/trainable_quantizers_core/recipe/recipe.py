@@ -78,7 +78,7 @@ class Recipe:
         where = f" in {source}"
         values = dict(read_keys(cls, given, [field.name for field in fields(cls)], where))
         if not isinstance(values.get("name", ""), str):
-            raise invalid(cls.__name__, "name", "a text", values["name"], "write it in quotes", where)
+            raise invalid(cls.__name__, "name", "a string", values["name"], "write it in quotes", where)
         required = values.get("require_coverage")
         if required is not None and not _is_share(required):
             advice = "1.0 asks for all multiply-accumulates, 0.9 for nine of ten"

@@ -35,7 +35,7 @@ class DistillationTerms:
             advice = "1 to 4 are usual for logits; None takes the squared error of outputs that are no logits"
             raise invalid(OWNER, "temperature", "a positive number or None", self.temperature, advice)
         if not (_is_number(self.weight) and 0 <= self.weight < float("inf")):
-            raise invalid(OWNER, "weight", "a number from 0", self.weight, "1 weighs layers as much as outputs")
+            raise invalid(OWNER, "weight", "a number of at least 0", self.weight, "1 weighs layers as much as outputs")
         if type(self.class_axis) is not int:
             raise invalid(OWNER, "class_axis", "an integer", self.class_axis, "-1 is the last axis")
 

@@ -79,13 +79,16 @@ def reconstruct(
         raise invalid("reconstruct", "model", "one with quantized weights", type(model).__name__, advice)
     for name, each in wrappers.items():
         if each.folded_norm is not None:
-            advice = "use fold_batch_norm=True"
-            raise invalid("reconstruct", name, "a layer without a norm that folds at conversion", "one", advice)
+            rule, norm = "without a batch norm that folds at conversion", type(each.folded_norm.module).__name__
+            advice = "prepare with fold_batch_norm=True: the weights that it fits are those that norms are part of"
+            raise invalid("reconstruct", f"layer {name!r}", rule, norm, advice)
     for name, each in model.named_modules():
         if isinstance(each, (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)) and not quantizers_in(
             each
         ):
-            raise invalid("reconstruct", name, "not converted", type(each).__name__, "reconstruct before convert")
+            raise invalid(
+                "reconstruct", f"module {name!r}", "one that trains", type(each).__name__, "reconstruct before convert"
+            )
     how.check_quantizers(found for each in wrappers.values() for found in each.weights_quantizers.values())
     together = how.found_blocks([name for name, _ in model.named_modules()], wrappers, ".")
     alone = set(wrappers).difference(*together.values())
