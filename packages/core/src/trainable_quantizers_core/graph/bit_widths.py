@@ -25,7 +25,7 @@ class Budget:
     """What a network may cost at most: one of three amounts.
 
     Args:
-        weight_bytes: Σ elements·bits/8 over all quantized weights.
+        weight_bytes: Σ elements·bits/8 over all quantized weights, in bytes.
         bit_operations: Σ multiply-accumulates·(bits of the weights)·(bits of the input) for one example; of a product
             of two activations, the bits of both. What is not quantized counts 32 bits.
         latency: Σ of the times in ``latency_table``, in its unit.

@@ -19,6 +19,13 @@ class BaseLinearAnnealingScheduler(ABC):
 
     Raises:
         QuantizerError: unless 0 <= t_start < t_end.
+
+    Examples:
+        >>> class Annealing(BaseLinearAnnealingScheduler):
+        ...     def _compute_factor(self, t):
+        ...         return min(max((t - self.t_start) / (self.t_end - self.t_start), 0.0), 1.0)
+        >>> Annealing(t_start=10, t_end=20, initial_val=4.0, target_val=2.0)(15)
+        3.0
     """
 
     def __init__(self, t_start: int, t_end: int, initial_val: float, target_val: float) -> None:

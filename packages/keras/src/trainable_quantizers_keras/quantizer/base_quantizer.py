@@ -14,6 +14,13 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
     Subclass it as ``BaseTrainableQuantizer`` describes. To have it restored by a plain ``load_model``, register
     it with ``keras.utils.register_keras_serializable``; ``keras_load_quantized_model`` finds it without.
 
+    Args:
+        quantization_config: The configuration; its class fits the marked target, its method is a marked one.
+        freeze_quant_params: Whether the quantization parameters stay as they start.
+
+    Raises:
+        QuantizerError: the class is not marked, its signature does not fit, or the configuration does not.
+
     Examples:
         >>> import tensorflow as tf
         >>> from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer

@@ -27,6 +27,15 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     """A range quantizer whose ends are weights of a layer.
 
+    Args:
+        quantization_config: Bits, method and initial parameters.
+        freeze_quant_params: Whether the parameters stay as they start.
+        schedule: When it quantizes and learns; None does both from the first step.
+        oscillations: Whether flip rates of weights are measured, and weights that oscillate frozen; None does neither.
+
+    Raises:
+        QuantizerError: the configuration leaves no grid, or does not fit the tensor.
+
     Examples:
         >>> from trainable_quantizers_keras import (
         ...     LSQSymmetricWeightsTrainableQuantizer, QuantizationMethod, TrainableQuantizerWeightsConfig)

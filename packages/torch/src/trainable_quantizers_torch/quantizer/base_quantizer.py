@@ -18,6 +18,13 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
     name each time, so that whatever replaces them (``load_state_dict(assign=True)``, ``functional_call``,
     a move to another device) takes effect in the next forward.
 
+    Args:
+        quantization_config: The configuration; its class fits the marked target, its method is a marked one.
+        freeze_quant_params: Whether the quantization parameters stay as they start.
+
+    Raises:
+        QuantizerError: the class is not marked, its signature does not fit, or the configuration does not.
+
     Examples:
         >>> from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer
         >>> from trainable_quantizers_core import TrainableQuantizerActivationConfig
