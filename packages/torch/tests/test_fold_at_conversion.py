@@ -237,7 +237,7 @@ def test_a_layer_that_is_left_in_float_takes_its_norm_in_at_once():
     [
         (lambda: prepared(fold="later"), "False, True or 'at_conversion'"),
         (lambda: prepared(equalize=True), "use fold_batch_norm=True"),
-        (lambda: tq.reconstruct(prepared(), [X], 5), "use fold_batch_norm=True"),
+        (lambda: tq.reconstruct(prepared(), [X], 5), "prepare with fold_batch_norm=True"),
     ],
     ids=["another word", "equalize", "reconstruct"],
 )
