@@ -32,7 +32,7 @@ def at_most(batches: Iterable[Batch], limit: int | None, owner: str) -> Iterator
         ...     print(list(at_most(count(), 2, "prepare")))
         [0, 1]
         >>> print(caught[0].message)
-        prepare: calibration took the first 2 batches of more; pass fewer: tens are enough.
+        prepare: calibration took the first 2 batches and left the others; pass fewer batches, tens are enough.
     """
     for number, batch in enumerate(batches):
         if number == limit:
