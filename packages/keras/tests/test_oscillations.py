@@ -62,7 +62,7 @@ def test_weights_that_oscillate_stay_at_their_level_and_are_deployed_there(metho
     move(model, 3)
     for (weight, quantizer), was, level in zip(quantized_weights(model), held, levels, strict=True):
         weight, mean = full_precision(weight), quantizer.read_variable(MEAN_LEVEL)
-        wanted = (quantizer._broadcast(quantizer.step(), weight) * np.round(mean)).numpy()
+        wanted = (quantizer.broadcast(quantizer.step(), weight) * np.round(mean)).numpy()
         np.testing.assert_array_equal(weight.numpy()[was], wanted[was])
         if method != "power_of_two":  # whose step may have changed
             np.testing.assert_array_equal(mean[was], level[was])
@@ -145,7 +145,7 @@ def test_damping_pulls_weights_to_their_levels_and_reaches_nothing_else():
     wanted = 0.0
     for (weight, quantizer), gradient in zip(quantized_weights(model), reached, strict=True):
         weight = full_precision(weight)
-        low, high = (quantizer._broadcast(end, weight) for end in quantizer.effective_range())
+        low, high = (quantizer.broadcast(end, weight) for end in quantizer.effective_range())
         distance = tf.clip_by_value(weight, low, high) - quantizer(weight, False)
         wanted += tf.reduce_sum(distance**2)
         inside = tf.cast((weight >= low) & (weight <= high), tf.float32)

@@ -64,7 +64,7 @@ def test_weights_that_oscillate_stay_at_their_level_and_are_deployed_there(metho
     levels = [quantizer.read_variable(MEAN_LEVEL) for _, quantizer in quantized_weights(model)]
     train(model, optimizer, 3)
     for (weight, quantizer), was, level in zip(quantized_weights(model), held, levels, strict=True):
-        unit = quantizer._broadcast(quantizer.step(), weight)
+        unit = quantizer.broadcast(quantizer.step(), weight)
         wanted = unit * quantizer.get_quantizer_variable(MEAN_LEVEL).round()
         assert torch.equal(weight[was], wanted[was])
         if method != "power_of_two":  # whose step may have changed
@@ -134,7 +134,7 @@ def test_models_of_other_types_follow_their_weights(dtype):
         tq.advance_schedules(model)
     (weight, quantizer), held = list(quantized_weights(model))[1], frozen(model)[1]
     assert held.any()
-    levels = (weight.float() / quantizer._broadcast(quantizer.step(), weight))[held]
+    levels = (weight.float() / quantizer.broadcast(quantizer.step(), weight))[held]
     torch.testing.assert_close(levels, levels.round())
 
 
@@ -157,7 +157,7 @@ def test_damping_pulls_weights_to_their_levels_and_reaches_nothing_else():
     loss.backward()
     wanted = 0.0
     for weight, quantizer in quantized_weights(model):
-        low, high = (quantizer._broadcast(end, weight).detach() for end in quantizer.effective_range())
+        low, high = (quantizer.broadcast(end, weight).detach() for end in quantizer.effective_range())
         distance = (weight.clamp(low, high) - quantizer(weight)).detach()
         wanted += distance.square().sum()
         inside = (weight >= low) & (weight <= high)

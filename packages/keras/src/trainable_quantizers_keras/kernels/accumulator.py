@@ -11,6 +11,16 @@ from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_keras.kernels.effective import TF_OPS
 
 
+def step_of_bias(step: tf.Tensor, size: int) -> tf.Tensor:
+    """Δ_w for each of ``size`` items of a bias, of Δ for one or fewer channels: a multiplier's come side by side.
+
+    Examples:
+        >>> step_of_bias(tf.constant([0.5, 0.25]), 4).numpy().tolist()
+        [0.5, 0.5, 0.25, 0.25]
+    """
+    return rules.per_bias(step, size, tf.repeat)  # type: ignore[no-any-return]
+
+
 def round_bias(
     bias: tf.Tensor, step: tf.Tensor, finest: tf.Tensor | None = None, largest: int = rules.LARGEST_BIAS
 ) -> tf.Tensor:

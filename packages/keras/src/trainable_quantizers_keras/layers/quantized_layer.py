@@ -14,10 +14,10 @@ import tensorflow as tf
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, per_bias, worst_bits
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, worst_bits
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, infers_shapes, keras
-from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias
+from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias, step_of_bias
 from trainable_quantizers_keras.layers.attributes import is_variable
 from trainable_quantizers_keras.layers.copies import (
     INTERNAL,
@@ -150,22 +150,20 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
         (quantizer,) = self.weights_quantizers.values()
-        bias, step = tf.cast(full_precision(self._weight("bias")), tf.float32), self._step_of_bias(quantizer)
+        bias = tf.cast(full_precision(self._weight("bias")), tf.float32)
+        step = step_of_bias(quantizer.step(), bias.shape[0])
         coarsest = grid.input_step(tf.maximum)
         finest = grid.finest_of(coarsest, tf.minimum)
         rounded = round_bias(bias, step * coarsest, finest, grid.largest_bias)
         return _scheduled(quantizer, bias, rounded, training)
-
-    def _step_of_bias(self, quantizer: Any) -> tf.Tensor:
-        """Δ_w for each item of the bias."""
-        return per_bias(quantizer.step(), self._weight("bias").shape[0], tf.repeat)
 
     def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> tf.Tensor:
         """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
         channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
         if not grid.bias:
             return tf.zeros(channels)
-        levels = tf.abs(self._rounded_bias(grid) / (self._step_of_bias(quantizer) * grid.input_step(tf.minimum)))
+        bias = self._rounded_bias(grid)
+        levels = tf.abs(bias / (step_of_bias(quantizer.step(), bias.shape[0]) * grid.input_step(tf.minimum)))
         return levels if levels.shape[0] == channels else tf.fill([channels], tf.reduce_max(levels))
 
     def _limited(self, weight: tf.Tensor, quantizer: Any, grid: AccumulatorGrid, training: Any = False) -> tf.Tensor:
@@ -196,9 +194,10 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         grid: Any = self.accumulator
         ((key, _, quantizer),) = self.get_weights_vars()
         step, quantized = grid.input_step(tf.minimum), self.get_quantized_weights()
-        levels = {self._slots[key]: quantized[key] / quantizer._broadcast(quantizer.step(), quantized[key])}
+        levels = {self._slots[key]: quantized[key] / quantizer.broadcast(quantizer.step(), quantized[key])}
         if grid.bias:
-            levels[self._slots["bias"]] = quantized["bias"] / (self._step_of_bias(quantizer) * step)
+            bias = quantized["bias"]
+            levels[self._slots["bias"]] = bias / (step_of_bias(quantizer.step(), bias.shape[0]) * step)
         inside = self._slots[key].rpartition(".")[0]
         if "activation" in vars(part_at(self.layer, inside)):
             levels[f"{inside}.activation".lstrip(".")] = keras.activations.linear

@@ -74,11 +74,11 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         given = inputs
         if self.gradient.soft_rounding:
             inputs = tf.cast(inputs, tf.float32)
-            inputs = moved(inputs, self._broadcast(self.step(), inputs), self._alpha())
+            inputs = moved(inputs, self.broadcast(self.step(), inputs), self._alpha())
         quantized = self._quantized(inputs if self.rounding is None else self._beside_ties(inputs, self.rounding))
         scheduled = self.schedule is not None and training is not None and training is not False
         if scheduled and self.gradient.soft_rounding:
-            ends = (self._broadcast(end, inputs) for end in self.effective_range())
+            ends = (self.broadcast(end, inputs) for end in self.effective_range())
             soft = full_precision(self.get_quantizer_variable(STEP)) < self.schedule.full_from
             soft = tf.logical_and(soft, tf.cast(training, tf.bool))
             quantized = tf.where(soft, tf.clip_by_value(inputs, *ends), quantized)
@@ -104,7 +104,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     def rounding_of(self, weight: tf.Tensor) -> tf.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
         weight = full_precision(weight)
-        return soft_rounding(weight, self._broadcast(self.step(), weight), self._alpha())
+        return soft_rounding(weight, self.broadcast(self.step(), weight), self._alpha())
 
     def rounding_regularizer(self, weight: tf.Tensor) -> tf.Tensor:
         """Σ (1 - |2h - 1|^β) while the schedule ramps, else 0."""
@@ -116,7 +116,8 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
     def _alpha(self) -> tf.Tensor:
         return full_precision(self.get_quantizer_variable(ALPHA))
 
-    def _broadcast(self, parameter: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def broadcast(self, parameter: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """A parameter of shape () or (channels,), such as Δ, in a shape that broadcasts against ``x``."""
         if self.channel_axis is None:
             return parameter
         return tf.reshape(parameter, [-1 if axis == self.channel_axis else 1 for axis in range(x.shape.rank)])
@@ -162,10 +163,10 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         if rule is None or not self.quantizer_parameters:
             return
         values = tf.cast(full_precision(weight), tf.float32)
-        unit = self._broadcast(self.step(), values)
+        unit = self.broadcast(self.step(), values)
         state = {name: full_precision(self.get_quantizer_variable(name)) for name in (MOVES, MEAN_LEVEL, FLIP_RATE)}
         if UNIT in self.quantizer_parameters:
-            state[UNIT] = self._broadcast(full_precision(self.get_quantizer_variable(UNIT)), values)
+            state[UNIT] = self.broadcast(full_precision(self.get_quantizer_variable(UNIT)), values)
         level = tf.round(self(values, False) / unit)
         step = full_precision(self.get_quantizer_variable(STEP))
         kept, found = rule.followed(TF_OPS, values, level, unit, state, step, tf.convert_to_tensor(steps) > 0)
@@ -180,7 +181,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         """Σ (y - clip(x, min', max'))² of a weight x, quantized to y; its gradient goes to x alone."""
         values = tf.cast(full_precision(weight), tf.float32)
         quantized = tf.stop_gradient(self(values, False))
-        ends = (tf.stop_gradient(self._broadcast(end, values)) for end in self.effective_range())
+        ends = (tf.stop_gradient(self.broadcast(end, values)) for end in self.effective_range())
         return tf.reduce_sum(tf.square(quantized - tf.clip_by_value(values, *ends)))
 
     def blended(self, inputs: tf.Tensor, quantized: tf.Tensor, training: Any) -> tf.Tensor:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from trainable_quantizers_core.quantizer.accumulator import per_bias
 from trainable_quantizers_core.training.reconstruct import Reconstruction
 
 from trainable_quantizers_keras.graph.kinds import has_bias
 from trainable_quantizers_keras.keras_version import full_precision, keras, stored
+from trainable_quantizers_keras.kernels.accumulator import step_of_bias
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]
 """Arguments of a layer or block, arguments by name, and the result in float."""
@@ -73,9 +73,10 @@ def with_steps(wrapper: Any) -> Iterator[tuple[Any, tf.Tensor]]:
     """Weights and bias of a layer, each with Δ of its channels."""
     triples = wrapper.get_weights_vars()
     for _, weight, quantizer in triples:
-        yield weight, quantizer._broadcast(quantizer.step(), weight)
+        yield weight, quantizer.broadcast(quantizer.step(), weight)
     if has_bias(wrapper.layer) and len(triples) == 1:
-        yield wrapper.layer.bias, per_bias(triples[0][2].step(), wrapper.layer.bias.shape[0], tf.repeat)
+        bias = wrapper.layer.bias
+        yield bias, step_of_bias(triples[0][2].step(), bias.shape[0])
 
 
 def _error(block: Callable[..., Any], call: Any) -> tf.Tensor:

@@ -15,6 +15,16 @@ from trainable_quantizers_torch.kernels.layout import as_array
 from trainable_quantizers_torch.kernels.operator import on_cpu, operator
 
 
+def step_of_bias(step: torch.Tensor, size: int) -> torch.Tensor:
+    """Δ_w for each of ``size`` items of a bias, of Δ for one or fewer channels: groups come one after the other.
+
+    Examples:
+        >>> step_of_bias(torch.tensor([0.5, 0.25]), 4).tolist()
+        [0.5, 0.25, 0.5, 0.25]
+    """
+    return rules.per_bias(step, size, lambda step, times: step.repeat(times))  # type: ignore[no-any-return]
+
+
 def round_bias(
     bias: torch.Tensor, step: torch.Tensor, finest: torch.Tensor | None = None, largest: int = rules.LARGEST_BIAS
 ) -> torch.Tensor:

@@ -12,13 +12,9 @@ from mct_quantizers import BaseInferableQuantizer, PytorchQuantizationWrapper
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
 from trainable_quantizers_core.errors import invalid, nearest
-from trainable_quantizers_core.quantizer.accumulator import (
-    AccumulatorGrid,
-    per_bias,
-    worst_bits,
-)
+from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, worst_bits
 
-from trainable_quantizers_torch.kernels.accumulator import limit_weight, round_bias
+from trainable_quantizers_torch.kernels.accumulator import limit_weight, round_bias, step_of_bias
 from trainable_quantizers_torch.layers.mixed import mix
 from trainable_quantizers_torch.layers.norm import FoldedNorm
 from trainable_quantizers_torch.layers.read import showing
@@ -95,11 +91,11 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                     f"{POSITIONAL_WEIGHT}_{key}", torch.nn.Parameter(self.weight_values[key], requires_grad=False)
                 )
             name = key if self.is_str_attr else f"{POSITIONAL_WEIGHT}_{key}"
-            if _quantizes(quantizer, self._weight(key)):  # in another wrapper
+            if _quantizes(quantizer, self.float_weight(key)):  # in another wrapper
                 for variable in quantizer.quantizer_parameters:
                     _share(self, f"{name}_{variable}", quantizer.get_quantizer_variable(variable))
                 continue
-            quantizer.initialize_quantization(self._weight(key).shape, name, self)
+            quantizer.initialize_quantization(self.float_weight(key).shape, name, self)
             bind = getattr(quantizer, "bind", None)
             if bind is not None:
                 bind(self)
@@ -117,7 +113,12 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 errors.append(str(invalid(type(self).__name__, "names of weights", rule, f"{prefix}{key}", advice)))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
-    def _weight(self, key: str | int) -> torch.Tensor:
+    def float_weight(self, key: str | int) -> torch.Tensor:
+        """The weight of the module as it is, or a constant.
+
+        Raises:
+            QuantizerError: the module computes it from others by now.
+        """
         if not isinstance(key, str):
             return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
         held = self.layer._parameters
@@ -137,7 +138,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
     def _whole_weight(self, key: str | int) -> torch.Tensor:
         norm: FoldedNorm | None = self.__dict__.get("folded_norm")
-        return self._weight(key) if norm is None else norm.weight(self.layer)
+        return self.float_weight(key) if norm is None else norm.weight(self.layer)
 
     def _whole_bias(self) -> torch.Tensor:
         norm: FoldedNorm | None = self.__dict__.get("folded_norm")
@@ -162,23 +163,20 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
     def _rounded_bias(self, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
         (quantizer,) = self.weights_quantizers.values()
-        bias, step = self._whole_bias(), self._step_of_bias(quantizer)
+        bias = self._whole_bias()
+        step = step_of_bias(quantizer.step(), bias.numel())
         coarsest = grid.input_step(torch.maximum)
         finest = grid.finest_of(coarsest, torch.minimum)
         rounded = round_bias(bias, step * coarsest, finest, grid.largest_bias)
         return quantizer.blended(bias, rounded) if training and quantizer.schedule is not None else rounded
 
-    def _step_of_bias(self, quantizer: Any) -> torch.Tensor:
-        """Δ_w for each item of the bias."""
-        return per_bias(quantizer.step(), self.layer.bias.numel(), lambda step, times: step.repeat(times))
-
     def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> torch.Tensor:
         """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
-        channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
+        channels = self.float_weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
         if self._grid_of_bias() is None:
             return torch.zeros(channels, device=quantizer.step().device)
         bias = self._rounded_bias(grid, False).detach().float()
-        levels = (bias / (self._step_of_bias(quantizer) * grid.input_step(torch.minimum))).abs()
+        levels = (bias / (step_of_bias(quantizer.step(), bias.numel()) * grid.input_step(torch.minimum))).abs()
         return levels if levels.numel() == channels else levels.max().expand(channels)
 
     def _limited(self, weight: torch.Tensor, quantizer: Any, grid: AccumulatorGrid, training: bool) -> torch.Tensor:
@@ -218,9 +216,10 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         grid: Any = self.accumulator
         ((key, _, quantizer),) = self.get_weights_vars()
         step, weight = grid.input_step(torch.minimum), self.get_quantized_weights()[key].float()
-        levels = {key: weight / quantizer._broadcast(quantizer.step(), weight)}
+        levels = {key: weight / quantizer.broadcast(quantizer.step(), weight)}
         if self._grid_of_bias() is not None:
-            levels["bias"] = self._rounded_bias(grid, False).float() / (self._step_of_bias(quantizer) * step)
+            bias = self._rounded_bias(grid, False).float()
+            levels["bias"] = bias / (step_of_bias(quantizer.step(), bias.numel()) * step)
         module = copy.copy(self.layer)
         module._parameters = {**module._parameters, **{name: torch.nn.Parameter(q) for name, q in levels.items()}}
         with without_modes(), torch.autocast(x.device.type, enabled=False):

@@ -66,10 +66,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             return inputs
         given = inputs
         if self.gradient.soft_rounding:
-            inputs = moved(inputs.float(), self._broadcast(self.step(), inputs), self._alpha())
+            inputs = moved(inputs.float(), self.broadcast(self.step(), inputs), self._alpha())
         quantized = self._quantized(inputs if self.rounding is None else self._beside_ties(inputs, self.rounding))
         if self.schedule is not None and training and self.gradient.soft_rounding:
-            ends = (self._broadcast(end, inputs) for end in self.effective_range())
+            ends = (self.broadcast(end, inputs) for end in self.effective_range())
             soft = self.get_quantizer_variable(STEP) < self.schedule.full_from
             quantized = torch.where(soft, torch.clamp(inputs, *ends), quantized)
         quantized = quantized.to(given.dtype)
@@ -105,7 +105,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
         """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
-        return soft_rounding(weight.float(), self._broadcast(self.step(), weight), self._alpha())
+        return soft_rounding(weight.float(), self.broadcast(self.step(), weight), self._alpha())
 
     def rounding_regularizer(self, weight: torch.Tensor) -> torch.Tensor:
         """Σ (1 - |2h - 1|^β) while the schedule ramps, else 0."""
@@ -117,7 +117,8 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
     def _alpha(self) -> torch.Tensor:
         return whole(self.get_quantizer_variable(ALPHA)).float()
 
-    def _broadcast(self, parameter: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def broadcast(self, parameter: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A parameter of shape () or (channels,), such as Δ, in a shape that broadcasts against ``x``."""
         if self.channel_axis is None:
             return parameter
         return parameter.reshape([-1 if axis == self.channel_axis else 1 for axis in range(x.ndim)])
@@ -188,10 +189,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         if values.shape != state[MOVES].shape:
             advice = "shard the model with fully_shard, which gives weights back whole"
             raise invalid(type(self).__name__, "weight", f"of shape {tuple(state[MOVES].shape)}", values.shape, advice)
-        unit = self._broadcast(self.step(), values)
+        unit = self.broadcast(self.step(), values)
         state = {name: variable.float() for name, variable in state.items()}
         if UNIT in self.quantizer_parameters:
-            state[UNIT] = self._broadcast(self.shaped(self.get_quantizer_variable(UNIT)).float(), values)
+            state[UNIT] = self.broadcast(self.shaped(self.get_quantizer_variable(UNIT)).float(), values)
         level = torch.round(self(values, False) / unit)
         step, made = self.get_quantizer_variable(STEP), torch.as_tensor(steps) > 0
         kept, found = rule.followed(TORCH_OPS, values, level, unit, state, step, made)
@@ -208,7 +209,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         values = whole(weight).float()
         with torch.no_grad():
             quantized = self(values, False)
-            ends = [self._broadcast(end, values) for end in self.effective_range()]
+            ends = [self.broadcast(end, values) for end in self.effective_range()]
         return (quantized - torch.clamp(values, *ends)).square().sum()
 
     def blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:

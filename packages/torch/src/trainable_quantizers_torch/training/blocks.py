@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree
 from trainable_quantizers_core.training.reconstruct import Reconstruction
 
+from trainable_quantizers_torch.kernels.accumulator import step_of_bias
 from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizationWrapper
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]
@@ -75,10 +76,10 @@ def _with_steps(wrapper: PytorchTrainableQuantizationWrapper) -> Iterator[tuple[
     """Weights and bias of a layer, each with Δ of its channels."""
     pairs = wrapper.get_weights_vars()
     for _, weight, quantizer in pairs:
-        yield weight, quantizer._broadcast(quantizer.step(), weight)
+        yield weight, quantizer.broadcast(quantizer.step(), weight)
     bias = getattr(wrapper.layer, "bias", None)
     if isinstance(bias, nn.Parameter) and len(pairs) == 1:
-        yield bias, wrapper._step_of_bias(pairs[0][2])
+        yield bias, step_of_bias(pairs[0][2].step(), bias.numel())
 
 
 @contextmanager

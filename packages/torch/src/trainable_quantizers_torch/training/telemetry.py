@@ -104,8 +104,9 @@ def _of_batch(
     for each in placed:
         parameters = [each.quantizer.get_quantizer_variable(name) for name in each.quantizer.specification.initial]
         if isinstance(each.holder, PytorchQuantizationWrapper):
+            trains = isinstance(each.holder, PytorchTrainableQuantizationWrapper)
             quantized = [
-                each.holder._weight(key) if isinstance(each.holder, PytorchTrainableQuantizationWrapper) else weight
+                each.holder.float_weight(key) if trains else weight
                 for key, weight, _ in each.holder.get_weights_vars()
                 if str(key) == each.attribute
             ]
