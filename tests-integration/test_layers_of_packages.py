@@ -1,5 +1,5 @@
-"""Imports point one way: framework package -> core, and between the folders of a package without a circle; the map of
-CONTRIBUTING.md names every file."""
+"""Imports point one way: framework package -> core, and between folders and files of a package without a circle; no
+file takes a private name of another; the map of CONTRIBUTING.md names every file."""
 
 import ast
 import re
@@ -18,12 +18,18 @@ MAP = PACKAGES.parent / "CONTRIBUTING.md"
 ROOMS = {"quantizer", "layers", "graph", "calibration", "deploy", "training", "kernels"}
 
 
-def imports(package):
-    """(module that imports, module that it imports) of all files of a package."""
+def modules(package):
+    """The modules of a package, by name, parsed."""
     source = PACKAGES / package / "src"
     for path in sorted(source.rglob("*.py")):
-        module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
-        for node in ast.walk(ast.parse(path.read_text())):
+        name = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+        yield name, ast.parse(path.read_text())
+
+
+def imports(package):
+    """(module that imports, module that it imports) of all files of a package."""
+    for module, tree in modules(package):
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 yield module, node.module
             elif isinstance(node, ast.Import):
@@ -50,6 +56,32 @@ def test_folders_import_each_other_without_a_circle(package):
             graph.setdefault(room(module), set()).add(room(other))
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
     assert len(order) > 5
+
+
+@pytest.mark.parametrize("package", FOREIGN)
+def test_files_import_each_other_without_a_circle(package):
+    parsed = dict(modules(package))
+    graph: dict[str, set[str]] = {name: set() for name in parsed}
+    for module, tree in parsed.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in parsed:
+                named = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[module] |= named & parsed.keys() or {node.module}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert len(order) == len(parsed)
+
+
+@pytest.mark.parametrize("package", FOREIGN)
+def test_no_file_takes_a_private_name_of_another(package):
+    taken = [
+        f"{module}: {alias.name}"
+        for module, tree in modules(package)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trainable_quantizers")
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert not taken
 
 
 def test_both_framework_packages_have_the_same_folders():

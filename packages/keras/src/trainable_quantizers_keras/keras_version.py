@@ -49,6 +49,11 @@ def regularizer_of(layer: Any, variable: Any) -> Any:
     return None
 
 
+def rename(layer: Any, name: str) -> None:
+    """Give a layer or operation another name."""
+    setattr(layer, "name" if KERAS_3 else "_name", name)
+
+
 def stored(variable: Any) -> Any:
     """The variable of TensorFlow behind one of Keras; anything else as it is."""
     return getattr(variable, "_value" if KERAS_3 else "_variable", variable)

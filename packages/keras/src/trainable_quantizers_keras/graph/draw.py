@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from trainable_quantizers_keras.graph.kinds import word_of
 from trainable_quantizers_keras.graph.symbolic import Recording
-from trainable_quantizers_keras.keras_version import keras, regularizer_of
+from trainable_quantizers_keras.keras_version import keras, regularizer_of, rename
 from trainable_quantizers_keras.layers.calls import Call, behind
-from trainable_quantizers_keras.layers.opened import rename
 from trainable_quantizers_keras.layers.weight import KerasWeight
 
 

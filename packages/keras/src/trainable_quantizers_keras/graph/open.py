@@ -18,18 +18,13 @@ from trainable_quantizers_keras.graph.kinds import follows_keras, word_of
 from trainable_quantizers_keras.graph.parts import first_part, second_part
 from trainable_quantizers_keras.graph.symbolic import NotOpenedError, Recording, first_line, in_words
 from trainable_quantizers_keras.graph.watch import first_calls
-from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.keras_version import keras, rename
 from trainable_quantizers_keras.layers.activity import regularized
 from trainable_quantizers_keras.layers.attributes import Again
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, is_graph, redrawn
 from trainable_quantizers_keras.layers.copies import copied, parts_of
 from trainable_quantizers_keras.layers.function import einsum
-from trainable_quantizers_keras.layers.opened import (
-    CalledDifferentlyError,
-    KerasOpenedModel,
-    functional_like,
-    rename,
-)
+from trainable_quantizers_keras.layers.opened import CalledDifferentlyError, KerasOpenedModel, functional_like
 
 _OF_LAYERS = ("MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention", "Lambda")
 """Layers of Keras that compute by other layers or by functions."""

@@ -15,13 +15,12 @@ from tensorflow.python.framework import op_callbacks
 
 from trainable_quantizers_keras.graph.kinds import draws, is_identity, word_of
 from trainable_quantizers_keras.graph.watch import replaced_calls
-from trainable_quantizers_keras.keras_version import KERAS_3, keras
+from trainable_quantizers_keras.keras_version import KERAS_3, keras, rename
 from trainable_quantizers_keras.layers.attributes import variables_in
 from trainable_quantizers_keras.layers.call_form import CallForm, is_symbol
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, calls_of
 from trainable_quantizers_keras.layers.copies import INTERNAL, is_of_keras, parts_of
 from trainable_quantizers_keras.layers.function import functions_on_symbols
-from trainable_quantizers_keras.layers.opened import rename
 from trainable_quantizers_keras.layers.sizes import sizes_as_symbols
 
 

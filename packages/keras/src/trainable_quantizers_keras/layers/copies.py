@@ -13,6 +13,7 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.attributes import Again, without_constructor
 from trainable_quantizers_keras.layers.calls import Call, is_graph, rebuild
+from trainable_quantizers_keras.layers.opened import KerasOpenedModel
 
 OF_KERAS = ("keras.", "tf_keras.", "tensorflow.", "mct_quantizers.", "trainable_quantizers_keras.")
 
@@ -74,6 +75,14 @@ def copied(
                 (_set_vocabulary if hasattr(layer, "get_vocabulary") else _set_weights)(layer, replacement)
         copies[id(layer)] = replacement
     return copies[id(layer)]
+
+
+def _deep_copy(model: KerasOpenedModel, memo: dict[int, Any]) -> Any:
+    """A copy of the same class; the file that Keras copies by would not keep that."""
+    return copied(model)
+
+
+KerasOpenedModel.__deepcopy__ = _deep_copy  # here, because it copies layers of every kind, other such models included
 
 
 def parts_of(layer: Any) -> dict[str, Any]:

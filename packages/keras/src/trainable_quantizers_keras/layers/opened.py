@@ -35,7 +35,7 @@ class CalledDifferentlyError(Exception):
 class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
     """A functional model in the place of a model or layer whose call was recorded; an instance of its class as well.
 
-    A file keeps the graph, and not the class.
+    A file keeps the graph, and not the class. A copy keeps the class: ``copies`` adds ``__deepcopy__``.
     """
 
     recorded: CallForm | None = None
@@ -54,12 +54,6 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
             advice = "set it before prepare: the graph of that call takes its place"
             raise invalid(type(self).__qualname__.rpartition(".")[2], name, rule, value, advice)
         super().__setattr__(name, value)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the same class; the file that Keras copies by would not keep that."""
-        from trainable_quantizers_keras.layers.copies import copied  # whose module needs this one
-
-        return copied(self)
 
     def __reduce__(self) -> Any:
         """What pickle keeps: the graph, as a file does."""
@@ -214,8 +208,3 @@ def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
     if isinstance(old, KerasOpenedModel):
         fresh.recorded, fresh.read = old.recorded, old.read
     return fresh
-
-
-def rename(layer: Any, name: str) -> None:
-    """Give a layer or operation another name."""
-    setattr(layer, "name" if KERAS_3 else "_name", name)
