@@ -39,7 +39,8 @@ from trainable_quantizers_torch.graph.exchanged import hold
 from trainable_quantizers_torch.graph.fold import close, fold_batch_norms
 from trainable_quantizers_torch.graph.kinds import is_standard
 from trainable_quantizers_torch.graph.modules import layers_alone
-from trainable_quantizers_torch.graph.record import Recording, record
+from trainable_quantizers_torch.graph.record import record
+from trainable_quantizers_torch.graph.recording import Recording
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 from trainable_quantizers_torch.inventory import quantizers_of, watched_sums
 from trainable_quantizers_torch.layers.copies import copied, trainable

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -13,19 +12,10 @@ from trainable_quantizers_core.graph.settle import Settled
 
 from trainable_quantizers_torch.graph.build import RecordedGraph
 from trainable_quantizers_torch.graph.fold import Fold, close, replace_everywhere
+from trainable_quantizers_torch.graph.frames import ScopedRun, frames_of, scopes
 from trainable_quantizers_torch.graph.kinds import is_container, is_standard
-from trainable_quantizers_torch.graph.record import Invocation, MethodCall, Node, Recording
-from trainable_quantizers_torch.graph.runtime import (
-    HIDDEN,
-    QUANTIZERS,
-    Calls,
-    Frame,
-    Method,
-    Place,
-    QuantizedCalls,
-    Quantizers,
-    Step,
-)
+from trainable_quantizers_torch.graph.recording import Invocation, Node, Recording
+from trainable_quantizers_torch.graph.runtime import QUANTIZERS, Calls, Method, Place, QuantizedCalls, Quantizers, Step
 from trainable_quantizers_torch.layers.holder import PytorchTrainableActivationQuantizationHolder, TrainableWeightHolder
 from trainable_quantizers_torch.layers.mixed import mix, unmix
 from trainable_quantizers_torch.layers.norm import FoldedNorm
@@ -174,17 +164,15 @@ class Placed:
                 for name in [name for name, each in vars(module).items() if isinstance(each, (Calls, Method))]:
                     delattr(module, name)
         steps = self._steps(outputs)
-        scoped = self._scoped(steps)
-        calls = {path: Calls(path) for path in scoped}
+        quantizing = {self.where[node].path for node in steps if node in self.where}
+        evaluation = ScopedRun(self.evaluation, scopes(self.evaluation, quantizing))
+        training = None if self.training is None else ScopedRun(self.training, evaluation.paths)
+        calls = {path: Calls(path) for path in evaluation.paths}
         layers = {path for path in self.folds if is_standard(self.modules[path])}
-        frames = _frames(self.evaluation, steps, scoped, calls, layers)
-        if self.training is not None:
-            _add_training(frames, self.evaluation, self.training, steps, scoped)
-        _add_methods(frames, self.evaluation, self.training, steps, scoped, calls)
         parents: dict[str, Invocation | None] = {}
-        for invocation, frame in frames.items():
-            parent = parents.setdefault(invocation.path, _scope(invocation.parent, scoped))
-            if parent is _scope(invocation.parent, scoped):
+        for invocation, frame in frames_of(evaluation, training, steps, calls, layers).items():
+            around = evaluation.scope(invocation.parent)
+            if parents.setdefault(invocation.path, around) is around:
                 calls[invocation.path].frames.append(frame)
         for path, of_module in calls.items():
             module = self.modules[path]
@@ -192,27 +180,6 @@ class Placed:
             module.quantized_calls = of_module
             if not isinstance(module, PytorchTrainableQuantizationWrapper) and of_module.frames:
                 vars(module).update({name: Method(module, name) for name in of_module.frames[0].methods})
-
-    def _scoped(self, steps: Mapping[Node, Step]) -> frozenset[str]:
-        """Paths of the modules that quantize: those whose forwards do, and those that tell their calls apart."""
-        scoped = {self.where[node].path for node in steps if node in self.where}
-        scoped |= {each.path for each in self.evaluation.invocations if each.whole is not None} if scoped else set()
-        waiting = list(scoped)
-        calls: dict[str, list[Invocation]] = {}
-        for invocation in self.evaluation.invocations:
-            calls.setdefault(invocation.path, []).append(invocation)
-        while waiting:
-            path = waiting.pop()
-            above = [invocation.parent for invocation in calls[path]]
-            while len(calls[path]) > 1 and all(parent is not None for parent in above):
-                paths = {parent.path for parent in above if parent is not None}
-                for each in paths - scoped:
-                    scoped.add(each)
-                    waiting.append(each)
-                if len(set(map(id, above))) == 1:
-                    break
-                above = [parent.parent if parent is not None else None for parent in above]
-        return frozenset(scoped)
 
 
 def wrap(
@@ -235,128 +202,3 @@ def wrap(
 
 def _with_output(settled: Sequence[Settled]) -> Iterable[tuple[int, Settled]]:
     return ((at, each) for at, each in enumerate(settled) if each.output is not None)
-
-
-def _scope(invocation: Invocation | None, scoped: frozenset[str]) -> Invocation | None:
-    """The nearest call of a module that quantizes."""
-    while invocation is not None and invocation.path not in scoped:
-        invocation = invocation.parent
-    return invocation
-
-
-def _frames(
-    recording: Recording,
-    steps: Mapping[Node, Step],
-    scoped: frozenset[str],
-    calls: Mapping[str, Calls],
-    norms: Collection[str],
-) -> dict[Invocation, Frame]:
-    frames: dict[Invocation, Frame] = {each: Frame() for each in recording.invocations if each.path in scoped}
-    for function, invocation, node in recording.calls:
-        scope = _scope(invocation, scoped)
-        alone = invocation.path in norms  # SyncBatchNorm computes by no function in training
-        if node is not None and node in steps and (alone or (function in HIDDEN and node.layer)):
-            frames[invocation].whole = steps[node]
-        elif scope is not None:
-            frames[scope].steps.setdefault(function, []).append(None if node is None else steps.get(node))
-    for invocation, frame in frames.items():
-        frame.steps = {function: each for function, each in frame.steps.items() if any(each)}
-        if invocation.whole is not None:
-            frame.whole = steps.get(invocation.whole)
-        parent = _scope(invocation.parent, scoped)
-        if parent is not None:
-            frames[parent].inside.setdefault(calls[invocation.path], []).append(frame)
-    return frames
-
-
-def _add_training(
-    frames: Mapping[Invocation, Frame],
-    evaluation: Recording,
-    training: Recording,
-    steps: Mapping[Node, Step],
-    scoped: frozenset[str],
-) -> None:
-    """Where training calls a function more often, tell which calls are those of evaluation."""
-    theirs = _by_place(training, scoped)
-    ours = _by_place(evaluation, scoped)
-    places = _places(evaluation, scoped)
-    for invocation, frame in frames.items():
-        changed = {}
-        for function in frame.steps:
-            wanted = ours[places[invocation], function]
-            found = theirs.get((places[invocation], function), [])
-            if found and len(found) != len(wanted):
-                changed[function] = _aligned(wanted, found, steps)
-        if changed:
-            frame.training = {**frame.steps, **changed}
-
-
-def _aligned(wanted: list[Node | None], found: list[Node | None], steps: Mapping[Node, Step]) -> list[Step | None]:
-    """Steps for the calls in training: those with random numbers exist there only."""
-    waiting = [None if node is None else steps.get(node) for node in wanted]
-    aligned: list[Step | None] = []
-    for node in found:
-        noise = node is not None and any(each.random for each in node.arguments.values())
-        aligned.append(None if noise or not waiting else waiting.pop(0))
-    return aligned
-
-
-def _add_methods(
-    frames: Mapping[Invocation, Frame],
-    evaluation: Recording,
-    training: Recording | None,
-    steps: Mapping[Node, Step],
-    scoped: frozenset[str],
-    calls: Mapping[str, Calls],
-) -> None:
-    """Tell what had been called when a forward called a method that quantizes."""
-    places, theirs = _places(evaluation, scoped), {}
-    if training is not None:
-        of_training = _places(training, scoped)
-        theirs = {(of_training.get(invocation), name): each for (invocation, name), each in training.methods.items()}
-    for (invocation, name), method in evaluation.methods.items():
-        frame = frames.get(invocation)
-        if frame is None or not any(node in steps for node in method.nodes):
-            continue
-        frame.methods[name] = _counts_before(evaluation, method, scoped, calls, frame)
-        if training is not None and (places[invocation], name) in theirs:
-            of_training_run = theirs[places[invocation], name]
-            frame.training_methods[name] = _counts_before(training, of_training_run, scoped, calls, frame)
-
-
-def _counts_before(
-    recording: Recording, method: MethodCall, scoped: frozenset[str], calls: Mapping[str, Calls], frame: Frame
-) -> Mapping[Any, int]:
-    """How often the forward had called each function that it quantizes, and each module that quantizes."""
-    functions = (each for each in recording.calls[: method.calls] if each[0] in frame.steps)
-    modules = (each for each in recording.invocations[: method.invocations] if each.path in scoped)
-    return Counter(
-        [function for function, invocation, _ in functions if _scope(invocation, scoped) is method.invocation]
-        + [calls[each.path] for each in modules if _scope(each.parent, scoped) is method.invocation]
-    )
-
-
-def _places(recording: Recording, scoped: frozenset[str]) -> dict[Invocation, tuple[Any, ...]]:
-    """What tells a call of a module in one run from others, as it does in another run."""
-    counts: Counter[tuple[Any, ...]] = Counter()
-    found: dict[Invocation, tuple[Any, ...]] = {}
-    for invocation in recording.invocations:
-        if invocation.path in scoped:
-            parent = _scope(invocation.parent, scoped)
-            inside = found[parent] if parent is not None else ()
-            place = (*inside, invocation.path)
-            found[invocation] = (*place, counts[place])
-            counts[place] += 1
-    return found
-
-
-def _by_place(
-    recording: Recording, scoped: frozenset[str]
-) -> dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]]:
-    places = _places(recording, scoped)
-    found: dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]] = {}
-    for function, invocation, node in recording.calls:
-        scope = _scope(invocation, scoped)
-        if scope is not None:
-            found.setdefault((places[scope], function), []).append(node)
-    return found

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.backends import mha
 from torch.nn import functional
 
 Call = Callable[..., Any]
@@ -156,3 +158,39 @@ def has_parts(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     added = (*args[7:10], kwargs.get("static_k"), kwargs.get("static_v"))
     refused = kwargs.get("is_causal", False) and kwargs.get("attn_mask") is None
     return not refused and not any(each is not None and each is not False for each in added)
+
+
+class AttentionInParts:
+    """While it is open, PyTorch computes attention by functions that quantizers see.
+
+    It has one function for a whole layer where no gradient is asked for, and takes it under no mode; but the compiler
+    takes no notice of modes there. The switch is one for the process: the first forward turns it off, the last one
+    puts it back. Compiled code has it off while it is traced.
+    """
+
+    lock = threading.Lock()
+    open = 0
+    before = True
+
+    def __enter__(self) -> None:
+        """Turn that function off."""
+        self.traced = torch.compiler.is_compiling()
+        if self.traced:
+            self.before = mha._is_fastpath_enabled  # the compiler refuses the function that sets it
+            mha._is_fastpath_enabled = False
+            return
+        with AttentionInParts.lock:
+            if not AttentionInParts.open:
+                AttentionInParts.before = mha.get_fastpath_enabled()
+                mha.set_fastpath_enabled(False)
+            AttentionInParts.open += 1
+
+    def __exit__(self, *error: object) -> None:
+        """Turn it on again, if it was on, when the last forward ends."""
+        if self.traced:
+            mha._is_fastpath_enabled = self.before
+            return
+        with AttentionInParts.lock:
+            AttentionInParts.open -= 1
+            if not AttentionInParts.open:
+                mha.set_fastpath_enabled(AttentionInParts.before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,8 @@ from trainable_quantizers_core.graph.operation import JOINING, SOURCES, ModelGra
 
 from trainable_quantizers_torch.graph import kinds
 from trainable_quantizers_torch.graph.modules import layers_alone
-from trainable_quantizers_torch.graph.record import Node, Recording, unique_names
-from trainable_quantizers_torch.graph.runtime import Path
+from trainable_quantizers_torch.graph.recording import Node, Recording
+from trainable_quantizers_torch.graph.weights import Path
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def build(recording: Recording, model: nn.Module) -> RecordedGraph:
     """What of a recording counts: what the outputs depend on, without random numbers."""
     wanted = _reached(recording)
     nodes = [node for node in recording.nodes if node in wanted]
-    names = unique_names(nodes)
+    names = _unique_names(nodes)
     positions = {node: at for at, node in enumerate(nodes)}
     shared = _shared_parameters(model) | _read_elsewhere(recording)
     operations = tuple(_operation(node, names[node], positions, shared) for node in nodes)
@@ -60,6 +61,21 @@ def build(recording: Recording, model: nn.Module) -> RecordedGraph:
     operations += tuple(unseen)
     nodes += [Node(each.kind, each.type, each.name, layer=each.layer, weights=_held(model, each)) for each in unseen]
     return RecordedGraph(ModelGraph(operations, outputs), tuple(nodes), positions)
+
+
+def _unique_names(nodes: list[Node]) -> dict[Node, str]:
+    """A name for each node: those that come later get a number."""
+    counts: Counter[str] = Counter()
+    taken: set[str] = set()
+    found = {}
+    for node in nodes:
+        name = node.name
+        while name in taken:
+            counts[node.name] += 1
+            name = f"{node.name}_{counts[node.name]}"
+        taken.add(name)
+        found[node] = name
+    return found
 
 
 def _reached(recording: Recording) -> set[Node]:

@@ -143,6 +143,31 @@ def is_standard(module: nn.Module) -> bool:
     return own and (not set(module._modules) - {"parametrizations"} or isinstance(module, nn.MultiheadAttention))
 
 
+def class_name(module: nn.Module) -> str:
+    """That of the module's own class."""
+    return classes_of(module)[-1].__name__
+
+
+def counts_as_one(module: nn.Module) -> bool:
+    """Whether a module is one operation, whatever it computes inside: a norm or activation function of one's own."""
+    if module._modules or is_standard(module) or isinstance(module, nn.modules.batchnorm._NormBase):
+        return False
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+        return False
+    return kind_of_whole(module) == "norm" or (not module._parameters and _named_like(module, _ACTIVATION_LIKE))
+
+
+def kind_of_whole(module: nn.Module) -> str:
+    """The kind of a module that counts as one operation."""
+    return "norm" if _named_like(module, _NORM_LIKE) else "activation"
+
+
+def _named_like(module: nn.Module, words: tuple[str, ...]) -> bool:
+    return any(word in class_name(module).lower() for word in words)
+
+
+_NORM_LIKE = ("norm",)
+_ACTIVATION_LIKE = ("activation", "gelu", "swish", "silu", "mish", "sigmoid")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import nn
 from trainable_quantizers_core.graph.operation import ModelGraph, Operation, Weight
 
-from trainable_quantizers_torch.graph.kinds import kind_of_module, weights_of
-from trainable_quantizers_torch.graph.record import class_name
+from trainable_quantizers_torch.graph.kinds import class_name, kind_of_module, weights_of
 
 _UNSEEN = "seen as a layer alone: data would show what the forward computes"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch._dynamo.eval_frame import skip_code
-from torch.backends import mha
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 from trainable_quantizers_core import QuantizerError
 
-from trainable_quantizers_torch.graph.attention import PARTS, has_parts
+from trainable_quantizers_torch.graph.attention import PARTS, AttentionInParts, has_parts
 from trainable_quantizers_torch.graph.recomputed import open_parts, saving
 from trainable_quantizers_torch.graph.seen_as import FUNCTIONS, OPERATORS, as_method
+from trainable_quantizers_torch.graph.weights import Path
 from trainable_quantizers_torch.layers.mixed import mix
 from trainable_quantizers_torch.layers.norm import FoldedNorm
 from trainable_quantizers_torch.layers.wrapper import become
@@ -28,9 +27,6 @@ QUANTIZERS = "activation_quantizers"
 
 HIDDEN = frozenset({nn.functional.hardswish, nn.functional.hardsigmoid})
 """Functions that ``torch.compile`` shows to no mode."""
-
-Path = tuple[int | str, ...]
-"""Where an argument is: its position or keyword, and within a list its index."""
 
 
 _HIDDEN_CALL = (
@@ -268,42 +264,8 @@ class _Again:
         self.function, self.state = function, state
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with Quantizing(*self.state), _AttentionInParts():
+        with Quantizing(*self.state), AttentionInParts():
             return self.function(*args, **kwargs)
-
-
-class _AttentionInParts:
-    """While it is open, PyTorch computes attention by functions that quantizers see.
-
-    It has one function for a whole layer where no gradient is asked for, and takes it under no mode; but the compiler
-    takes no notice of modes there. The switch is one for the process: the first forward turns it off, the last one
-    puts it back. Compiled code has it off while it is traced.
-    """
-
-    lock = threading.Lock()
-    open = 0
-    before = True
-
-    def __enter__(self) -> None:
-        self.traced = torch.compiler.is_compiling()
-        if self.traced:
-            self.before = mha._is_fastpath_enabled  # the compiler refuses the function that sets it
-            mha._is_fastpath_enabled = False
-            return
-        with _AttentionInParts.lock:
-            if not _AttentionInParts.open:
-                _AttentionInParts.before = mha.get_fastpath_enabled()
-                mha.set_fastpath_enabled(False)
-            _AttentionInParts.open += 1
-
-    def __exit__(self, *error: object) -> None:
-        if self.traced:
-            mha._is_fastpath_enabled = self.before
-            return
-        with _AttentionInParts.lock:
-            _AttentionInParts.open -= 1
-            if not _AttentionInParts.open:
-                mha.set_fastpath_enabled(_AttentionInParts.before)
 
 
 @dataclass(eq=False)
@@ -343,7 +305,7 @@ class QuantizedCalls:
                 mode.counts[calls] = count + 1
                 return mode.run(calls.forward, frames[min(count, len(frames) - 1)], self, args, kwargs)
         mode = Quantizing()
-        with mode, _AttentionInParts():
+        with mode, AttentionInParts():
             return mode.run(calls.forward, calls.frames[0], self, args, kwargs)
 
     def __prepare_scriptable__(self) -> Any:
@@ -370,7 +332,7 @@ class Method:
         counts = frame.methods[self.name]
         if self.module.training:
             counts = frame.training_methods.get(self.name, counts)
-        with mode, _AttentionInParts():
+        with mode, AttentionInParts():
             return mode.run(self.call, frame, self.module, args, kwargs, counts)
 
     def call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainable_quantizers_torch.graph.kinds import name_of
-from trainable_quantizers_torch.graph.runtime import Path
+
+Path = tuple[int | str, ...]
+"""Where an argument is: its position or keyword, and within a list its index."""
 
 
 @dataclass
