@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from math import frexp
 from numbers import Real
@@ -74,6 +74,25 @@ class AccumulatorGrid:
         if bits < least:
             rule = f"at least {least} with inputs up to {widest}"
             raise invalid(owner, "bits", rule, bits, "fewer hold no product and bias; give the input fewer bits")
+
+    def check(self, owner: str, layer: Any, has_bias: bool, quantizers: Mapping[Any, Any]) -> None:
+        """Refuse a layer whose sums cannot lie on this grid.
+
+        Raises:
+            QuantizerError: weights are not on one power-of-two grid, or the bias is missing that the grid speaks of.
+        """
+        if self.bias and not has_bias:
+            advice = "write AccumulatorGrid(..., bias=False)"
+            raise invalid(owner, "accumulator", "one without a bias", type(layer).__name__, advice)
+        if len(quantizers) != 1 or not all(map(self.fits, quantizers.values())):
+            rule = "one power-of-two quantizer with accumulator"
+            advice = (
+                "leave accumulator out, or quantize the weight by a power-of-two quantizer (a limit takes no table)"
+            )
+            raise invalid(owner, "weights_quantizers", rule, quantizers, advice)
+        if self.bits is not None and self.axis(next(iter(quantizers.values()))) is None:
+            advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
+            raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
     def with_inputs(self, inputs: Any) -> AccumulatorGrid:
         """The same of other inputs."""

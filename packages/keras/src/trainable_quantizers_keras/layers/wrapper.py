@@ -190,7 +190,8 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         constants = kwargs.get("weight_values", args[0] if args else None)
         _check(type(self).__name__, layer, weights_quantizers, constants)
         if accumulator is not None:
-            _check_accumulator(type(self).__name__, layer, weights_quantizers, accumulator)
+            has_bias = bool(getattr(layer, "use_bias", False) or getattr(layer, "bias_axes", None))
+            accumulator.check(type(self).__name__, layer, has_bias, weights_quantizers)
         super().__init__(layer, weights_quantizers, *args, **kwargs)
         self.accumulator = accumulator
         self._take_norm(norm)
@@ -312,19 +313,6 @@ def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:
         if len(found) == len(names):
             break
     return found
-
-
-def _check_accumulator(owner: str, layer: Any, quantizers: Any, grid: AccumulatorGrid) -> None:
-    """A grid of sums needs weights on one power-of-two grid, and the bias that it speaks of."""
-    if grid.bias and not (getattr(layer, "use_bias", False) or getattr(layer, "bias_axes", None)):
-        advice = "write AccumulatorGrid(..., bias=False)"
-        raise invalid(owner, "accumulator", "one without a bias", type(layer).__name__, advice)
-    if len(quantizers) != 1 or not all(map(grid.fits, quantizers.values())):
-        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer (a limit takes no table)"
-        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with accumulator", quantizers, advice)
-    if grid.bits is not None and grid.axis(next(iter(quantizers.values()))) is None:
-        advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
-        raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
 
 def _check(owner: str, layer: Any, quantizers: Any, constants: Any) -> None:

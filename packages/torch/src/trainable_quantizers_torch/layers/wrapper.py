@@ -69,7 +69,8 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
     ) -> None:
         _check(module, weights_quantizers, weight_values)
         if accumulator is not None:
-            _check_accumulator(module, weights_quantizers, accumulator)
+            owner, bias = PytorchTrainableQuantizationWrapper.__name__, getattr(module, "bias", None)
+            accumulator.check(owner, module, isinstance(bias, torch.nn.Parameter), weights_quantizers)
         super().__init__(
             module,
             dict(weights_quantizers),
@@ -371,20 +372,6 @@ def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:
     module.__class__ = other.__class__
     module.__dict__ = other.__dict__
     return module
-
-
-def _check_accumulator(module: Any, quantizers: Any, grid: AccumulatorGrid) -> None:
-    """A grid of sums needs weights on one power-of-two grid, and the bias that it speaks of."""
-    owner = PytorchTrainableQuantizationWrapper.__name__
-    if grid.bias and not isinstance(getattr(module, "bias", None), torch.nn.Parameter):
-        advice = "write AccumulatorGrid(..., bias=False)"
-        raise invalid(owner, "accumulator", "one without a bias", type(module).__name__, advice)
-    if len(quantizers) != 1 or not all(map(grid.fits, quantizers.values())):
-        advice = "leave accumulator out, or quantize the weight by a power-of-two quantizer (a limit takes no table)"
-        raise invalid(owner, "weights_quantizers", "one power-of-two quantizer with accumulator", quantizers, advice)
-    if grid.bits is not None and grid.axis(next(iter(quantizers.values()))) is None:
-        advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
-        raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
 
 def _check(module: Any, quantizers: Any, weight_values: Any) -> None:
