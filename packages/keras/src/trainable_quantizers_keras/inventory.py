@@ -17,13 +17,12 @@ from trainable_quantizers_keras.graph.watch import watching
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import is_graph
 from trainable_quantizers_keras.layers.copies import parts_of
-from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
+from trainable_quantizers_keras.layers.holder import HOLDER_SUFFIX, KerasActivationQuantizationHolder
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.wrapper import KerasQuantizationWrapper
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuantizer
 
-HOLDER_SUFFIX = "_quantized"
 _WRAPPERS = (KerasQuantizationWrapper, mct_quantizers.KerasQuantizationWrapper)
 
 

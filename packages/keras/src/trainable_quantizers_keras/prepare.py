@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,37 +16,24 @@ from trainable_quantizers_core.calibration.observation import Observation
 from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.graph.folding import AT_CONVERSION, check_folding
 from trainable_quantizers_core.graph.operation import Weight
-from trainable_quantizers_core.graph.settle import settle
+from trainable_quantizers_core.graph.settle import Settled, settle
 from trainable_quantizers_core.inventory import accumulator_bits
 
 from trainable_quantizers_keras.calibration.batches import example_of, first_batches, in_order, run_on
 from trainable_quantizers_keras.calibration.bias_correction import correct_biases
 from trainable_quantizers_keras.deploy.convert import needs_package, quantizes, refuse_configuration
 from trainable_quantizers_keras.deploy.self_check import check_prepared
+from trainable_quantizers_keras.graph.apply import Placed
 from trainable_quantizers_keras.graph.equalize import equalize_layers
 from trainable_quantizers_keras.graph.exchanged import check_held, hold
 from trainable_quantizers_keras.graph.fold import fold_batch_norm as fold
-from trainable_quantizers_keras.graph.fold import taken_apart
 from trainable_quantizers_keras.graph.open import opened
-from trainable_quantizers_keras.graph.record import (
-    Place,
-    RecordedCall,
-    RecordedModel,
-    executions,
-    place_of_part,
-    record,
-)
+from trainable_quantizers_keras.graph.record import RecordedModel, executions, record
 from trainable_quantizers_keras.graph.watch import watching
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX, quantizers_by_place, quantizers_of, watched_sums
+from trainable_quantizers_keras.inventory import quantizers_by_place, quantizers_of, watched_sums
 from trainable_quantizers_keras.keras_version import keras
-from trainable_quantizers_keras.layers.calls import Call, input_layers, is_graph
-from trainable_quantizers_keras.layers.copies import copied, input_shape_of
-from trainable_quantizers_keras.layers.holder import (
-    KerasMaskedActivationQuantizationHolder,
-    KerasTrainableActivationQuantizationHolder,
-)
-from trainable_quantizers_keras.layers.quantized_layer import located, slot_of
-from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
+from trainable_quantizers_keras.layers.calls import input_layers, is_graph
+from trainable_quantizers_keras.layers.slots import located, slot_of
 from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantizationWrapper
 from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainableQuantizer
 
@@ -109,21 +96,23 @@ def prepare(
     equalized: dict[str, str] = {}
     if equalize:
         model, equalized, notes = equalize_layers(model, notes)
-    made = _quantizers(model, notes, recipe, calibration_data, verbose)
-    made.apart = apart
+    recorded = record(model, notes)
+    settled, found = _settled(model, recorded, recipe, calibration_data, verbose)
+    placed = Placed(model, recorded, settled, apart)
     copies: dict[int, Any] = {}
-    prepared = copied(model, _wrapping(made), lambda call: _follower(made.holders.get(call.place), call), copies)
+    prepared = placed.apply(copies)
     for place, quantizer in quantizers_by_place(prepared).items():
         quantizer.place = place
     if check and first:
         check_prepared(given, prepared, first[0], set(folded.values()))
-    if made.corrected:
+    if placed.corrected:
         wrapped = [each for each in prepared._flatten_layers() if isinstance(each, KerasTrainableQuantizationWrapper)]
         norms = {id(each.layer): each.norm for each in wrapped}
-        pairs = [(layer, _inner(copies[id(layer)])) for layer in made.corrected]
+        pairs = [(layer, _inner(copies[id(layer)])) for layer in placed.corrected]
         layers = [(layer, copy, norms.get(id(copy))) for layer, copy in pairs]
         correct_biases(model, prepared, layers, first or calibration_data)
-    found = made.found.with_norms(folded, bool(apart)) if fold_batch_norm else made.found
+    if fold_batch_norm:
+        found = found.with_norms(folded, bool(apart))
     refuse_configuration(prepared)
     found = found.with_equalized(equalized)
     vars(prepared)[_SUMMARY] = replace(found, runtime=_PACKAGE if needs_package(prepared) else "")
@@ -191,20 +180,10 @@ def _inner(layer: Any) -> Any:
     return _inner(layer.layer) if isinstance(layer, keras.layers.Wrapper) else layer
 
 
-@dataclass
-class _Made:
-    """What stands where in the copy: quantizers of weights by layer, holders by call and result, norms by layer."""
-
-    found: Summary
-    quantizers: dict[int, dict[str, Any]] = field(default_factory=dict)
-    holders: dict[Place, dict[int, Any]] = field(default_factory=dict)
-    corrected: list[Any] = field(default_factory=list)
-    accumulators: dict[int, Any] = field(default_factory=dict)
-    apart: dict[int, tuple[Any, Any]] = field(default_factory=dict)
-
-
-def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any, verbose: bool) -> _Made:
-    recorded = record(model, notes)
+def _settled(
+    model: Any, recorded: RecordedModel, recipe: Recipe, data: Any, verbose: bool
+) -> tuple[Sequence[Settled], Summary]:
+    """The quantizers, from the weights of the model and its run on the data, and the summary."""
 
     def values(position: int, weight: Weight) -> np.ndarray:
         layer, name = recorded.calls[position].holder_of(weight.name)
@@ -214,25 +193,7 @@ def _quantizers(model: Any, notes: Mapping[int, str], recipe: Recipe, data: Any,
     def observe(positions: Sequence[int]) -> dict[int, Observation]:
         return _observe(model, recorded, positions, data, verbose)
 
-    settled, found = settle(recorded.graph, recipe, BaseKerasTrainableQuantizer, values, observe)
-    made, names = _Made(found), {layer.name for layer in model._flatten_layers()}
-    for call, each in zip(recorded.calls, settled, strict=True):
-        for weight, quantizer in each.weights.items():
-            layer, name = call.holder_of(weight)
-            made.quantizers.setdefault(id(layer), {})[name] = quantizer
-        if each.output is not None:
-            masked = call.masked
-            kind = KerasMaskedActivationQuantizationHolder if masked else KerasTrainableActivationQuantizationHolder
-            name = _holder_name(call)
-            if name in names:
-                rule = f"another than that of the quantizer behind {call.layer.name!r}"
-                raise invalid("prepare", "name of a layer", rule, name, "rename one of the two layers")
-            holder = kind(each.output, name=name, dtype="float32")
-            made.holders.setdefault(call.place, {})[call.result] = holder
-        made.corrected += [call.layer] if each.corrects_bias else []
-        if each.accumulator is not None:
-            made.accumulators[id(call.layer)] = each.accumulator
-    return made
+    return settle(recorded.graph, recipe, BaseKerasTrainableQuantizer, values, observe)
 
 
 def _observe(
@@ -265,57 +226,3 @@ def _as_array(value: Any) -> np.ndarray | None:
     """A floating tensor as an array; None for anything else, also for one inside a tf.function."""
     readable = isinstance(value, tf.Tensor) and value.dtype.is_floating and hasattr(value, "numpy")
     return tf.cast(value, tf.float32).numpy() if readable else None
-
-
-def _holder_name(call: RecordedCall) -> str:
-    _, _, index = call.place
-    result = f".{call.result}" if call.result else ""
-    return call.layer.name + HOLDER_SUFFIX + (f"_{index}" if index else "") + result
-
-
-def _named(layer: Any, name: str) -> dict[str, Any]:
-    """A name, and the precision of a layer."""
-    policy = getattr(layer, "dtype_policy", None)
-    return {"name": name} if policy is None else {"name": name, "dtype": policy}
-
-
-def _follower(holders: Mapping[int, Any] | None, call: Call) -> Any:
-    """What the results of a call go through."""
-    if holders is None or len(call.results) == 1:
-        return None if holders is None else holders[0]
-
-    def quantized(results: Any) -> Any:
-        values = tf.nest.flatten(results)
-        given = [holders[at](value) if at in holders else value for at, value in enumerate(values)]
-        return tf.nest.pack_sequence_as(results, given)
-
-    return quantized
-
-
-def _wrapping(made: _Made) -> Callable[[Any, Any], Any]:
-    """What stands for a layer in the copy: its wrapper, and outside graphs with its holder in one."""
-
-    def replace(layer: Any, call: Any) -> Any:
-        replacement = layer
-        if id(layer) in made.quantizers:
-            inner, norm = taken_apart(*made.apart[id(layer)]) if id(layer) in made.apart else (copied(layer), None)
-            replacement = KerasTrainableQuantizationWrapper(
-                inner,
-                made.quantizers[id(layer)],
-                accumulator=made.accumulators.get(id(layer)),
-                norm=norm,
-                **_named(layer, layer.name),
-                trainable=layer.trainable or (norm is not None and norm.layer.trainable),
-            )
-        if call is not None:
-            return replacement
-        if replacement is not layer:
-            replacement.build(input_shape_of(layer))  # a graph does it by its calls
-        holder = made.holders.get(place_of_part(layer), {}).get(0)
-        if holder is None:
-            return replacement
-        holder.build(None)
-        inner = copied(layer) if replacement is layer else replacement
-        return KerasQuantizedOutput(inner, holder, **_named(layer, layer.name))
-
-    return replace

@@ -18,7 +18,7 @@ from trainable_quantizers_core.integer.program import QUANTIZING, Program
 from trainable_quantizers_core.integer.step import Step
 
 from trainable_quantizers_keras.graph.watch import named_layers, replaced_calls
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
+from trainable_quantizers_keras.layers.holder import HOLDER_SUFFIX
 
 _RESOLVERS = tf.lite.experimental.OpResolverType
 KERNELS = {

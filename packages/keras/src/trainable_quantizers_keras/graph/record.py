@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
-import tensorflow as tf
 from trainable_quantizers_core.graph.operation import WEIGHTED, ModelGraph, Operation, Weight
 
-from trainable_quantizers_keras.graph.kinds import (
-    clips,
-    folds,
-    has_bias,
-    has_weight,
-    is_identity,
-    keeps_values,
-    kind_of,
-    scales,
-    weight_axis,
-    weights_of,
-    word_of,
-)
+from trainable_quantizers_keras.graph.describe import INSIDE, is_floating, operation_of, work_of_function
+from trainable_quantizers_keras.graph.kinds import weight_axis, word_of
 from trainable_quantizers_keras.keras_version import keras
 from trainable_quantizers_keras.layers.calls import Call, calls_of, ends_of, input_layers, is_graph
-from trainable_quantizers_keras.layers.copies import part_at, parts_of
+from trainable_quantizers_keras.layers.copies import parts_of
 from trainable_quantizers_keras.layers.weight import KerasWeight
 
 _Results = Sequence[tuple[int, ...]]  # of each result of a call, the operations that give it
 Place = tuple[int, int, int]
 """Identity of the graph and of the layer, and how many calls of the layer the graph makes before."""
 
-_INSIDE = "what it computes inside stays in float"
 _UNSEEN = "a layer of a subclassed model: its inputs, and sums and functions of the call, stay in float"
 
 
@@ -142,7 +128,7 @@ class _Recorder:
                 outputs += _joined(self.graph(part, inside)) if is_graph(part) else self.parts(part, inside)
             else:
                 note = "; ".join(filter(None, (_UNSEEN, self.notes.get(id(part)))))
-                operation = _operation(name, part, (), None, self.first.get(id(part), ""), note)
+                operation = operation_of(name, part, (), None, self.first.get(id(part), ""), note)
                 self.first.setdefault(id(part), name)
                 outputs += self.found.add(operation, RecordedCall(part, place_of_part(part)))
         return outputs
@@ -167,7 +153,7 @@ class _Recorder:
             reads = Operation(name, "function", type(model).__name__, _joined(inputs), floating=False)
             self.found.add(reads, RecordedCall(model, call.place))
             self.parts(model, f"{name}/")
-            result = Operation(f"{name}.result", "function", type(model).__name__, inside=_INSIDE, floating=False)
+            result = Operation(f"{name}.result", "function", type(model).__name__, inside=INSIDE, floating=False)
             at = self.found.add(result, RecordedCall(model, call.place))
             self.results[id(model)] = [at] * len(call.results)
         return self.results[id(model)]
@@ -175,14 +161,14 @@ class _Recorder:
     def _call(self, call: Call, name: str, inputs: tuple[int, ...], read: Sequence[int]) -> _Results:
         """Record a call by the first of its results that is read; the others are operations that read the same."""
         note = self.notes.get(id(call.layer), "")
-        operation = _operation(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), note, read[0])
+        operation = operation_of(name, call.layer, inputs, call, self.first.get(id(call.layer), ""), note, read[0])
         self.first.setdefault(id(call.layer), name)
         operation, reads = self._with_weights(replace(operation, within=self.within), call)
         results: list[tuple[int, ...]] = [()] * len(call.results)
         for at in read:
             found = operation
             if at != read[0]:
-                floating = _is_floating(call.results[at].dtype)
+                floating = is_floating(call.results[at].dtype)
                 named = f"{name}.{at}"
                 found = replace(operation, name=named, floating=floating, weights=(), work=0, inside="", note="")
             results[at] = self.found.add(found, RecordedCall(call.layer, call.place, call.masked, reads, at))
@@ -196,118 +182,21 @@ class _Recorder:
         kind = "embedding" if looks_up else operation.kind
         if not given or (operation.layer and operation.weights) or kind not in WEIGHTED:
             return operation, {}
-        axes = {layer.name: weight_axis(call, layer, kind) for layer in given.values()}
-        weights = tuple(Weight(layer.name, axes[layer.name], f"{self.first[id(layer)]}") for layer in given.values())
+        weights = tuple(
+            Weight(layer.name, weight_axis(call, layer, kind), self.first[id(layer)]) for layer in given.values()
+        )
         read = replace(
             operation,
             kind=kind,
             inputs=tuple(at for at in operation.inputs if at not in given),
             weights=weights,
-            work=operation.work or _work_of_function(call, kind, [layer.shape for layer in given.values()]),
+            work=operation.work or work_of_function(call, kind, [layer.shape for layer in given.values()]),
         )
         return read, {layer.name: layer for layer in given.values()}
 
 
 def _joined(inputs: _Results) -> tuple[int, ...]:
     return tuple(dict.fromkeys(position for each in inputs for position in each))
-
-
-def _operation(
-    name: str, layer: Any, inputs: tuple[int, ...], call: Call | None, first: str, note: str, result: int = 0
-) -> Operation:
-    if isinstance(layer, keras.layers.InputLayer):
-        return Operation(name, "input", "InputLayer", floating=_is_floating(layer.dtype))
-    if isinstance(layer, KerasWeight):
-        return Operation(name, "constant", "weight", floating=_is_floating(layer.weight_dtype))
-    word, kind = word_of(layer), kind_of(layer)
-    weights, parts = weights_of(layer), parts_of(layer)
-    inside = ""
-    if parts:
-        weights = dict(_weights_inside(layer, ""))
-        inside = _INSIDE if getattr(layer, "weights", ()) else ""
-        kind = ("linear" if inside else "function") if kind == "other" else kind
-    elif len(weights) > 1:  # a separable convolution
-        inside = _INSIDE
-    elif kind == "other" and not keeps_values(layer):
-        own = bool(getattr(layer, "weights", ()))
-        weights = {"kernel": -1} if own and has_weight(layer, "kernel") else {}
-        kind = "linear" if weights else "function"
-    shared = f"{first or name}"
-    return Operation(
-        name=name,
-        kind=kind,
-        type=word,
-        inputs=inputs,
-        layer=first or name,
-        weights=tuple(Weight(path, axis, f"{shared}.{path}") for path, axis in weights.items()),
-        bias="bias" if has_bias(layer) else "",
-        work=_work(layer, call, kind, weights),
-        clips=clips(layer),
-        scales=scales(layer),
-        folds=folds(layer),
-        identity=is_identity(layer),
-        floating=call is None or call.node is None or _is_floating(call.results[result].dtype),
-        inside=inside,
-        note=note,
-        sizes_only=word.lower() in ("shape", "size", "rank", "zeroslike", "zeros_like", "oneslike", "ones_like"),
-    )
-
-
-def _is_floating(dtype: Any) -> bool:
-    return dtype is None or tf.as_dtype(str(getattr(dtype, "name", dtype))).is_floating
-
-
-def _work(layer: Any, call: Call | None, kind: str, weights: dict[str, int]) -> int:
-    """Multiply-accumulates for one example; unknown lengths count as one."""
-    shapes = _shapes(layer, call)
-    if kind == "matmul" and len(shapes) == 2:
-        (_, before), (_, after) = ([shape[0], _size(shape)] for shape in shapes)
-        return int(after * (shapes[0][-1] or 1)) if before else 0
-    if not weights or not shapes or kind == "embedding":
-        return 0
-    numbers = sum(prod(_weight_shape(layer, path)) for path in weights)
-    before, after = shapes[0], shapes[-1]
-    if kind in ("conv", "depthwise_conv"):
-        return _positions(layer, after) * numbers
-    if kind == "conv_transpose":
-        return _positions(layer, before) * numbers
-    return _size(before[:-1]) * numbers
-
-
-def _work_of_function(call: Call, kind: str, weights: Sequence[tuple[int, ...]]) -> int:
-    """Multiply-accumulates for one example of a convolution that is a function."""
-    shapes = _shapes(call.layer, call)
-    if kind not in ("conv", "depthwise_conv", "conv_transpose") or not shapes:
-        return 0
-    where = shapes[0] if kind == "conv_transpose" else shapes[-1]
-    return _positions(call.layer, where) * sum(map(prod, weights))
-
-
-def _shapes(layer: Any, call: Call | None) -> list[Any]:
-    """Of the first input and of the first result."""
-    try:
-        if call is not None and call.node is not None:
-            first = [before.results[at] for before, at in call.arguments[:1]]
-            tensors = [*first, call.results[0]]
-        else:
-            tensors = [tf.nest.flatten(layer.input)[0], tf.nest.flatten(layer.output)[0]]
-    except (AttributeError, ValueError, RuntimeError):  # a layer that no graph calls has neither
-        return []
-    return [tuple(tensor.shape) for tensor in tensors]
-
-
-def _size(shape: Any) -> int:
-    return prod(size or 1 for size in shape[1:])
-
-
-def _positions(layer: Any, shape: Any) -> int:
-    last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return prod(size or 1 for size in (shape[1:-1] if last else shape[2:]))
-
-
-def _weight_shape(layer: Any, path: str) -> tuple[int, ...]:
-    owner, _, name = path.rpartition(".")
-    return tuple(getattr(part_at(layer, owner), name).shape)
 
 
 def place_of_part(layer: Any) -> Place:
@@ -333,12 +222,3 @@ def _executions(model: Any) -> Iterator[tuple[Any, Place]]:
             yield from _executions(layer)
         else:
             yield layer, place
-
-
-def _weights_inside(layer: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Of the layers inside a layer, at any depth."""
-    for name, part in parts_of(layer).items():
-        inside = f"{path}{name}"
-        for weight, axis in weights_of(part).items():
-            yield f"{inside}.{weight}", axis
-        yield from _weights_inside(part_at(layer, name), f"{inside}.")

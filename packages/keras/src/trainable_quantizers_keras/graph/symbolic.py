@@ -11,11 +11,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import op_callbacks
 
+from trainable_quantizers_keras.graph.contexts import (
+    holding,
+    names_apart,
+    watching_attributes,
+    watching_constants,
+    without_traces,
+)
 from trainable_quantizers_keras.graph.kinds import draws, is_identity, word_of
 from trainable_quantizers_keras.graph.watch import replaced_calls
-from trainable_quantizers_keras.keras_version import KERAS_3, keras, rename
+from trainable_quantizers_keras.keras_version import KERAS_3, keras
 from trainable_quantizers_keras.layers.attributes import variables_in
 from trainable_quantizers_keras.layers.call_form import CallForm, is_symbol
 from trainable_quantizers_keras.layers.calls import Call, arguments_of, behind, calls_of
@@ -67,7 +73,7 @@ class Recording:
         self.read: set[str] = set()
         """Names of attributes that the call reads."""
         self.form = CallForm.of(inspect.signature(layer.call), args, kwargs)
-        with _without_traces(layer), _names_apart(layer), self._reading_symbols(), self._without_calls():
+        with without_traces(layer), names_apart(layer), self._reading_symbols(), self._without_calls():
             self._evaluation = self._run(args, kwargs, False)
             self._training = self._run(args, kwargs, True) if self._takes_training() else self._evaluation
             self.inputs, self.outputs, self.calls = self._training
@@ -94,7 +100,7 @@ class Recording:
             named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
         bound = inspect.BoundArguments(self.form.signature, named)
         found: set[str] = set()
-        watching = _watching_constants(found), _watching_attributes(self.layer, self.read), _without_losses(self.layer)
+        watching = watching_constants(found), watching_attributes(self.layer, self.read), _without_losses(self.layer)
         with functions_on_symbols(), sizes_as_symbols(), watching[0], watching[1], watching[2]:
             outputs = self.layer.call(*bound.args, **bound.kwargs)
         outputs = tf.nest.map_structure(lambda value: _as_symbol(value, next(iter(inner.values()))), outputs)
@@ -169,7 +175,7 @@ class Recording:
             return symbols[id(self._symbols[id(value)])] if id(value) in self._symbols else value
 
         values = {slot: tf.nest.map_structure(now, value) for slot, value in self.slots[id(layer)].items()}
-        with functions_on_symbols(), sizes_as_symbols(), _holding(layer, values):
+        with functions_on_symbols(), sizes_as_symbols(), holding(layer, values):
             return layer.call(*args, **kwargs)
 
     @contextmanager
@@ -272,22 +278,6 @@ def _training_of(call: Call) -> Any:
 
 
 @contextmanager
-def _watching_constants(found: set[str]) -> Iterator[None]:
-    """Notice operations that run now, and not in the graph."""
-
-    def see(op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None) -> None:
-        word = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
-        if graph is None and (word == "ReadVariableOp" or "Random" in word):
-            found.add("variables" if word == "ReadVariableOp" else "random numbers")
-
-    op_callbacks.add_op_callback(see)
-    try:
-        yield
-    finally:
-        op_callbacks.remove_op_callback(see)
-
-
-@contextmanager
 def _without_losses(layer: Any) -> Iterator[None]:
     """Notice losses and metrics that a call adds: they are no part of its graph."""
 
@@ -299,28 +289,6 @@ def _without_losses(layer: Any) -> Iterator[None]:
         yield
     finally:
         del vars(layer)["add_loss"], vars(layer)["add_metric"]
-
-
-@contextmanager
-def _watching_attributes(layer: Any, found: set[str]) -> Iterator[None]:
-    """Notice the attributes of a layer that are read, but for those that every layer has."""
-    kind: Any = type(layer)
-    own, read = vars(kind).get("__getattribute__"), kind.__getattribute__
-
-    def see(self: Any, name: str) -> Any:
-        if self is layer and name not in INTERNAL:
-            found.add(name)
-        return read(self, name)
-
-    kind.__getattribute__ = see
-    try:
-        yield
-    finally:
-        if own is None:
-            del kind.__getattribute__
-        else:
-            kind.__getattribute__ = own
-        found &= vars(layer).keys()
 
 
 def _as_symbol(value: Any, given: Any) -> Any:
@@ -336,43 +304,3 @@ def _as_symbol(value: Any, given: Any) -> Any:
     ops = keras.ops if KERAS_3 else tf
     nothing = (ops.sum if KERAS_3 else ops.reduce_sum)(ops.zeros_like(given))
     return ops.add(ops.cast(nothing, value.dtype.name), value)
-
-
-@contextmanager
-def _holding(layer: Any, values: dict[str, Any]) -> Iterator[None]:
-    kept = {name: vars(layer)[name] for name in values}
-    vars(layer).update(values)
-    try:
-        yield
-    finally:
-        vars(layer).update(kept)
-
-
-@contextmanager
-def _names_apart(layer: Any) -> Iterator[None]:
-    """Another name for each layer inside, since a graph must not hold two of the same."""
-    named = [(each, each.name) for each in layer._flatten_layers(include_self=False)]
-    for number, (each, name) in enumerate(named):
-        rename(each, f"{name}_{number}")
-    try:
-        yield
-    finally:
-        for each, name in named:
-            rename(each, name)
-
-
-@contextmanager
-def _without_traces(layer: Any) -> Iterator[None]:
-    """Forget the calls that are recorded in the meantime, which Keras keeps in the layers."""
-    lists = [
-        nodes
-        for each in layer._flatten_layers()
-        for nodes in (getattr(each, "_inbound_nodes", None), getattr(each, "_outbound_nodes", None))
-        if isinstance(nodes, list)
-    ]
-    lengths = [len(nodes) for nodes in lists]
-    try:
-        yield
-    finally:
-        for nodes, length in zip(lists, lengths, strict=True):
-            del nodes[length:]

@@ -14,6 +14,9 @@ from trainable_quantizers_keras.keras_version import KERAS_3, PACKAGE, keras
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
 from trainable_quantizers_keras.layers.state import StructuredState
 
+HOLDER_SUFFIX = "_quantized"
+"""What a holder is called, behind the name of the layer whose output it quantizes."""
+
 if KERAS_3:
 
     @keras.utils.register_keras_serializable(package=PACKAGE)

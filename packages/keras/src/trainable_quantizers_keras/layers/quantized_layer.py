@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,21 +12,15 @@ import numpy as np
 import tensorflow as tf
 from mct_quantizers.common.constants import POSITIONAL_WEIGHT
 from trainable_quantizers_core import BaseTrainableQuantizer
-from trainable_quantizers_core.errors import invalid, nearest
+from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_core.quantizer.accumulator import AccumulatorGrid, worst_bits
 
 from trainable_quantizers_keras.keras_version import KERAS_3, full_precision, infers_shapes, keras
 from trainable_quantizers_keras.kernels.accumulator import limit_weight, round_bias, step_of_bias
 from trainable_quantizers_keras.layers.attributes import is_variable
-from trainable_quantizers_keras.layers.copies import (
-    INTERNAL,
-    build_by_call,
-    part_at,
-    parts_of,
-    remember_shape,
-    shapes_of,
-)
+from trainable_quantizers_keras.layers.copies import INTERNAL, build_by_call, part_at, remember_shape, shapes_of
 from trainable_quantizers_keras.layers.norm import FoldedNorm
+from trainable_quantizers_keras.layers.slots import located, slot_of, substituted
 from trainable_quantizers_keras.layers.state import StructuredState
 
 
@@ -276,58 +269,3 @@ def without_foreign_mask(layer: Any, kwargs: Mapping[str, Any]) -> dict[str, Any
     """The keywords of a call of a wrapper that are for its layer: Keras 2 gives a mask to whatever takes keywords."""
     takes_mask = "mask" in inspect.signature(layer.call).parameters
     return {name: value for name, value in kwargs.items() if name != "mask" or takes_mask}
-
-
-@contextmanager
-def substituted(layer: Any, values: Mapping[str, Any]) -> Iterator[None]:
-    """``layer`` with other values in some of its slots, for the time of the context."""
-    places = [(*located(layer, path), value) for path, value in values.items()]
-    kept = [slots[slot] for slots, slot, _ in places]
-    for slots, slot, value in places:
-        slots[slot] = value
-    try:
-        yield
-    finally:
-        for (slots, slot, _), value in zip(places, kept, strict=True):
-            slots[slot] = value
-
-
-def located(layer: Any, path: str) -> tuple[dict[str, Any], str]:
-    """The attributes that hold what is at a path that ``slot_of`` gave, and its name among them."""
-    inside, _, slot = path.rpartition(".")
-    return vars(part_at(layer, inside)), slot
-
-
-def slot_of(layer: Any, key: str) -> str:
-    """Where in ``vars`` a layer keeps the weight it shows as an attribute; of a layer inside, with the path to it.
-
-    Raises:
-        QuantizerError: the layer has no such weight, or computes it from others.
-
-    Examples:
-        >>> layer = keras.layers.Dense(2)
-        >>> layer.build((None, 3))
-        >>> slot_of(layer, "kernel") in ("kernel", "_kernel")
-        True
-        >>> slot_of(keras.layers.TimeDistributed(layer), "layer.kernel").startswith("layer.")
-        True
-    """
-    path, _, attribute = key.rpartition(".")
-    owner = f"{type(layer).__name__} {layer.name!r}"
-    try:
-        inner = part_at(layer, path)
-    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
-        advice = nearest(path, parts_of(layer))
-        raise invalid(owner, "weights_quantizers key", "the path of a weight", key, advice) from error
-    weights = {id(weight) for weight in inner.weights}
-    for slot in (attribute, f"_{attribute}"):
-        if id(vars(inner).get(slot)) in weights and getattr(inner, attribute, None) is vars(inner)[slot]:
-            return f"{path}.{slot}" if path else slot
-    known = [name.lstrip("_") for name, value in vars(inner).items() if id(value) in weights]
-    advice = nearest(attribute, known)
-    if inner.weights and not known:
-        example = next(path for path, part in parts_of(inner).items() if part.weights)
-        advice = f"its weights belong to layers inside it: name them like {example}.kernel"
-    if hasattr(inner, attribute):
-        advice = "it computes this one from others (LoRA?): merge them first"
-    raise invalid(owner, "weights_quantizers key", "the name of a weight that the layer holds", key, advice)

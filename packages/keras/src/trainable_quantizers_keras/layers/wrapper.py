@@ -19,9 +19,10 @@ from trainable_quantizers_keras.layers.calls import behind, masked
 from trainable_quantizers_keras.layers.copies import copied
 from trainable_quantizers_keras.layers.holder import KerasActivationQuantizationHolder
 from trainable_quantizers_keras.layers.norm import FoldedNorm
-from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer, located
+from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
 from trainable_quantizers_keras.layers.quantized_output import KerasQuantizedOutput
 from trainable_quantizers_keras.layers.serialization import NamedWeights, deserialize_quantizer
+from trainable_quantizers_keras.layers.slots import located
 
 if KERAS_3:
 

@@ -14,8 +14,8 @@ from trainable_quantizers_core.training.distillation import DistillationTerms, c
 from trainable_quantizers_keras.calibration.batches import named_tensors
 from trainable_quantizers_keras.graph.parts import is_activated, names_of_last_part
 from trainable_quantizers_keras.graph.watch import named_layers, watching
-from trainable_quantizers_keras.inventory import HOLDER_SUFFIX
 from trainable_quantizers_keras.keras_version import keras
+from trainable_quantizers_keras.layers.holder import HOLDER_SUFFIX
 from trainable_quantizers_keras.prepare import find_summary
 
 _Results = dict[int, list[Any]]  # of layers, by their identity
