@@ -52,18 +52,16 @@ def demo(arguments: list[str]) -> None:
 
 
 def test(arguments: list[str]) -> None:
-    """Tests of all packages and tests-integration; the long ones and all of Keras 2 too by ``test everything``."""
+    """Tests of all packages and tests-integration; ``test everything``: the long ones, all of Keras 2, tf-keras too."""
     everything, arguments = "everything" in arguments, [each for each in arguments if each != "everything"]
     with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
         hatch("run", f"test:{'all' if everything else 'usual'}", *arguments)
-    if sys.version_info >= (3, 12):
+    if sys.version_info < (3, 12):
+        with part("Keras 2 (TensorFlow 2.15)"):
+            hatch("run", f"keras2:{'all' if everything else 'beside-keras3'}", *arguments)
+    if everything or sys.version_info >= (3, 12):
         with part("Keras 2 as tf-keras (TensorFlow 2.21); TensorFlow 2.15 needs Python 3.11 or older"):
             hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
-        return
-    with part("Keras 2 as tf-keras (TensorFlow 2.21)"):
-        hatch("run", f"test:legacy{'' if everything else '-beside-keras2'}", *arguments, TF_USE_LEGACY_KERAS="1")
-    with part("Keras 2 (TensorFlow 2.15)"):
-        hatch("run", f"keras2:{'all' if everything else 'beside-keras3'}", *arguments)
 
 
 def python310() -> str | None:
