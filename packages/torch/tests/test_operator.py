@@ -47,6 +47,7 @@ def test_an_exported_program_computes_and_learns_the_same(strict):
     assert torch.equal(program.module()(more), model(more))
 
 
+@pytest.mark.long
 def test_a_saved_program_runs_in_another_process(tmp_path):
     model, x = network(), torch.randn(2, 2, 8, 8)
     torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
