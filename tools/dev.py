@@ -56,11 +56,11 @@ def test(arguments: list[str]) -> None:
     everything, arguments = "everything" in arguments, [each for each in arguments if each != "everything"]
     with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
         hatch("run", f"test:{'all' if everything else 'usual'}", *arguments)
-    if sys.version_info < (3, 12):
+    if sys.version_info < (3, 12):  # as TensorFlow 2.15 needs
         with part("Keras 2 (TensorFlow 2.15)"):
             hatch("run", f"keras2:{'all' if everything else 'beside-keras3'}", *arguments)
     if everything or sys.version_info >= (3, 12):
-        with part("Keras 2 as tf-keras (TensorFlow 2.21); TensorFlow 2.15 needs Python 3.11 or older"):
+        with part("Keras 2 as tf-keras (TensorFlow 2.21)"):
             hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
 
 

@@ -474,6 +474,20 @@ def test_integers_beyond_their_bounds_stop_a_program():
         program.run(np.float32([[7]]))
 
 
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (Step("quantize", "x", (0,), 1, {"step": 1.0, "low": -8, "high": 7, "zero": 0}), "TypeError: .* argument"),
+        (Step("squared", "x", (0,), 1), "KeyError: 'squared'"),
+        (Step("add", "x", (0, 3), 1), "KeyError: 3"),
+    ],
+)
+def test_a_program_of_other_steps_stops_with_their_name(step, told):
+    program = Program([Value((1, 1), "float32"), Value((1, 1), low=-8, high=7)], [step], {}, [0], {"output": 1})
+    with pytest.raises(QuantizerError, match=f"^x: {step.operation} cannot be computed: {told}.*Make the program anew"):
+        program.run(np.float32([[3]]))
+
+
 def test_operations_without_a_definition_are_refused():
     net = Network((1, 3))
     net.nodes.append(Node("fft", "f", (net.quantize(net.inputs[0]),), (1, 3)))

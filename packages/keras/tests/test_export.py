@@ -115,20 +115,30 @@ def test_what_a_tflite_file_computes_in_float_is_said(tmp_path):
         tq.export(model, tmp_path / "model.tflite", IMAGES)
 
 
-@pytest.mark.parametrize("activations", [True, False], ids=["activations quantized", "activations in float"])
-def test_a_tflite_file_that_rounds_float_weights_says_so(activations, tmp_path):
+ROUNDED = {
+    "between quantized activations": ({}, tq.LayerRule(name="middle", weights=False), ("middle",)),
+    "activations in float": ({}, tq.LayerRule(name="middle", weights=False, activations=False), ()),
+    "tables": (
+        {"num_bits": 3, "method": "lut_power_of_two"},
+        tq.LayerRule(name="*", weights={}),
+        ("first", "middle"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_a_tflite_file_that_rounds_weights_says_so(case, tmp_path):
+    weights, rule, expected = ROUNDED[case]
     image = keras.Input((8, 8, 3))
-    x = L.Conv2D(4, 3, activation="relu")(image)
-    network = keras.Model(image, L.Dense(5)(L.Flatten()(L.Conv2D(4, 3, activation="relu", name="middle")(x))))
-    rule = tq.LayerRule(name="middle", weights=False, **({} if activations else {"activations": False}))
-    model = tq.convert(tq.prepare(network, tq.Recipe({}, {}, rules=[rule]), [IMAGES], verbose=False))
+    x = L.Conv2D(4, 3, name="middle")(L.Conv2D(4, 3, activation="relu", name="first")(image))
+    network = keras.Model(image, L.GlobalAveragePooling2D()(x))
+    model = tq.convert(tq.prepare(network, tq.Recipe(weights, {}, rules=[rule]), [IMAGES], verbose=False))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         tq.export(model, tmp_path / "model.tflite", IMAGES)
-    rounded = {("int8", "int8", "int32")} == kinds_of(tmp_path / "model.tflite")["CONV_2D"]
-    assert rounded is activations
-    found = any(re.search(r"rounds weights .* to 8 bits: middle(_\d)?/\w+;", str(each.message)) for each in said)
-    assert found is rounded
+    (told,) = [str(each.message) for each in said if "rounds weights" in str(each.message)] or [""]
+    assert tuple(re.findall(r"(?:bits: |, )(first|middle)(?:_\d)?/\w+", told)) == expected
+    assert ("float32" in str(kinds_of(tmp_path / "model.tflite")["CONV_2D"])) == (case == "activations in float")
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):

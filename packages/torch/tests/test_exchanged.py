@@ -117,7 +117,6 @@ def test_what_is_removed_is_a_warning(path):
 
 KEPT = {
     "nothing": lambda model: None,
-    "an adapter around a layer": lambda model: setattr(model, "fc", Adapter(model.fc)),
     "layers in another order": lambda model: setattr(model, "blocks", nn.ModuleList(reversed(model.blocks))),
     "a wrapper of one's own": lambda model: setattr(model, "fc", wrapped(nn.Linear(4, 3))),
     "a norm": lambda model: setattr(model, "other_norm", nn.BatchNorm2d(4)),
@@ -129,7 +128,7 @@ def test_layers_that_are_still_held_are_no_error(what):
     model = prepared(WEIGHTS)
     KEPT[what](model)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(exchanged|removed) .*")
+        warnings.filterwarnings("error", message=".*after prepare.*")
         model(X)
         tq.convert(model)
 
@@ -150,6 +149,15 @@ def test_convert_warns_of_a_layer_that_was_added(path, again):
     with pytest.warns(UserWarning, match=f"^{path}: added after prepare, and in float: put it"):
         deployed = tq.convert(model)
     assert torch.equal(deployed(X), model.eval()(X))
+
+
+def test_what_holds_a_prepared_model_beside_layers_of_its_own_is_no_warning():
+    around = nn.Sequential(nn.Linear(4, 4), prepared(WEIGHTS))
+    around.token = nn.Parameter(torch.zeros(2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        deployed = tq.convert(around.eval())
+    assert torch.equal(deployed(X), around(X))
 
 
 def test_a_converted_model_looks_no_more():

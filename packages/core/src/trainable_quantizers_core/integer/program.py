@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainable_quantizers_core.enums import RescaleRule, RoundingRule
-from trainable_quantizers_core.errors import invalid
+from trainable_quantizers_core.errors import QuantizerError, invalid
 from trainable_quantizers_core.integer import program_file
 from trainable_quantizers_core.integer.arithmetic import FLOAT
 from trainable_quantizers_core.integer.lattice import EXACT_FLOAT_BITS
@@ -280,7 +280,13 @@ class Program:
         last = {each: at for at, step in enumerate(self.steps) for each in step.inputs}
         held: dict[Any, np.ndarray] = {**self.constants, **dict(zip(self.inputs, sample, strict=True))}
         for at, step in enumerate(self.steps):
-            result = computed(step, [held[each] for each in step.inputs], self.values)
+            try:
+                result = computed(step, [held[each] for each in step.inputs], self.values)
+            except QuantizerError:
+                raise
+            except Exception as error:  # whatever numpy raises of a file that something else wrote
+                told = f"{step.name}: {step.operation} cannot be computed: {type(error).__name__}: {error}"
+                raise QuantizerError(f"{told}. Make the program anew with to_integer.") from error
             held[step.output] = result if instead is None else instead.get(step.output, result)
             made |= {step.output: result} if step.output in kept else {}
             for each in step.inputs:

@@ -160,8 +160,9 @@ def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., An
         signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
     data, rounded = lite_model(signature, path.with_suffix(""))
     if rounded:
-        text = f"export: the .tflite file rounds weights that the model has in float to 8 bits: {', '.join(rounded)}"
-        warnings.warn(f"{text}; quantize them too, or leave the activations that they multiply in float.", stacklevel=3)
+        told = f"weights in float, or of look-up tables, to 8 bits: {', '.join(rounded)}"
+        advice = "give them a range of at most 8 bits, or leave the activations that they multiply in float"
+        warnings.warn(f"export: the .tflite file rounds {told}; {advice}.", stacklevel=3)
     left = float_operations(data)
     if left:
         text = f"export: the .tflite file computes in float32: {', '.join(left)}"

@@ -26,7 +26,7 @@ _BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOS
 
 
 def lite_model(function: Any, folder: Path) -> tuple[bytes, list[str]]:
-    """The LiteRT file of a concrete function with a dictionary of results, and whose float weights it may round.
+    """The LiteRT file of a concrete function with a dictionary of results, and whose weights it rounds.
 
     Args:
         function: Its fake quantizers of weights have at most 8 bits; those of fewer have powers of two for steps, as
@@ -55,14 +55,15 @@ def lite_model(function: Any, folder: Path) -> tuple[bytes, list[str]]:
     module.serve = serve
     tf.saved_model.save(module, str(folder), serve, tf.saved_model.SaveOptions(experimental_custom_gradients=False))
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    rounded = rewriting.float_weights()
     if rewriting.bits == WIDE_BITS:
-        return _of_16_bits(converter), rewriting.float_weights()
+        return _of_16_bits(converter), rounded
     if rewriting.centred:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         with suppress(Exception):  # it cannot make integers of all, or writes what no interpreter takes
             data = bytes(converter.convert())
             tf.lite.Interpreter(model_content=data)
-            return data, rewriting.float_weights()
+            return data, rounded
     converter.optimizations = []
     return bytes(converter.convert()), []
 

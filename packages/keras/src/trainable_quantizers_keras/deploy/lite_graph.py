@@ -24,10 +24,16 @@ _PER_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 _Rule = Callable[[Sequence[tf.Tensor]], tf.Tensor]
 _PASSING = ("Identity", "ReadVariableOp", "StopGradient")
 _OPERANDS = {
-    **dict.fromkeys(("BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "MatMul"), (0, 1)),
+    **dict.fromkeys(("BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum", "MatMul"), (0, 1)),
     "Conv2DBackpropInput": (2, 1),
 }
 """Of products: which inputs are activations and weights."""
+_BETWEEN = (
+    *("Add", "AddV2", "BiasAdd", "FusedBatchNormV3", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub"),
+    *("BatchToSpaceND", "ExpandDims", "MaxPool", "MirrorPad", "Pad", "PadV2", "Reshape", "SpaceToBatchND", "Squeeze"),
+    *("StridedSlice", "Transpose"),
+)
+"""What the converter joins to a product, or moves levels by."""
 
 
 class Rewriting:
@@ -60,23 +66,22 @@ class Rewriting:
         return self.made
 
     def float_weights(self) -> list[str]:
-        """Weights in float, of which the converter makes integers, because what they multiply and give is quantized."""
+        """Weights without a quantizer that the converter rounds, because what they multiply and give is quantized."""
         found = []
         for node in self._fakes:
             product = self._origin(node.input[0])
             data, weights = (product.input[at] for at in _OPERANDS[product.op]) if product.op in _OPERANDS else ("", "")
             fakes = [self._origin(name).op in (_FAKE, _PER_CHANNEL) for name in (data, weights) if name]
             if fakes == [True, False] and self._is_known(weights):
-                found.append("/".join(product.name.split("/")[-2:]))
+                found.append("/".join([each for each in product.name.split("/") if each != "Tensordot"][-2:]))
         return found
 
     def _origin(self, name: str) -> Any:
-        """The product or quantizer that gives a tensor, by constants alone; else what gives it."""
+        """The product or quantizer that gives a tensor, moved or next to constants; else what gives it."""
         node = self._node(name)
-        if not node.input or node.op in (_FAKE, _PER_CHANNEL, *_OPERANDS):
-            return node
-        alone = all(self._is_known(each) or self._tensor(each).dtype.is_integer for each in node.input[1:])
-        return self._origin(node.input[0]) if alone else node
+        others = [each for each in node.input[1:] if not each.startswith("^")]
+        alone = all(self._is_known(each) or self._tensor(each).dtype.is_integer for each in others)
+        return self._origin(node.input[0]) if node.op in _BETWEEN and alone else node
 
     def _rule(self, node: Any) -> _Rule | None:
         """What stands for an operation, as a function of its inputs; None for itself."""

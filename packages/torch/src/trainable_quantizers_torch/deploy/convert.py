@@ -8,7 +8,7 @@ import torch
 from mct_quantizers import PytorchActivationQuantizationHolder, PytorchQuantizationWrapper
 from trainable_quantizers_core.errors import invalid
 
-from trainable_quantizers_torch.graph.exchanged import check_held, release
+from trainable_quantizers_torch.graph.exchanged import check_held, release, warn_of_added
 from trainable_quantizers_torch.graph.fold import close
 from trainable_quantizers_torch.graph.runtime import take_over
 from trainable_quantizers_torch.layers.copies import copied, trainable
@@ -42,6 +42,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
         True
     """
     check_held(model)
+    warn_of_added(model)
     converted = copied(model, "convert")
     release(converted)
     found = [module for module in converted.modules() if quantizers_in(module)]

@@ -96,7 +96,7 @@ def _edges(path: str, module: nn.Module, parent: nn.Module | None) -> Iterator[E
 
 
 def check_held(model: nn.Module) -> None:
-    """Raise or warn if something that quantized is gone, wherever in a model; warn if a layer was added.
+    """Raise or warn if something that quantized is gone, wherever in a model.
 
     Raises:
         QuantizerError: a layer in float stands where a quantized one did.
@@ -105,19 +105,23 @@ def check_held(model: nn.Module) -> None:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, Held):
                 hook(module)
-    added = list(_added(model)) if any(_KNOWN in vars(module) for module in model.modules()) else []
-    if added:
-        warnings.warn(f"{', '.join(added)}: added after prepare, and in float: {_ADVICE}.", stacklevel=4)
 
 
-def _added(module: nn.Module, path: str = "") -> Iterator[str]:
-    """Layers with matrices of weights that were not there when a model was prepared."""
+def added(module: nn.Module, path: str = "", inside: bool = False) -> Iterator[str]:
+    """Layers with matrices of weights that were put into a model after it was prepared; not those around it."""
     if isinstance(module, _HOLDERS):
         return
-    if _KNOWN not in vars(module) and any(each.ndim > 1 for each in module._parameters.values() if each is not None):
+    known = _KNOWN in vars(module)
+    if inside and not known and any(each.ndim > 1 for each in module._parameters.values() if each is not None):
         yield path
     for name, child in module.named_children():
-        yield from _added(child, f"{path}.{name}".lstrip("."))
+        yield from added(child, f"{path}.{name}".lstrip("."), inside or known)
+
+
+def warn_of_added(model: nn.Module) -> None:
+    """Name the layers that were added, which compute in float."""
+    if found := ", ".join(added(model)):
+        warnings.warn(f"{found}: added after prepare, and in float: {_ADVICE}.", stacklevel=4)
 
 
 def release(model: nn.Module) -> None:
