@@ -7,7 +7,8 @@ import numpy as np
 from trainable_quantizers_core.conformance.cases import SHAPE, Case
 from trainable_quantizers_core.conformance.oracle.effective_range import Range, effective_range
 
-ODD = (0.0, -0.0, 1e-45, -1e-45, 1e-40, -1e-40, 1e-30, -1e-30, 1e6, -1e6, 1e30, -1e30, 3.4e38, -3.4e38)
+HUGE = 1e30
+ODD = (0.0, -0.0, 1e-45, -1e-45, 1e-40, -1e-40, 1e-30, -1e-30, 1e6, -1e6, HUGE, -HUGE, 3.4e38, -3.4e38)
 LEVELS = 40
 """Above twice as many levels, a sample of them: the lowest, the highest and those around zero."""
 
