@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 
-import pytest
 from trainable_quantizers_keras.keras_version import KERAS_3
 
 PROGRAM = """
@@ -57,7 +56,6 @@ if KERAS_3:  # Keras 2 refuses it by itself
 WORKERS = "strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else of TensorFlow"
 
 
-@pytest.mark.long
 def test_replicas_are_one_process():
     program = PROGRAM.replace("DEVICES", REPLICAS) + REFUSED
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)

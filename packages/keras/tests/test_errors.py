@@ -91,7 +91,6 @@ def test_activation_configs_do_not_fit_weights():
 
 if KERAS_3:  # Keras 2 has one backend
 
-    @pytest.mark.long
     def test_another_backend_of_keras_is_refused():
         code = "import trainable_quantizers_keras"
         environment = {**os.environ, "KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -133,7 +133,6 @@ class Gate(nn.Module):
         return nn.functional.hardswish(x)
 
 
-@pytest.mark.long
 def test_a_function_that_the_compiler_hides_stays_out_of_the_compiled_graph():
     model, x = between_linear_layers(Gate())
     torch.compiler.reset()

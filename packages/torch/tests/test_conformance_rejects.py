@@ -357,11 +357,7 @@ EAGER, *_ = ADAPTERS = load_adapters("trainable_quantizers_torch")
 (COMPILED,) = (adapter for adapter in ADAPTERS if adapter.compiled)
 
 
-@pytest.mark.parametrize(
-    ("broken", "case", "check"),
-    [pytest.param(*each, marks=[pytest.mark.long] * (each[2] is checks.check_compiled)) for each in BROKEN],
-    ids=lambda part: getattr(part, "__name__", ""),
-)
+@pytest.mark.parametrize(("broken", "case", "check"), BROKEN, ids=lambda part: getattr(part, "__name__", ""))
 def test_fault_is_found_by_its_check(broken, case, check):
     adapter = COMPILED if check is checks.check_compiled else EAGER
     check(adapter, broken.__mro__[1], case)

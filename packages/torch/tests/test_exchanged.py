@@ -71,7 +71,6 @@ def test_a_norm_whose_result_was_quantized_is_missed_too():
         model(X)
 
 
-@pytest.mark.long
 def test_compiled_code_misses_it_as_well():
     model = prepared(WEIGHTS)
     torch.compiler.reset()

@@ -47,7 +47,6 @@ def test_an_exported_program_computes_and_learns_the_same(strict):
     assert torch.equal(program.module()(more), model(more))
 
 
-@pytest.mark.long
 def test_a_saved_program_runs_in_another_process(tmp_path):
     model, x = network(), torch.randn(2, 2, 8, 8)
     torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
@@ -105,7 +104,6 @@ def test_tensors_that_stand_for_values_are_computed_with():
     assert all(parameter.grad.is_meta for parameter in on_meta.parameters())
 
 
-@pytest.mark.long
 def test_threads_of_a_parent_are_not_waited_for_after_a_fork():
     code = (
         "import os, torch\n"

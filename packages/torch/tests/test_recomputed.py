@@ -71,7 +71,6 @@ def test_a_part_that_is_computed_again_is_quantized_as_before(part, reentrant):
     assert all(map(torch.equal, found, wanted))
 
 
-@pytest.mark.long
 def test_parts_that_are_computed_again_compile_whole():
     model, x, wanted = without_recomputation("all of these")
     model.options = {"use_reentrant": False}
