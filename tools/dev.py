@@ -25,14 +25,19 @@ VERSIONS = ("torch-lowest", "torch-newest", "keras2-lowest", "keras3-lowest", "k
 
 
 def hatch(*arguments: str, folder: Path = ROOT, **environment: str) -> None:
-    """Run hatch in a folder of the workspace, first installing it into ``.venv``; a failure ends the program."""
+    """Run hatch in a folder of the workspace; a failure ends the program."""
+    run(str(set_up()), *arguments, folder=folder, HATCH_DATA_DIR=str(ROOT / ".hatch"), **environment)
+
+
+def set_up() -> Path:
+    """The program hatch, first installed into ``.venv`` where it is missing."""
     scripts = ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin")
     program = scripts / ("hatch.exe" if os.name == "nt" else "hatch")
     if not program.exists():
         print("Setting up .venv with hatch (once) ...", flush=True)
         venv.create(ROOT / ".venv", with_pip=True)  # into one that is there, too
         run(str(scripts / "python"), "-m", "pip", "install", "--quiet", HATCH)
-    run(str(program), *arguments, folder=folder, HATCH_DATA_DIR=str(ROOT / ".hatch"), **environment)
+    return program
 
 
 def run(*command: str, folder: Path = ROOT, **environment: str) -> None:
@@ -54,42 +59,31 @@ def demo(arguments: list[str]) -> None:
 def test(arguments: list[str]) -> None:
     """Tests of all packages and tests-integration; ``test everything``: the long ones, all of Keras 2, tf-keras too."""
     everything, arguments = "everything" in arguments, [each for each in arguments if each != "everything"]
+    python = oldest_python()
+    set_up()
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(hatch, "env", "create", "test")  # meanwhile, where it is missing
+        if python:
+            with part(f"Keras 2 (TensorFlow 2.15) on Python {version_of(python)}"):
+                hatch("run", f"keras2:{'all' if everything else 'beside-keras3'}", *arguments, HATCH_PYTHON=python)
+        made.result()
     with part("PyTorch and Keras 3 (TensorFlow 2.21)"):
         hatch("run", f"test:{'all' if everything else 'usual'}", *arguments)
-    if sys.version_info < (3, 12):  # as TensorFlow 2.15 needs
-        with part("Keras 2 (TensorFlow 2.15)"):
-            hatch("run", f"keras2:{'all' if everything else 'beside-keras3'}", *arguments)
-    if everything or sys.version_info >= (3, 12):
+    if everything or not python:
         with part("Keras 2 as tf-keras (TensorFlow 2.21)"):
             hatch("run", "test:legacy", *arguments, TF_USE_LEGACY_KERAS="1")
 
 
-def python310() -> str | None:
-    """The program of Python 3.10, where that is installed."""
+def version_of(python: str) -> str:
+    """The version of a program of Python, such as 3.10.13; empty where it does not run."""
+    return subprocess.run([python, "-V"], capture_output=True, text=True).stdout.removeprefix("Python ").strip()
+
+
+def oldest_python() -> str | None:
+    """Python 3.10 where that is installed, else the one that runs this, if TensorFlow 2.15 knows it."""
     pythons = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))]
-    works = [each for each in pythons if each and not subprocess.run([each, "-V"], capture_output=True).returncode]
-    return works[0] if works else None
-
-
-def oldest(arguments: list[str]) -> None:
-    """Core and Keras on Python 3.10, where that is installed: whole walks, not everything."""
-    with part("Python 3.10"):
-        if python := python310():
-            hatch("run", "oldest:smoke", *arguments, HATCH_PYTHON=python)
-        else:
-            print("There is no Python 3.10 here: nothing was tested on it.")
-
-
-def environments(arguments: list[str]) -> None:
-    """The environments of lint, test and oldest, made at once; the tasks make theirs when it is missing, one by one."""
-    hatch("--version")
-    names = ["lint", "test", *(["keras2"] if sys.version_info < (3, 12) else [])]
-    with part("Environments"), ThreadPoolExecutor() as pool:
-        made = [pool.submit(hatch, "env", "create", name) for name in names]
-        if python := python310():
-            made.append(pool.submit(hatch, "env", "create", "oldest", HATCH_PYTHON=python))
-        for each in made:
-            each.result()
+    works = [each for each in pythons if each and version_of(each)]
+    return works[0] if works else sys.executable if sys.version_info < (3, 12) else None
 
 
 def lint(arguments: list[str]) -> None:
@@ -196,7 +190,7 @@ def part(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Hand over to the task."""
-    regular = (demo, test, oldest, environments, lint, docs, build, release, versions)
+    regular = (demo, test, lint, docs, build, release, versions)
     measuring = (bench, zoo, agreement, exact, accumulators, accuracy, mutants, fuzz, endurance, toolkit)
     tasks = {task.__name__: task for task in (*regular, *measuring)}
     lines = "\n".join(f"  {name:13}{(task.__doc__ or '').splitlines()[0]}" for name, task in tasks.items())

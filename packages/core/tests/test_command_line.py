@@ -1,7 +1,5 @@
 """The program: what it prints, and how it ends."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -80,11 +78,6 @@ def test_a_mistake_is_one_line(mistake, files, capsys):
     assert printed.err.startswith("trainable-quantizers: ")
     assert printed.err.count("\n") == 1
     assert not printed.out
-
-
-def test_the_program_ends_with_what_main_returns(files):
-    command = [sys.executable, "-m", "trainable_quantizers_core.command_line"]
-    assert subprocess.run([*command, "compare", "one.safetensors", "other.safetensors"]).returncode == 1
 
 
 def test_a_command_without_its_files_shows_how_it_is_used(capsys):

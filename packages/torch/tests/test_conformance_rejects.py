@@ -243,7 +243,8 @@ class ReadsTheLogarithm(SymmetricWeights):
 
 
 POT_ACTIVATION = Case("LSQ", Target.Activation, Method.POWER_OF_TWO, 4)
-UNSIGNED = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4, signed=False)
+SYMMETRIC_ACTIVATION = Case("LSQ", Target.Activation, Method.SYMMETRIC, 4)
+UNSIGNED = replace(SYMMETRIC_ACTIVATION, signed=False)
 UNIFORM_ACTIVATION = Case("LSQ", Target.Activation, Method.UNIFORM, 4)
 SOFT_WEIGHT = Case("AdaRound", Target.Weights, Method.POWER_OF_TWO, 4, axis=1)
 LEARNED_WIDTH = Case("DQA", Target.Weights, Method.UNIFORM, 4, axis=1)
@@ -350,7 +351,7 @@ BROKEN = [
     (UnorderedRange, UNIFORM_ACTIVATION, checks.check_range_order),
     (NeverDisabled, WEIGHT, checks.check_disabled),
     (EverythingAccepted, WEIGHT, checks.check_invalid_input),
-    (OtherwiseWhenCompiled, POT_ACTIVATION, checks.check_compiled),
+    (OtherwiseWhenCompiled, SYMMETRIC_ACTIVATION, checks.check_compiled),
     (OtherwiseInEvaluation, POT_ACTIVATION, checks.check_output),
 ]
 EAGER, *_ = ADAPTERS = load_adapters("trainable_quantizers_torch")

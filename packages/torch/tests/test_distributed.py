@@ -10,9 +10,9 @@ import pytest
 import torch
 import trainable_quantizers_torch as tq
 from torch import nn
+from torch_builders import ALONE
 
 BEGIN = """
-import sys
 import torch
 import trainable_quantizers_torch as tq
 from torch import distributed, nn
@@ -173,7 +173,7 @@ for one, other in zip(model.module.parameters(), alone.parameters(), strict=True
 def test_two_processes(tmp_path):
     """The programs, one after the other in the same pair; what the pair printed last names the one that failed."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    program = BEGIN + "".join(f"print({name!r})\n{body}" for name, body in PROGRAMS.items()) + END
+    program = ALONE + BEGIN + "".join(f"print({name!r})\n{body}" for name, body in PROGRAMS.items()) + END
     command = [sys.executable, "-c", program]
     replicas = [
         subprocess.Popen(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch_builders import network
+from torch_builders import ALONE, network
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize
 from trainable_quantizers_torch.kernels.limits import limited
@@ -52,7 +52,7 @@ def test_a_saved_program_runs_in_another_process(tmp_path):
     torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
     torch.save((x, model(x).detach()), tmp_path / "pair.pt")
     code = (
-        "import sys, torch, trainable_quantizers_torch\n"
+        f"{ALONE}import torch, trainable_quantizers_torch\n"
         "x, y = torch.load(sys.argv[2])\n"
         "assert torch.equal(torch.export.load(sys.argv[1]).module()(x), y)"
     )
@@ -106,7 +106,7 @@ def test_tensors_that_stand_for_values_are_computed_with():
 
 def test_threads_of_a_parent_are_not_waited_for_after_a_fork():
     code = (
-        "import os, torch\n"
+        f"{ALONE}import os, torch\n"
         "from trainable_quantizers_torch.kernels.fake_quantize import fake_quantize\n"
         "from trainable_quantizers_core.quantizer.grid import Grid\n"
         "torch.set_num_threads(2)\n"

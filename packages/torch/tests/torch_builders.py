@@ -9,6 +9,8 @@ import trainable_quantizers_torch as tq
 from torch import nn
 
 Method = tq.QuantizationMethod
+ALONE = "import sys; sys.modules['tensorflow'] = None\n"
+"""First line of a program: a process as where TensorFlow is not installed, which starts in half the time."""
 
 
 def weights_config(params: dict | None = None, **changes: Any) -> tq.TrainableQuantizerWeightsConfig:

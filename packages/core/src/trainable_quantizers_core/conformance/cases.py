@@ -186,14 +186,14 @@ GRADIENT_RULES = (
     Case(_LSQ, _WEIGHTS, _POT, 3, axis=0, log2=True),
     Case(_LSQ, _WEIGHTS, _LUT_SYM, 4, axis=-1, log2=True),
     Case(_ADAROUND, _WEIGHTS, _SYMMETRIC, 4, axis=1, log2=True),
-    Case(_LSQ, _ACTIVATION, _SYMMETRIC, 8, log2=True),
+    Case(_LSQ, _ACTIVATION, _SYMMETRIC, 4, log2=True, ewgs=0.3),
     Case(_LSQ, _ACTIVATION, _LUT_POT, 4, log2=True),
     Case(_STE, _ACTIVATION, _POT, 3, signed=False, log2=True),
     Case(_LSQ, _WEIGHTS, _UNIFORM, 3, axis=1, ewgs=0.3),
     Case(_STE, _ACTIVATION, _UNIFORM, 3, ewgs=1.5),
     Case(_LSQ, _ACTIVATION, _POT, 2, signed=False, ewgs=0.3),
 )
-"""The rules by which thresholds and x learn, once on each path; of all of them a slow compiler gets the first alone."""
+"""The rules by which thresholds and x learn, once on each path; of all of them a slow compiler gets two of 4 bits."""
 
 
 def _params(values: Mapping[str, np.ndarray]) -> dict[str, Any]:

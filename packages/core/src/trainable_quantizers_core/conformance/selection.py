@@ -42,7 +42,7 @@ def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
         wanted = case.axis == 0 or (case.is_activation and not case.signed)
         return wanted and (case.power_of_two or adapter.compiles_fast)
     if case.identifier == TrainingMethod.DQA:
-        return case.axis == 0 and case.power_of_two
+        return case.power_of_two and (case.axis == 0 or (case.axis is None and not adapter.compiles_fast))
     if case.identifier is TrainingMethod.ADAROUND:
         return case.axis == 0 and (case.power_of_two or adapter.compiles_fast)
     if adapter.compiles_fast:
@@ -53,13 +53,17 @@ def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
 def one_of_structure(adapter: FrameworkAdapter, case: Case) -> bool:
     """One case of each graph that a compiler sees: of each method per channel and per tensor, by STE or by LSQ.
 
-    Those per tensor are activations, of which one is unsigned and one, where compiling is cheap, of 16 bits.
+    Those per tensor are activations, of which one is unsigned and one, where compiling is cheap, of 16 bits. Where it is
+    not, what is largest is per tensor too: rules for gradients, and the candidates of DQA.
     """
+    fast = adapter.compiles_fast
     if case.log2 or case.ewgs:
-        return True
-    if case.tabled or case.identifier in (TrainingMethod.ADAROUND, TrainingMethod.DQA):
+        return fast or case.is_activation
+    if case.identifier == TrainingMethod.DQA:
+        return case.power_of_two and case.axis == (0 if fast else None)
+    if case.tabled or case.identifier is TrainingMethod.ADAROUND:
         return case.power_of_two and case.axis == 0
-    method, fast = _METHODS.index(case.method), adapter.compiles_fast
+    method = _METHODS.index(case.method)
     learner = TrainingMethod.STE if (method + case.is_activation) % 2 else TrainingMethod.LSQ
     if case.identifier in (TrainingMethod.STE, TrainingMethod.LSQ) and case.identifier != learner:
         return False
