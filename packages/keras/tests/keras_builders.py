@@ -12,8 +12,6 @@ Method = tq.QuantizationMethod
 L = keras.layers
 DEPTHWISE = "kernel" if KERAS_3 else "depthwise_kernel"
 """What DepthwiseConv calls its weight."""
-ALONE = "import sys; sys.modules['torch'] = None\n"
-"""First line of a program: a process as where PyTorch is not installed, which starts in half the time."""
 
 
 def weights_config(params: dict | None = None, **changes: Any) -> tq.TrainableQuantizerWeightsConfig:

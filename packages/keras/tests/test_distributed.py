@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 
-from keras_builders import ALONE
 from trainable_quantizers_keras.keras_version import KERAS_3
 
 PROGRAM = """
@@ -58,7 +57,7 @@ WORKERS = "strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anyt
 
 
 def test_replicas_are_one_process():
-    program = ALONE + PROGRAM.replace("DEVICES", REPLICAS) + REFUSED
+    program = PROGRAM.replace("DEVICES", REPLICAS) + REFUSED
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     told = "model and optimizer must be made in the scope of the strategy"
@@ -68,7 +67,7 @@ def test_replicas_are_one_process():
 if not KERAS_3:  # whose `fit` takes no model under this strategy, float ones neither
 
     def test_workers_are_one_process():
-        program = ALONE + PROGRAM.replace("DEVICES", WORKERS) + "print([weight.tolist() for weight in weights])"
+        program = PROGRAM.replace("DEVICES", WORKERS) + "print([weight.tolist() for weight in weights])"
         command = [sys.executable, "-c", program]
         workers = []
         addresses = free_addresses(2)

@@ -121,7 +121,7 @@ def parameters(expected_failures=None):
 
 def test_the_decorator_makes_one_test_of_each_case_that_names_every_broken_promise():
     tests = parameters()
-    assert len(tests) == len({test.values[0].trials[0].case for test in tests.values()}) == 4
+    assert len(tests) == len({test.values[0].trials[0].case for test in tests.values()}) == 5
     name = "torch-LSQ-activation-symmetric-signed-4bit"
     (test,) = tests[name].values
     assert len(test.trials) == 14
@@ -137,7 +137,7 @@ def test_the_decorator_makes_one_test_of_each_case_that_names_every_broken_promi
 
 def test_the_decorator_marks_expected_failures_strictly_with_their_reason():
     tests = parameters({(Shifted, "grid"): "adds a constant"})
-    assert len(tests) == 2 * 4
+    assert len(tests) == 2 * 5
     for name, test in tests.items():
         if name.endswith("-grid"):
             (xfail,) = test.marks
@@ -153,9 +153,9 @@ def test_reports_name_what_is_broken(capsys):
     outcomes = run_all([*trials(LSQ, "grid"), *trials(Shifted, "grid")], quiet=True)
     show(outcomes)
     printed = capsys.readouterr().out
-    assert "4 of 8 promises kept" in printed
+    assert "5 of 10 promises kept" in printed
     counts = summary(outcomes)
-    assert (counts["trials"], counts["broken"]) == (8, 4)
+    assert (counts["trials"], counts["broken"]) == (10, 5)
     assert counts["comparisons"] > 1000
     errors = {outcome["error"] for outcome in counts["outcomes"] if outcome["quantizer"] == "Shifted"}
     assert all("outputs lie between levels" in error for error in errors)
