@@ -1,4 +1,4 @@
-"""Whether memory stays flat and time linear: deep models, many conversions, long training.
+"""Tests that memory stays flat and time linear: deep models, many conversions, long training.
 
 ``python3 tools/dev.py endurance --layers 500 --cycles 10000 --steps 20000``, with PyTorch. ``--framework keras`` tries
 deep models alone, without the step, and with tf-keras if ``TF_USE_LEGACY_KERAS=1``. Each trial prints, for equal parts

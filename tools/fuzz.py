@@ -1,4 +1,4 @@
-"""Hands damaged data to every reader: each case must end in a result or a typed error, in bounded time.
+"""Feeds damaged data to every reader: each case must end in a result or a typed error, in bounded time.
 
 ``python3 tools/dev.py fuzz [--cases 10000] [--seed 0]``. Prints what escaped, and exits with 1 if anything did.
 """

@@ -1,4 +1,4 @@
-"""A small network all the way: ``python tools/smoke.py torch`` (or ``keras``), without files by ``--quick``.
+"""Takes a small network through all steps: ``python tools/smoke.py torch`` (or ``keras``); ``--quick`` skips files.
 
 Prepares, trains one step, converts, verifies and exports with the packages that are installed, and fails if an output
 differs. It tests wheels, the releases of the core that a package admits, and the versions in ``pyproject.toml``.

@@ -1,4 +1,4 @@
-"""The QAT facade of the Model Compression Toolkit, on its own trainable infrastructure and on ours.
+"""Runs the Model Compression Toolkit's QAT facade on its own trainable infrastructure and on ours.
 
 ``python tools/toolkit.py [torch|keras]`` trains a small convolutional network on the digits of scikit-learn, quantizes
 it, trains, saves, loads and finalizes it, for each training method, quantization method and granularity, and prints how

@@ -1,4 +1,4 @@
-"""The tables of docs/accuracy.md, from docs/accuracy.json."""
+"""Writes the tables of docs/accuracy.md from docs/accuracy.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of the accuracy page, and which data calibrates."""
+"""The rows of the accuracy page, and the calibration data."""
 
 from __future__ import annotations
 

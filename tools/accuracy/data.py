@@ -1,4 +1,4 @@
-"""The data of the accuracy page, all of which lies in packages: images and series to train and to test."""
+"""The data of the accuracy page: images and series to train and to test, all from Python packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks of the accuracy page, with some thousand weights each, for images and for series."""
+"""The networks of the accuracy page, with a few thousand weights each, for images and for series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packages beside ours, used as their documentation says: each makes its quantized network of a float one."""
+"""The other packages on the accuracy page, each used as its documentation says."""
 
 from __future__ import annotations
 

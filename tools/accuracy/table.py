@@ -1,4 +1,4 @@
-"""Fills docs/accuracy.json and the tables of docs/accuracy.md: see there.
+"""Fills docs/accuracy.json and the tables of docs/accuracy.md.
 
 ``python3 tools/dev.py accuracy page`` takes up where it stopped: what the file holds is not measured again. Several
 processes may fill it together, each with networks or tools of its own. ``--quick FILE`` shows in a minute that

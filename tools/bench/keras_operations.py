@@ -1,4 +1,4 @@
-"""One quantization in TensorFlow, forward and backward, against relu and TensorFlow's own kernel."""
+"""Benchmarks one quantization in TensorFlow, forward and backward, against relu and TensorFlow's own kernel."""
 
 from __future__ import annotations
 

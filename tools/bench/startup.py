@@ -1,4 +1,4 @@
-"""What is paid before and beside training: imports, preparing and converting, peak memory of a step."""
+"""Benchmarks the costs beside training: imports, preparing and converting, and a step's peak memory."""
 
 from __future__ import annotations
 

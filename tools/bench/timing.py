@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: all cases in every round, each as a ratio to the baseline of that round."""
+"""Timing that tolerates a noisy machine: each round runs all cases, as ratios to the baseline of that round."""
 
 from __future__ import annotations
 

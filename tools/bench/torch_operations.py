@@ -1,4 +1,4 @@
-"""One quantization in PyTorch, forward and backward, against relu, a copy, and what others offer."""
+"""Benchmarks one quantization in PyTorch, forward and backward, against relu, a copy and other packages."""
 
 from __future__ import annotations
 

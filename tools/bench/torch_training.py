@@ -1,4 +1,4 @@
-"""Whole training steps in PyTorch, float against quantized: a MobileNet and a transformer, in small."""
+"""Benchmarks whole training steps in PyTorch, float against quantized: a MobileNet and a small transformer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often EfficientNet-Lite0 with its ImageNet weights, quantized without labels, agrees with itself in float.
+"""Measures how often EfficientNet-Lite0, quantized without labels, agrees with its float version.
 
 ``python3 tools/dev.py agreement``. On 256 random crops of the sample photos of scikit-image and scikit-learn; others
 calibrate and reconstruct. Prints the tables of docs/recipes.md and docs/without-labels.md.

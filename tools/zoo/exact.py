@@ -1,4 +1,4 @@
-"""How many outputs of deployed networks change on other devices; see docs/exact.md.
+"""Counts the outputs of deployed networks that change on other devices; see docs/exact.md.
 
 ``python3 tools/dev.py exact [networks]``.
 W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training; and W8A8 with other ranges, whose

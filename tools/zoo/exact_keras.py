@@ -1,4 +1,4 @@
-"""How many outputs of deployed Keras networks change on other devices; see docs/exact.md.
+"""Counts the outputs of deployed Keras networks that change on other devices; see docs/exact.md.
 
 ``python3 tools/dev.py exact keras [networks]``.
 W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training; and the seconds that the integer program

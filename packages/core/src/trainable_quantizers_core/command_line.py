@@ -1,4 +1,4 @@
-"""The program ``trainable-quantizers``: looks at files, and asks the framework packages where a model is needed."""
+"""The command ``trainable-quantizers``: inspects files, and calls a framework package where it needs a model."""
 
 from __future__ import annotations
 

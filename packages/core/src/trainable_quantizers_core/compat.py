@@ -1,4 +1,4 @@
-"""The Model Compression Toolkit's ``trainable_infrastructure.common`` by name, on the classes of this package.
+"""The names of the Model Compression Toolkit's ``trainable_infrastructure.common``, on the classes of this package.
 
 One module has them all. ``trainable_quantizers_keras.compat`` and ``trainable_quantizers_torch.compat`` add the names
 of the toolkit's ``keras`` and ``pytorch``. See docs/migration-mct.md.

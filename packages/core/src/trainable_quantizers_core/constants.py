@@ -1,4 +1,4 @@
-"""Names of the entries of parameter dictionaries, kinds of methods, and the numbers every quantizer shares."""
+"""Keys of parameter dictionaries, groups of methods, and numbers that all quantizers share."""
 
 from mct_quantizers import QuantizationMethod
 

@@ -1,4 +1,4 @@
-"""The one exception of the project, and the one form of its messages."""
+"""The project's one exception class and the common form of its messages."""
 
 from __future__ import annotations
 

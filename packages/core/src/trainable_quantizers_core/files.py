@@ -1,4 +1,4 @@
-"""Writing files, and what only some users have installed."""
+"""Atomic writing of files, and imports of optional packages."""
 
 from __future__ import annotations
 

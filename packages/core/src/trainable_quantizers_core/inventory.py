@@ -1,4 +1,4 @@
-"""The quantizers of a live model, as its parameter file and its report see them."""
+"""The quantizers of a live model, for parameter files and reports."""
 
 from __future__ import annotations
 

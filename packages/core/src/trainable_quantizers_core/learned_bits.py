@@ -1,4 +1,4 @@
-"""Widths that weights learn: what they cost, and the recipe that they make; what both frameworks share."""
+"""Learned bit widths: their cost, and the recipe that fixes them; shared by both frameworks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A progress bar where rich is installed."""
+"""A progress bar, shown if rich is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data from outside: whatever is wrong with them becomes one typed error, in bounded time and memory."""
+"""Reading of untrusted data: any fault becomes one typed error, in bounded time and memory."""
 
 from __future__ import annotations
 

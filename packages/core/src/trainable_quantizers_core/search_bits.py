@@ -1,4 +1,4 @@
-"""A recipe whose widths fit a budget: what both frameworks share."""
+"""The search for a recipe whose bit widths fit a budget; shared by both frameworks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the program ``trainable-quantizers`` needs of Keras."""
+"""The Keras part of the command ``trainable-quantizers``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which Keras TensorFlow brings, and the few things that Keras 2 and Keras 3 say differently."""
+"""The installed Keras version, and the few differences between Keras 2 and Keras 3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Widths that weights learned: within a budget, and as a recipe."""
+"""Learned bit widths: fits them to a budget, and turns them into a recipe."""
 
 from __future__ import annotations
 

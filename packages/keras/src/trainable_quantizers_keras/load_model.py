@@ -1,4 +1,4 @@
-"""Loading a saved model with all its quantizers."""
+"""Loads a saved model with all its quantizers."""
 
 from __future__ import annotations
 

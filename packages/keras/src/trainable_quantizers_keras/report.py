@@ -1,4 +1,4 @@
-"""What quantization does to the tensors of a model."""
+"""Reports the effect of quantization on the tensors of a model."""
 
 from __future__ import annotations
 

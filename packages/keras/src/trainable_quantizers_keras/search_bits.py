@@ -1,4 +1,4 @@
-"""A recipe whose widths fit a budget."""
+"""The search for a recipe whose bit widths fit a budget."""
 
 from __future__ import annotations
 

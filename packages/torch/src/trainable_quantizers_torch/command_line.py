@@ -1,4 +1,4 @@
-"""What the program ``trainable-quantizers`` needs of PyTorch."""
+"""The PyTorch part of the command ``trainable-quantizers``."""
 
 from __future__ import annotations
 

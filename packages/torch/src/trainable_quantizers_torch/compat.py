@@ -1,4 +1,4 @@
-"""The Model Compression Toolkit's ``trainable_infrastructure`` for PyTorch by name, on the classes of this package.
+"""The names of the Model Compression Toolkit's ``trainable_infrastructure`` for PyTorch, on this package's classes.
 
 See docs/migration-mct.md. The functions have the signatures that the toolkit's have, in both frameworks, and compute
 the contract: their outputs and gradients are those of the quantizers of this package.

@@ -1,4 +1,4 @@
-"""The quantizers of a model, with the names of the layers they belong to."""
+"""The quantizers of a model, with the names of their layers."""
 
 from __future__ import annotations
 

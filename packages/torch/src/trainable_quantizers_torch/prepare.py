@@ -1,4 +1,4 @@
-"""From a float model to one whose weights and activations are quantized and learn their ranges."""
+"""Turns a float model into one that quantizes its weights and activations and learns their ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of data: what they may be, how many calibration takes, and errors that show them."""
+"""Batches of data: the forms they may have, calibration's limit on them, and errors that show their shapes."""
 
 from __future__ import annotations
 

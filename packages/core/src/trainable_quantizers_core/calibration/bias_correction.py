@@ -1,4 +1,4 @@
-"""Biases that make up for the mean error of quantization, before any training."""
+"""Bias correction: biases that compensate for the mean quantization error, before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Initial quantization parameters from data: of activations by their statistics, of weights directly."""
+"""Initial quantization parameters: of activations from their statistics, of weights from their values."""
 
 from __future__ import annotations
 

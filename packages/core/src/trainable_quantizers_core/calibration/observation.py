@@ -1,4 +1,4 @@
-"""What calibration saw of one tensor."""
+"""Calibration statistics of one tensor."""
 
 from __future__ import annotations
 

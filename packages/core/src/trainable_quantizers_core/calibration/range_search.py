@@ -1,4 +1,4 @@
-"""The ranges that a quantization method can have, the error each makes, and the search for the best."""
+"""The search for the range with the least squared error, among those that a quantization method allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The initial table of a quantizer, and thresholds that fit it."""
+"""Initial look-up tables, and thresholds that fit them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calibration remembers of an activation: a few numbers and a histogram, however much data passes."""
+"""Statistics of an activation in constant memory: a few numbers and a histogram."""
 
 from __future__ import annotations
 

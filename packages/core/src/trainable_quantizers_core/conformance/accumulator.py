@@ -1,4 +1,4 @@
-"""The promises of a layer's sums: the bias on their grid, and their bits."""
+"""Checks of a layer's accumulator: the bias on its grid, and the limit of its bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks need of a framework."""
+"""The interface through which the checks run a framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked: quantizers, numbers of bits, signs and channel axes, as data."""
+"""Test cases as data: quantizers, numbers of bits, signs and channel axes."""
 
 from __future__ import annotations
 

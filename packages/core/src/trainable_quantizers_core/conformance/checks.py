@@ -1,4 +1,4 @@
-"""The promises, a function each, and to which quantizers and cases they are made.
+"""All checks, one function for each promise of the contract, and the quantizers and cases they apply to.
 
 Each raises an ``AssertionError`` that names what was broken.
 """

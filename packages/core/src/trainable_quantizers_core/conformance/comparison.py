@@ -1,4 +1,4 @@
-"""What checks compare: each of these counts the numbers it looked at, and raises an ``AssertionError`` otherwise."""
+"""Comparisons for checks: each counts the numbers it compares, and raises an ``AssertionError`` if they differ."""
 
 from __future__ import annotations
 

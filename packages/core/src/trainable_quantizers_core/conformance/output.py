@@ -1,4 +1,4 @@
-"""The promises of values: levels, deployment, dtypes and channels."""
+"""Checks of the output: levels, deployment, dtypes and channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running trials to the end and showing what came of them: a table, and JSON."""
+"""Runs all trials and reports the outcomes as a table or JSON."""
 
 from __future__ import annotations
 

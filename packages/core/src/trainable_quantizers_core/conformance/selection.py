@@ -1,4 +1,4 @@
-"""Which trials tell something that no other one told: what is checked each time, and what with ``everything``."""
+"""The selection of trials: the default ones, and those that only ``everything`` runs because others cover them."""
 
 from __future__ import annotations
 

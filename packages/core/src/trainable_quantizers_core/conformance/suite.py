@@ -1,4 +1,4 @@
-"""Which checks run on which cases, and the three ways to run them: pytest, an iterator, a command."""
+"""The suite: which checks run on which cases, under pytest, as an iterator or as a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a prepared model computes what the float model does, its quantizers set aside."""
+"""The check that a prepared model, with its quantizers bypassed, computes the same as the float model."""
 
 from __future__ import annotations
 

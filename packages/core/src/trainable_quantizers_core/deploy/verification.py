@@ -1,4 +1,4 @@
-"""Whether a deployed model computes what the trained one does, and where it stops doing so."""
+"""The comparison of a deployed model with the trained one, and the first layer that differs."""
 
 from __future__ import annotations
 

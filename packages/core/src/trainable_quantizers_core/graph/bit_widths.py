@@ -1,4 +1,4 @@
-"""Which widths cost least error within a budget."""
+"""The choice of bit widths with the least error within a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operations cost, by the widths of what they read: weights, inputs, multiply-accumulates."""
+"""The costs of operations: the widths of their weights and inputs, and their multiply-accumulates."""
 
 from __future__ import annotations
 

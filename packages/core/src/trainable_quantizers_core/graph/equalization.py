@@ -1,4 +1,4 @@
-"""Channels scaled from one layer into the next, so that the ranges of their weights are alike."""
+"""Cross-layer equalization: channels scaled from one layer into the next, so that weight ranges become similar."""
 
 from __future__ import annotations
 

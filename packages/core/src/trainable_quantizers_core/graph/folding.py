@@ -1,4 +1,4 @@
-"""A batch norm and the layer before it as one layer: when they become it, and its arithmetic, in float64."""
+"""Folding batch norms into the layers before them: the conditions, and the arithmetic in float64."""
 
 from __future__ import annotations
 

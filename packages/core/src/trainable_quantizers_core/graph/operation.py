@@ -1,4 +1,4 @@
-"""A model as the operations of one run, whatever framework it is written in."""
+"""A model as the operations of one run, in the same form for every framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the graph of a model and a recipe to quantizers and a summary, in every framework alike."""
+"""From a graph and a recipe to quantizers and a summary, the same for every framework."""
 
 from __future__ import annotations
 

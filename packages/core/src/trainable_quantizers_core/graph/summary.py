@@ -1,4 +1,4 @@
-"""What preparing a model did to each layer, and why it left others alone."""
+"""The summary of a prepared model: what was quantized in each layer, and why others stayed in float."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations of integer programs in numpy. Most are the same for integers (int64) and for floats (float32)."""
+"""The operations of integer programs in numpy. Most work on integers (int64) and on floats (float32)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program while it is made: its steps, and the integers that they give."""
+"""The builder of integer programs: adds steps, and tracks the integers that they give."""
 
 from __future__ import annotations
 

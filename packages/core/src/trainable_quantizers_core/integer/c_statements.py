@@ -1,4 +1,4 @@
-"""The operations of a program that compute, in C."""
+"""C code for operations that compute values."""
 
 from __future__ import annotations
 

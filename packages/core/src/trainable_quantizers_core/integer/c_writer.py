@@ -1,4 +1,4 @@
-"""Lines of C: names, types and places of a program's values, and loops over their indices."""
+"""A writer of C code: names, types and storage of a program's values, and loops over their indices."""
 
 from __future__ import annotations
 

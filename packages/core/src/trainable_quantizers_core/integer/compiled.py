@@ -1,4 +1,4 @@
-"""The C file of a program, built and run on this machine."""
+"""Compiles the C file of a program and runs it on this machine."""
 
 from __future__ import annotations
 

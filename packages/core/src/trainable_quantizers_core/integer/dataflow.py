@@ -1,4 +1,4 @@
-"""A deployed network as a framework hands it over: operations on float tensors of fixed shapes, in order."""
+"""A deployed network in a framework-free form: operations on float tensors of fixed shapes, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that are integers times a step, mostly a power of two: constants taken apart; tensors of a program."""
+"""Tensors as integers times a step, mostly a power of two, and the decomposition of constants into these."""
 
 from __future__ import annotations
 

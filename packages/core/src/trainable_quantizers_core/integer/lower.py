@@ -1,4 +1,4 @@
-"""From a network on floats that lie on grids to the program of the integers behind them."""
+"""Lowering: from a network on floats that lie on grids to an integer program."""
 
 from __future__ import annotations
 

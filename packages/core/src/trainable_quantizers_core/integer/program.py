@@ -1,4 +1,4 @@
-"""A network as operations on integers, run by numpy: what a device has to compute, and the judge of whether it does."""
+"""A network as integer operations, run by numpy: a reference for the results of a device."""
 
 from __future__ import annotations
 

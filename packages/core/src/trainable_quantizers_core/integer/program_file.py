@@ -1,4 +1,4 @@
-"""The file of a program: constants as tensors, the rest as JSON in the metadata of a safetensors file."""
+"""The file format of programs: safetensors, with constants as tensors and the rest as JSON in the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integers brought to another grid by a multiplication, where the steps of the two are no power of two apart."""
+"""Rescaling: multiplies integers to bring them to a grid whose step is no power of two apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors and operations of a program, and what an operation gives in numpy."""
+"""Tensors and operations of a program, and the evaluation of one operation in numpy."""
 
 from __future__ import annotations
 

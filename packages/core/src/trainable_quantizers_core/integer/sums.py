@@ -1,4 +1,4 @@
-"""Sums of products and over windows in numpy, of integers (int64) and of floats (float32)."""
+"""Convolutions, matrix products and pooling in numpy, of integers (int64) and of floats (float32)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which quantizer of a network rounds ties by which rule."""
+"""Rules for rounding ties, chosen by the names of quantizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accumulator of a layer: the grid of its sums, with the bias on it, and its bits: contract section 5."""
+"""The accumulator of a layer: the grid of its sums and bias, and its number of bits (contract section 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdaRound: each weight learns how it is rounded."""
+"""AdaRound: each weight learns whether it is rounded up or down."""
 
 from __future__ import annotations
 

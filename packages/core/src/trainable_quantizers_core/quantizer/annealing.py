@@ -1,4 +1,4 @@
-"""Values that move linearly from one number to another while training steps pass."""
+"""Linear annealing: a value moves from one number to another over the training steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the formulas need of an array library, and how numpy gives it; each framework says how it does."""
+"""The array operations that the formulas use, and their numpy implementation; each framework has its own."""
 
 from __future__ import annotations
 

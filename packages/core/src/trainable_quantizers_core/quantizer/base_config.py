@@ -1,4 +1,4 @@
-"""What configuration objects share: comparison by value, and a round trip through dict and JSON."""
+"""The base class of configurations: comparison by value, and a round trip through dict and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of every trainable quantizer: what it is marked as, what it is built from, what it trains."""
+"""The base class of all trainable quantizers: its marks, configuration and variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantizers that learn how many bits they need: the candidates of a configuration, mixed by attention."""
+"""Quantizers that learn their number of bits: an attention-weighted mixture of candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration objects: what a quantizer quantizes, how, and with which initial parameters."""
+"""Configurations of quantizers: target, method, number of bits and initial parameters."""
 
 from __future__ import annotations
 

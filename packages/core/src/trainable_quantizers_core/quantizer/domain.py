@@ -1,4 +1,4 @@
-"""Thresholds in the log2 domain: what the variable v holds of a threshold t, and back; contract section 2."""
+"""Thresholds in the log2 domain: conversion between a threshold t and its variable v (contract section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DQA, quantization with attention: each weight learns how many bits it needs."""
+"""DQA, quantization with attention: each weight tensor learns its number of bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the parameters of a range learn: what tells STE, LSQ and AdaRound apart."""
+"""The gradient rules that distinguish STE, LSQ and AdaRound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The integer grid, and how raw parameters become the effective range: contract sections 1 and 2.
+"""The integer grid, and the effective range that raw parameters give (contract sections 1 and 2).
 
 Everything here is written once for numpy, torch and TensorFlow: a framework hands in its ``ArrayOps``
 and adds nothing but the gradient. All arithmetic is float32, operation by operation, so that the three

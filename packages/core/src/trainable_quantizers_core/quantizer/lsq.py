@@ -1,4 +1,4 @@
-"""LSQ, learned step sizes: the parameters learn from rounding errors too."""
+"""LSQ, learned step sizes: the parameters learn from rounding errors as well as from clipping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often the level of a weight goes back and forth while a network trains, and from when on it is frozen."""
+"""Oscillations of weights: the flip rate of each weight's level, and freezing above a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life cycle that the shipped quantizers share in every framework."""
+"""The life cycle of the shipped quantizers, the same in every framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the quantizer class for a target, a training method and a quantization method."""
+"""The look-up of a quantizer class by target, training method and quantization method."""
 
 from __future__ import annotations
 

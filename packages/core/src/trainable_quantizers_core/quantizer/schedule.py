@@ -1,4 +1,4 @@
-"""When a quantizer begins to quantize while a network trains, and when its parameters learn."""
+"""Schedules: the training steps at which a quantizer quantizes and its parameters learn."""
 
 from __future__ import annotations
 

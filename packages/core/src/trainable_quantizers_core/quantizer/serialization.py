@@ -1,4 +1,4 @@
-"""Values to JSON and back without loss: arrays, enumerations, non-finite numbers and tuples included.
+"""Lossless JSON for configurations: arrays, enumerations, non-finite numbers and tuples included.
 
 A value that JSON cannot hold becomes an object of one key that starts with ``$``.
 """

@@ -1,4 +1,4 @@
-"""What a shipped quantizer is, before any framework: its grid, its variables, its export."""
+"""The specification of a shipped quantizer without a framework: its grid, its variables, its export."""
 
 from __future__ import annotations
 

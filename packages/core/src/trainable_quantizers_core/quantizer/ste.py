@@ -1,4 +1,4 @@
-"""STE, the straight-through estimator: the parameters learn from what lies outside their range."""
+"""STE, the straight-through estimator: the parameters learn only from values outside their range."""
 
 from __future__ import annotations
 

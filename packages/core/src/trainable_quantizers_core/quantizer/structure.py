@@ -1,4 +1,4 @@
-"""What of a quantizer's state is no number that an optimizer moves, as text that is saved beside the numbers."""
+"""The structure of quantizers (method, bits, sign, axis) as text that is saved with their variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantizing to the entries of a table: the look-up tables of contract section 4.
+"""Quantization to the entries of a look-up table (contract section 4).
 
 Written once for numpy, torch and TensorFlow, as ``grid`` is.
 """

@@ -1,4 +1,4 @@
-"""Rounding of values half way between two levels, by another rule than the framework's: contract section 1."""
+"""Rounding of ties by a rule other than the framework's (contract section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of schemes as recipes hold them: words, numbers and tables, read and written."""
+"""Reading and writing the fields of a recipe's schemes: words, numbers and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layer is quantized how: the rules of a recipe, applied to the layers of a model."""
+"""The plan for each layer: a recipe's rules applied to the layers of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: what of a model is quantized, and how, in a file that drives every framework."""
+"""Recipes: files that state which parts of a model are quantized and how, for every framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How weights or activations are quantized, before any layer or framework: the sections of a recipe."""
+"""Schemes for weights and activations: the sections of a recipe."""
 
 from __future__ import annotations
 

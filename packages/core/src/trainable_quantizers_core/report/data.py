@@ -1,4 +1,4 @@
-"""The facts of a report, before anything is drawn; lossless to JSON and back."""
+"""The data of a report, without any drawing; lossless to JSON and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histogram, grid and channels as inline SVG: shapes only, without text, so that they stretch to any width."""
+"""Inline SVG of histogram, grid and channels: shapes only, without text, so that they stretch to any width."""
 
 from __future__ import annotations
 

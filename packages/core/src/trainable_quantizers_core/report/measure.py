@@ -1,4 +1,4 @@
-"""What quantization did to the values of a tensor."""
+"""Measures the effect of quantization on the values of a tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of a report share."""
+"""The base class of a report's parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each quantizer alone costs the outputs of a model."""
+"""The error that each quantizer alone causes in the outputs of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts of a report in words, for the page and the terminal alike."""
+"""The data of a report as text, for both the page and the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distillation from the float model: what both frameworks share."""
+"""Distillation from the float model; shared by both frameworks."""
 
 from __future__ import annotations
 

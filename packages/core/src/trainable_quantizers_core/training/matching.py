@@ -1,4 +1,4 @@
-"""Which quantizer of a file belongs to which of a model."""
+"""Pairs the quantizers in a file with those of a model."""
 
 from __future__ import annotations
 

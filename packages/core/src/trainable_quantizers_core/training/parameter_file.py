@@ -1,4 +1,4 @@
-"""Learned parameters in a file that both frameworks read.
+"""Files of learned parameters that both frameworks read.
 
 The file is a safetensors file of one float32 tensor for each quantizer and variable, named
 ``{position}.{variable}``. Its metadata hold ``format``, ``framework`` and, as JSON, ``quantizers``.

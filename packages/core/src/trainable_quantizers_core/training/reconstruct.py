@@ -1,4 +1,4 @@
-"""Weights that let each layer or block give what it gave in float: what both frameworks share."""
+"""Reconstruction: weights fitted so that each layer or block gives its float output; shared by both frameworks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of quantizers while a network trains, by names that loggers show side by side."""
+"""Metrics of quantizers during training, named so that loggers group them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of data, as calibration and verification take them."""
+"""Batches of data for calibration and verification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A converted model as a program of integer operations."""
+"""A converted model as an integer program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A converted model as a LiteRT file of integers; PyTorch has ONNX files instead.
+"""A converted model as a LiteRT file of integers (PyTorch has ONNX files instead).
 
 The converter of TensorFlow makes integers of what stands between fake quantizers of 8 bits, or of 16 bits for
 activations, at their ranges; ``lite_graph`` rewrites the graph of the model, so that it finds nothing else.

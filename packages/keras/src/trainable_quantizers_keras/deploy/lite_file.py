@@ -1,4 +1,4 @@
-"""A LiteRT file: running it, and what its operations give beside the quantizers of the network."""
+"""LiteRT files: running them, and comparing their operations with the quantizers of the network."""
 
 from __future__ import annotations
 

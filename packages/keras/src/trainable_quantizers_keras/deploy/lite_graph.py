@@ -1,4 +1,4 @@
-"""A graph of TensorFlow rewritten, so that its converter finds nothing but what it makes integers of.
+"""Rewrites a TensorFlow graph so that every operation in it is one that the converter turns into integers.
 
 - Weights are constants on their grid already, behind a fake quantizer of 8 bits with the same step.
 - Activations have 8 bits; where any has more, all have 16, in which zero is the middle of the grid.

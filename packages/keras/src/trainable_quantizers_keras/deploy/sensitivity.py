@@ -1,4 +1,4 @@
-"""How much each quantizer alone moves the outputs of a model."""
+"""The effect of each quantizer alone on the outputs of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations of TensorFlow in the words of ``trainable_quantizers_core.integer``."""
+"""Translates TensorFlow operations to the terms of ``trainable_quantizers_core.integer``."""
 
 from __future__ import annotations
 

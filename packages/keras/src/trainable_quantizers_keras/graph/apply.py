@@ -1,4 +1,4 @@
-"""Quantizers put where the core says that they stand."""
+"""Puts quantizers into a model, at the places that the core chose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is noticed of a layer, and what is other in it, while its call is recorded."""
+"""Contexts for recording the call of a layer: some observe it, some change its attributes for the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of a layer computes, as an operation of the core's graph: kind, weights, work."""
+"""Describes the call of a layer as an operation of the core's graph: kind, weights, work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded call becomes the graph of a copy."""
+"""Draws a recorded call as the graph of a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that came into a model after ``prepare``, and that nothing quantizes."""
+"""Detects layers that were added to a model after ``prepare`` and that nothing quantizes."""
 
 from __future__ import annotations
 

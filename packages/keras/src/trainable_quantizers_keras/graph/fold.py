@@ -1,4 +1,4 @@
-"""Batch norm folded into the layer before it: for good, or for as long as the model is prepared."""
+"""Folds batch norms into the layers before them, at once or at conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Keras layers and operations are, in the words of recipes."""
+"""Classifies Keras layers and operations by the terms that recipes use."""
 
 from __future__ import annotations
 

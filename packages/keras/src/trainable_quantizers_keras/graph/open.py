@@ -1,4 +1,4 @@
-"""Models and layers whose calls are written in Python, as graphs, like functional models."""
+"""Turns models and layers whose calls are written in Python into graphs, like functional models."""
 
 from __future__ import annotations
 

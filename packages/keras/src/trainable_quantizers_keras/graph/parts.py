@@ -1,4 +1,4 @@
-"""Layers of Keras that do two things, as two layers: what goes from one to the other is quantized too."""
+"""Splits Keras layers that do two things into two layers, so that the value between them is quantized too."""
 
 from __future__ import annotations
 

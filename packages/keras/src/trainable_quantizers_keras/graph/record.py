@@ -1,4 +1,4 @@
-"""A model as operations of the core's graph: one for each call of a layer."""
+"""Records a model as operations of the core's graph, one for each call of a layer."""
 
 from __future__ import annotations
 

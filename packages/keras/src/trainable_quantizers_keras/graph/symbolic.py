@@ -1,4 +1,4 @@
-"""The call of a model or layer on symbols, recorded."""
+"""Records the call of a model or layer on symbolic tensors."""
 
 from __future__ import annotations
 

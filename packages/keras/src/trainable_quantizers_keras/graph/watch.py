@@ -1,4 +1,4 @@
-"""Looking at what layers give while a model runs."""
+"""Observes the outputs of layers while a model runs."""
 
 from __future__ import annotations
 

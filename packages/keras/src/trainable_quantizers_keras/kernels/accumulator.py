@@ -1,4 +1,4 @@
-"""The bias of a layer on the grid of its accumulator, and weights within its bits: contract section 5."""
+"""Rounds a bias to the accumulator's grid, and limits weights to its bits (contract section 5)."""
 
 from __future__ import annotations
 

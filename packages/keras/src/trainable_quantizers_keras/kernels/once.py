@@ -1,4 +1,4 @@
-"""Gradients that go straight through have no derivative of their own."""
+"""Gradients without a second derivative: differentiating them is an error."""
 
 from __future__ import annotations
 

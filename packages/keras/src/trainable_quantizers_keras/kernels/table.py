@@ -1,4 +1,4 @@
-"""The entries of a table in the place of evenly spaced levels: contract section 4, look-up tables."""
+"""Quantization to the entries of a look-up table instead of evenly spaced levels (contract section 4)."""
 
 from __future__ import annotations
 

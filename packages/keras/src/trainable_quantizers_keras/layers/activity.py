@@ -1,4 +1,4 @@
-"""The activity regularizer of a layer as a layer, for what is no longer one layer."""
+"""The activity regularizer of a layer as a layer of its own, for layers that were split or replaced."""
 
 from __future__ import annotations
 

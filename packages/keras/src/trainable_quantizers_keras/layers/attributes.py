@@ -1,4 +1,4 @@
-"""Layers and models again by their attributes, without their constructors."""
+"""Copies layers and models attribute by attribute, without calling their constructors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of a call of a layer, taken apart."""
+"""The arguments of a layer's call, split into tensors and constants."""
 
 from __future__ import annotations
 

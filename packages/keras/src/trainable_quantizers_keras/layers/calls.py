@@ -1,4 +1,4 @@
-"""Sequential and functional models as calls of layers, and a model rebuilt from other layers."""
+"""The layer calls of Sequential and functional models, and rebuilding a model from other layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of layers and models, in which some layers are replaced."""
+"""Copies layers and models, replacing some of their layers."""
 
 from __future__ import annotations
 

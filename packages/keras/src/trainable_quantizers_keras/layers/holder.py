@@ -1,4 +1,4 @@
-"""A layer that quantizes an activation."""
+"""The layer that quantizes an activation."""
 
 from __future__ import annotations
 

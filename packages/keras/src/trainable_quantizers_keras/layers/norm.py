@@ -1,4 +1,4 @@
-"""A batch norm that normalizes while the layer before it trains, and is part of its weight once it is deployed."""
+"""A batch norm that normalizes during training and is folded into the layer before it at deployment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs that take the places of models and layers, and stay instances of their classes."""
+"""Graphs that replace models and layers and stay instances of their classes."""
 
 from __future__ import annotations
 

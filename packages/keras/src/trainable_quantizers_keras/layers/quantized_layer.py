@@ -1,4 +1,4 @@
-"""Running a Keras layer with quantized weights in the place of its own, on Keras 2 and Keras 3 alike."""
+"""Runs a Keras layer with quantized weights in place of its own, on Keras 2 and Keras 3."""
 
 from __future__ import annotations
 

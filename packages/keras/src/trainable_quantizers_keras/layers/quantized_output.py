@@ -1,4 +1,4 @@
-"""A layer and the quantizer of its output in the place of one: for models whose calls are written in Python."""
+"""A layer together with the quantizer of its output, for models whose calls are written in Python."""
 
 from __future__ import annotations
 

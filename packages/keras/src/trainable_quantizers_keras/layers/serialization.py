@@ -1,4 +1,4 @@
-"""What the layers of this package need to be saved and restored by Keras."""
+"""Saving and restoring this package's layers with Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a layer keeps its weights, and other values in their places."""
+"""The attributes in which a layer keeps its weights, and a context that substitutes other values."""
 
 from __future__ import annotations
 

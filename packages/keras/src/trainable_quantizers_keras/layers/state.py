@@ -1,4 +1,4 @@
-"""What wrappers and holders add to files of weights and to checkpoints."""
+"""The extra state that wrappers and holders add to weight files and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers whose weights are quantized: the wrappers of both Kerases."""
+"""Wrappers of layers with quantized weights, for Keras 2 and Keras 3."""
 
 from __future__ import annotations
 

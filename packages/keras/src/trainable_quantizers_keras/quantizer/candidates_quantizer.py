@@ -1,4 +1,4 @@
-"""Quantizers that learn how many bits they need, in Keras."""
+"""Quantizers that learn their number of bits, in Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shipped quantizers add to the shared life cycle in Keras: variables, gradients, inferable classes."""
+"""The Keras part of the shipped quantizers: variables, gradients, inferable classes."""
 
 from __future__ import annotations
 

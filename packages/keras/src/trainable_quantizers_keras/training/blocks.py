@@ -1,4 +1,4 @@
-"""Layers that learn together, so that a block gives what it gave in float."""
+"""Trains the layers of a block together, so that the block gives its float output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that let each layer or block give what it gave in float, without labels."""
+"""Reconstruction without labels: weights fitted so that each layer or block gives its float output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moving the schedules of quantizers on while a model trains."""
+"""Advances the schedules of quantizers during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of data, as calibration, verification and reports take them."""
+"""Batches of data for calibration, verification and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Biases corrected by runs of the float model and of the quantized one, side by side."""
+"""Bias correction: runs the float and the quantized model side by side."""
 
 from __future__ import annotations
 

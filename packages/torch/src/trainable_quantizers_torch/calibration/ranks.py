@@ -1,4 +1,4 @@
-"""Calibration by several processes, each with data of its own."""
+"""Calibration by several processes, each with its own data."""
 
 from __future__ import annotations
 

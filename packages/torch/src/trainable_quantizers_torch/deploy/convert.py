@@ -1,4 +1,4 @@
-"""From a trained model to the model that is deployed."""
+"""Converts a trained model to the one that is deployed."""
 
 from __future__ import annotations
 

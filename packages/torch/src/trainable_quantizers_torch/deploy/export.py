@@ -1,4 +1,4 @@
-"""A converted model in a file that a runtime executes, and whether it computes the same there."""
+"""Exports a converted model to a file, and compares the file's results with the model's."""
 
 from __future__ import annotations
 

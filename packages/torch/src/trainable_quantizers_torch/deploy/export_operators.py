@@ -1,4 +1,4 @@
-"""Quantizers of mct-quantizers in terms that exporters know: plain operations, or the standard operators of ONNX."""
+"""Quantizers in the terms that exporters know: plain operations, or the standard operators of ONNX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as a function of tensors alone, as files and programs are."""
+"""A model as a function that takes and returns only tensors, as files and programs require."""
 
 from __future__ import annotations
 

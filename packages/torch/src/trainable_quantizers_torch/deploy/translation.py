@@ -1,4 +1,4 @@
-"""Operators of PyTorch in the words of ``trainable_quantizers_core.integer``."""
+"""Translates PyTorch operators to the terms of ``trainable_quantizers_core.integer``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a deployed model computes what the trained one does."""
+"""The comparison of a deployed model with the trained one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention functions as products, sums and a softmax that can each be quantized."""
+"""Attention split into products, sums and a softmax, so that each can be quantized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The core's graph of a recorded run."""
+"""Builds the core's graph from a recorded run."""
 
 from __future__ import annotations
 

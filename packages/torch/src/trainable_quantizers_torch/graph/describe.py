@@ -1,4 +1,4 @@
-"""What a call computes: its kind, which of its arguments are weights, the layer that owns them, and its work."""
+"""Describes a call as an operation: its kind, weights, owning layer, and work."""
 
 from __future__ import annotations
 

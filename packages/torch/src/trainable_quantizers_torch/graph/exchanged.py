@@ -1,4 +1,4 @@
-"""Modules that quantize, and whether a model still holds them as ``prepare`` left it."""
+"""Detects modules that were replaced after ``prepare``, so that they no longer quantize."""
 
 from __future__ import annotations
 

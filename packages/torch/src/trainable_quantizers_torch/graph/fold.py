@@ -1,4 +1,4 @@
-"""Batch norms folded into the layers before them."""
+"""Folds batch norms into the layers before them."""
 
 from __future__ import annotations
 

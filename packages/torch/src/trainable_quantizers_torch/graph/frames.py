@@ -1,4 +1,4 @@
-"""What each call of a module quantizes, from the runs that were recorded."""
+"""Derives from recorded runs which function calls each module call quantizes."""
 
 from __future__ import annotations
 

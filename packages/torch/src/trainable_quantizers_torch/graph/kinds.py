@@ -1,4 +1,4 @@
-"""What PyTorch's functions and modules are, in the words of recipes."""
+"""Classifies PyTorch functions and modules by the terms that recipes use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as its layers with weights, where there is no batch to run it on."""
+"""A model as its layers with weights, for ``prepare`` without data."""
 
 from __future__ import annotations
 

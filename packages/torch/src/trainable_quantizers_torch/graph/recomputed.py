@@ -1,4 +1,4 @@
-"""Parts of a forward that ``torch.utils.checkpoint`` computes again, while gradients are computed."""
+"""Finds the parts of a forward that ``torch.utils.checkpoint`` recomputes in the backward."""
 
 from __future__ import annotations
 

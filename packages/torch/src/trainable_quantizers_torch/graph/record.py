@@ -1,4 +1,4 @@
-"""A run of a model, recorded: what its forward computes, by which calls of which functions, in which modules."""
+"""Records a run of a model: each function call, and the module call it belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of a model was: the calls of its modules and functions, and the tensors that these made."""
+"""A recorded run: the calls of modules and functions, and the tensors that these made."""
 
 from __future__ import annotations
 

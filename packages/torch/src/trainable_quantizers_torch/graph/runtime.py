@@ -1,4 +1,4 @@
-"""Quantizing inside the forward that a model has: a function mode that knows which call of a function is which."""
+"""Quantizes inside a model's own forward: a function mode that identifies each call of a function."""
 
 from __future__ import annotations
 

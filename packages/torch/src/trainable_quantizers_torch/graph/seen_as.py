@@ -1,4 +1,4 @@
-"""Which function of PyTorch a function mode means: compilers show some under other names than a run does."""
+"""Maps functions as compilers show them to function modes to the functions that an eager run shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused operation on a CPU: in-place passes over blocks that stay in the cache; only the result is of full size.
+"""The fused operation on a CPU: in-place passes over blocks that fit the cache; only the result is of full size.
 
 Memory limits an elementwise operation, and the page faults of fresh buffers cost more than the arithmetic: the same
 passes over all elements, one after the other, take several times as long. Comparisons write floats because those

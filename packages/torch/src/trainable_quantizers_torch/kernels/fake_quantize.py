@@ -1,4 +1,4 @@
-"""The one elementwise operation: fake quantization to the grid of a range, forward and backward."""
+"""The fake-quantize operation, forward and backward, on the grid of a range."""
 
 from __future__ import annotations
 

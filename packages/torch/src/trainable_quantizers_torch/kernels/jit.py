@@ -1,4 +1,4 @@
-"""The fused operation on a CPU by numba, where it is installed: one pass forward, one pass backward.
+"""The fused operation on a CPU, compiled by numba if installed: one pass forward, one pass backward.
 
 Each kernel works on a range of a flat tensor, so that a few threads share one by ranges; they release the
 interpreter. Sums may be reassociated, which lets them be vectorised; nothing else of IEEE arithmetic is relaxed.

@@ -1,4 +1,4 @@
-"""A tensor in the order of its memory, with its channels in the middle; and as an array."""
+"""A view of a tensor in memory order, as (outer, channels, inner), or as a numpy array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides how a tensor on a CPU is worked on."""
+"""Size limits that select how a tensor on a CPU is processed."""
 
 from __future__ import annotations
 

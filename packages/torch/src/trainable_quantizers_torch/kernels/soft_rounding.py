@@ -1,4 +1,4 @@
-"""Rounding that each weight learns: contract section 4, AdaRound."""
+"""Soft rounding, which each weight learns (contract section 4, AdaRound)."""
 
 from __future__ import annotations
 

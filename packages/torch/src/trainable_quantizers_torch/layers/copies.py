@@ -1,4 +1,4 @@
-"""Copies of models."""
+"""Copies models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module that quantizes an activation with a trainable quantizer."""
+"""The modules that quantize activations, and weights that no layer owns alone."""
 
 from __future__ import annotations
 

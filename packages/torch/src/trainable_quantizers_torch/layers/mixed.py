@@ -1,4 +1,4 @@
-"""Modules that take on a further class and stay instances of their own."""
+"""Adds a class to a module's class, so that the module stays an instance of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batch norm behind a layer, as a part of that layer."""
+"""A batch norm as a part of the layer before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the wrapper and the holders of mct-quantizers lack for quantizers that train: mixed into those that hold ours.
+"""Mixins for mct-quantizers' own wrapper and holder, which they need to hold trainable quantizers.
 
 They stay instances of their own class, are called like it, and have it back once they are converted.
 """

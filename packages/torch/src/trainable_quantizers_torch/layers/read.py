@@ -1,4 +1,4 @@
-"""Quantized values as a layer shows them: who reads them gets those, who changes them changes the float ones."""
+"""Quantized weights as attributes of a layer: reading gives quantized values, writing changes the float ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What wrappers and holders add to the state dictionary."""
+"""The extra state that wrappers and holders add to the state dict."""
 
 from __future__ import annotations
 

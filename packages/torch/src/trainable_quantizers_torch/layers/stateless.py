@@ -1,4 +1,4 @@
-"""Calling a module with other tensors in the place of its weights, which stay where they are."""
+"""Calls a module with other tensors in place of its weights, without changing the module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module whose weights are quantized by trainable quantizers."""
+"""The wrapper of a module whose weights are quantized by trainable quantizers."""
 
 from __future__ import annotations
 

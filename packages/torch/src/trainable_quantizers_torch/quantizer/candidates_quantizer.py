@@ -1,4 +1,4 @@
-"""Quantizers that learn how many bits they need, in PyTorch."""
+"""Quantizers that learn their number of bits, in PyTorch."""
 
 from __future__ import annotations
 

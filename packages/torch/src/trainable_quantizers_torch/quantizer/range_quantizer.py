@@ -1,4 +1,4 @@
-"""What the shipped quantizers add to the shared life cycle in PyTorch: parameters, autograd, inferable classes."""
+"""The PyTorch part of the shipped quantizers: parameters, autograd, inferable classes."""
 
 from __future__ import annotations
 

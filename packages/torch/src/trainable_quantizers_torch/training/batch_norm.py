@@ -1,4 +1,4 @@
-"""Statistics of batch norms anew, for the weights that training left."""
+"""Re-estimates batch norm statistics for the final weights of training."""
 
 from __future__ import annotations
 

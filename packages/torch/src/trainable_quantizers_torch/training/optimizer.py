@@ -1,4 +1,4 @@
-"""Quantization parameters as optimizers want to treat them: apart from weights."""
+"""Parameter groups that keep quantization parameters out of weight decay."""
 
 from __future__ import annotations
 

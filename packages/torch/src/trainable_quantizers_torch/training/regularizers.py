@@ -1,4 +1,4 @@
-"""What a loss asks of weights: to round one way or the other, to need few bits, and to stay at their levels."""
+"""Regularizers for weights: hard rounding, bit widths within a budget, and values near their levels."""
 
 from __future__ import annotations
 

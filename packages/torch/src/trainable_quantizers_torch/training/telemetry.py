@@ -1,4 +1,4 @@
-"""Figures of quantizers while a model trains: for TensorBoard, any other logger, or to look at."""
+"""Metrics of quantizers during training, for TensorBoard, other loggers or inspection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 5: the sums of a layer."""
+"""Section 5 of the contract: the accumulator of a layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the contract says of one forward and backward, and the factors that its gradients share."""
+"""The expected output and gradients of one forward and backward pass, and factors shared by the gradients."""
 
 from __future__ import annotations
 

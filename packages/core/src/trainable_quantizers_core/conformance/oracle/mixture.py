@@ -1,4 +1,4 @@
-"""Section 4: quantization with attention."""
+"""Section 4 of the contract: quantization with attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 6: weights that are followed."""
+"""Section 6 of the contract: oscillating weights."""
 
 from __future__ import annotations
 

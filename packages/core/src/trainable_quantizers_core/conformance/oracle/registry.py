@@ -1,4 +1,4 @@
-"""Which oracle speaks for which quantizer."""
+"""The registry of oracles: one for each kind of quantizer."""
 
 from __future__ import annotations
 

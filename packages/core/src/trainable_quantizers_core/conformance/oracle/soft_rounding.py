@@ -1,4 +1,4 @@
-"""Section 4: soft rounding."""
+"""Section 4 of the contract: soft rounding."""
 
 from __future__ import annotations
 
