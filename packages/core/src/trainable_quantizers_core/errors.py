@@ -12,7 +12,7 @@ Member = TypeVar("Member", bound=Enum)
 
 
 class QuantizerError(ValueError):
-    """Something a caller handed in cannot work; the message names it, its value and the way out.
+    """An argument, model or file that cannot be used; the message names it, its value and what to do.
 
     Examples:
         >>> from trainable_quantizers_core import WeightsScheme

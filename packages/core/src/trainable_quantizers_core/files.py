@@ -58,7 +58,7 @@ def optional(module: str, extra: str, distribution: str = "trainable-quantizers-
     """A module that an extra of a distribution of the project brings.
 
     Raises:
-        ImportError: it is not installed; the message says how to.
+        ImportError: it is not installed; the message says how to install it.
     """
     try:
         return import_module(module)

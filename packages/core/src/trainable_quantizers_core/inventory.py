@@ -113,11 +113,11 @@ def accumulator_bits(placed: Iterable[PlacedQuantizer]) -> dict[str, int]:
 
 
 def save_quantizers(path: str | os.PathLike[str], placed: Iterable[PlacedQuantizer], framework: str) -> None:
-    """Write the parameters of quantizers to a file, whole or not at all.
+    """Write the parameters of quantizers to a file, atomically.
 
     Raises:
         QuantizerError: there are none, or a variable is not finite.
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     states = [each.state() for each in placed]
     if not states:
@@ -128,12 +128,12 @@ def save_quantizers(path: str | os.PathLike[str], placed: Iterable[PlacedQuantiz
 def load_quantizers(
     path: str | os.PathLike[str], placed: Sequence[PlacedQuantizer], names: Mapping[str, str] | None = None
 ) -> None:
-    """Give quantizers the parameters of a file: all, or none where one does not fit.
+    """Load the parameters in a file into quantizers: all, or none if one does not fit.
 
     Raises:
         QuantizerError: see ``load_parameters`` and ``match``.
-        FileNotFoundError: no file.
-        ImportError: safetensors is not installed; the message says how to.
+        FileNotFoundError: the file does not exist.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     if not placed:
         raise _without_quantizers("load_quantizers")

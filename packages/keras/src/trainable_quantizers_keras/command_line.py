@@ -16,7 +16,7 @@ def load_model(path: Path, trust: bool) -> Any:
 
     Raises:
         QuantizerError: Keras cannot load it.
-        FileNotFoundError: no file.
+        FileNotFoundError: the file does not exist.
     """
     path.stat()
     try:

@@ -91,7 +91,7 @@ __all__ = [
 
 
 def config_serialization(quantization_config: TrainableQuantizerConfig) -> dict[str, Any]:
-    """A configuration in terms of what JSON holds, with nothing lost.
+    """A configuration as JSON-compatible values, with nothing lost.
 
     Examples:
         >>> from trainable_quantizers_keras import QuantizationMethod

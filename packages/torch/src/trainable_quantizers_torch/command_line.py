@@ -16,7 +16,7 @@ def load_model(path: Path, trust: bool) -> Any:
 
     Raises:
         QuantizerError: a pickled module without ``trust``, or a file that holds no module.
-        FileNotFoundError: no file.
+        FileNotFoundError: the file does not exist.
     """
     path.stat()
     if path.suffix.lower() == ".pt2":

@@ -84,7 +84,7 @@ def quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchR
 
 
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the parameters of the quantizers to a file that every framework reads, whole or not at all.
+    """Write the parameters of the quantizers to a file that every framework reads, atomically.
 
     Args:
         model: What ``prepare`` made, trained or not.
@@ -92,7 +92,7 @@ def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -108,17 +108,17 @@ def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_quantizers(model: nn.Module, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> None:
-    """Give the quantizers of a model the parameters in a file: all, or none where one does not fit.
+    """Load the parameters in a file into the quantizers of a model: all, or none if one does not fit.
 
     Args:
-        model: The twin of the model that the file was saved from, in whatever framework.
+        model: The same model as the one that the file was saved from, in any framework.
         path: What ``save_quantizers`` wrote.
         names: Name of a layer in the file -> name in the model, where they differ by more than ``.``, ``/``, ``_``.
 
     Raises:
         QuantizerError: no such file as ``save_quantizers`` writes, or quantizers that do not fit; it names them.
-        FileNotFoundError: no file.
-        ImportError: safetensors is not installed; the message says how to.
+        FileNotFoundError: the file does not exist.
+        ImportError: safetensors is not installed; the message says how to install it.
 
     Examples:
         >>> from tempfile import TemporaryDirectory

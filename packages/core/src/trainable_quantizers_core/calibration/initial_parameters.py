@@ -36,12 +36,12 @@ _BLOCK = 2**18  # weights that are looked at together, if they are not of one ch
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Initial parameters, ready for ``config`` of the scheme, and what was noticed about the data, in words.
+    """Calibrated initial parameters for ``config`` of the scheme, and findings about the data in words.
 
     Args:
         params: ``{THRESHOLD: t}``, with ``SIGNED`` for activations and ``LUT_VALUES`` of tables, or
             ``{RANGE_MIN: a, RANGE_MAX: b}``; floats, or per channel float32 arrays of shape (channels,).
-        findings: What a user should know: dead channels, constant tensors, values that are NaN.
+        findings: Notes for the user: dead channels, constant tensors, NaN values.
 
     Examples:
         >>> found = weights_parameters([[0.5, -1.0]], WeightsScheme(granularity="per_tensor", calibration="min_max"))
@@ -85,7 +85,7 @@ def threshold_within(weight: np.ndarray, quantizer: RangeQuantizer, accumulator:
 
 
 def activation_parameters(statistics: TensorStatistics, scheme: ActivationsScheme) -> Calibrated:
-    """Initial parameters of an activation: unsigned where no negative value was seen.
+    """Initial parameters of an activation; unsigned if no negative value was seen.
 
     Args:
         statistics: Of its values.
@@ -134,11 +134,11 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
 def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | None = None) -> Calibrated:
     """Initial parameters of a weight, from its values.
 
-    A channel of zeros takes the median of the parameters of the others, so that it is in their range should
-    it come alive. NaN and infinity count as zero.
+    A channel of zeros takes the median of the other channels' parameters, so that its range fits if its values
+    become nonzero. NaN and infinity count as zero.
 
     Args:
-        array: The weight: anything that numpy takes for an array of floats.
+        array: The weight: anything that numpy converts to an array of floats.
         scheme: How it is quantized and calibrated.
         channel_axis: Axis of the weight that counts channels; needed where they have parameters of their own.
 

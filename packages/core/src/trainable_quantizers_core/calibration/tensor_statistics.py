@@ -46,7 +46,7 @@ def as_float32(array: np.ndarray) -> np.ndarray:
 
 
 class TensorStatistics:
-    """Count, extremes, mean magnitude and a histogram of all values shown so far, in constant memory.
+    """Count, extremes, mean magnitude and a histogram of all values seen so far, in constant memory.
 
     All values are taken as float32; NaN and infinity are counted and otherwise ignored. Either side of zero
     has 8192 bins whose width is the smallest power of two that reaches the largest magnitude so far. When
@@ -93,7 +93,7 @@ class TensorStatistics:
     __hash__ = None  # type: ignore[assignment]
 
     def update(self, array: Any) -> None:
-        """Take in the values of an array of any shape.
+        """Add the values of an array of any shape.
 
         Raises:
             QuantizerError: something that is not numbers.
@@ -132,7 +132,7 @@ class TensorStatistics:
         self._exponent = max(self._exponent, exponent)
 
     def merge(self, other: TensorStatistics) -> None:
-        """Take in what another has seen, as if this one had seen it too."""
+        """Add the values that another object has seen."""
         widened = deepcopy(other)
         widened._widen(self._exponent)
         self._widen(widened._exponent)
@@ -203,12 +203,12 @@ class TensorStatistics:
         return np.clip(lower[places], *ends), np.clip(upper[places], *ends), counts[places], places
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole state in terms of what JSON holds."""
+        """The whole state as JSON-compatible values."""
         return {name: encode(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorStatistics:
-        """The statistics that ``to_dict`` was called on.
+        """The statistics restored from the result of ``to_dict``.
 
         Raises:
             QuantizerError: unknown or missing keys.

@@ -73,7 +73,7 @@ def _cell(counts: Counter[bool]) -> str:
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Everything a machine may want to know, in terms of what JSON holds."""
+    """All outcomes, as JSON-compatible values."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -51,9 +51,9 @@ class Verification:
 
     Args:
         outputs: The outputs of the models.
-        layers: Layers that both have, in order of execution; or the operations of a file, where ``alone``.
-        causes: Where outputs differ, and no such layer does or the other is an integer program: what of the network
-            leaves room for it.
+        layers: Layers that both have, in order of execution; or the operations of a file, if ``alone``.
+        causes: Possible causes in the network if outputs differ, and no such layer does or the other model is an
+            integer program.
         alone: Whether each layer was compared on what the deployed model gave it, so that differences before it do not
             count.
 
@@ -102,7 +102,7 @@ class Verification:
         return next(iter(self.different), None)
 
     def raise_if_different(self, tolerance: float = 0.0) -> None:
-        """Nothing, or an error that says what ``print`` says.
+        """Raise an error with the text that ``print`` shows if an output differs.
 
         Raises:
             QuantizerError: an output value differs by more than ``tolerance``.

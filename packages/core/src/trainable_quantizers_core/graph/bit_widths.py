@@ -22,15 +22,15 @@ Unit = tuple[str, str]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a network may cost at most: one of three amounts.
+    """The maximum cost of a network, as one of three amounts.
 
     Args:
         weight_bytes: Σ elements·bits/8 over all quantized weights, in bytes.
         bit_operations: Σ multiply-accumulates·(bits of the weights)·(bits of the input) for one example; of a product
             of two activations, the bits of both. What is not quantized counts 32 bits.
         latency: Σ of the times in ``latency_table``, in its unit.
-        latency_table: By name of the layer, its time for each width of its weights ({4: 0.8, 8: 1.3}), or for each
-            pair of the widths of weights and input ({(4, 8): 0.9, (8, 8): 1.3}). Other layers cost nothing.
+        latency_table: By layer name, the time for each width of its weights ({4: 0.8, 8: 1.3}), or for each pair of
+            the widths of weights and input ({(4, 8): 0.9, (8, 8): 1.3}). Other layers cost nothing.
 
     Raises:
         QuantizerError: not one positive amount, or a latency without a table.
@@ -77,7 +77,7 @@ class Budget:
         return self.counts == "bit_operations" or any(map(_has_pairs, self.latency_table.values()))
 
     def check_table(self, operations: Sequence[OperationCost], widths: Sequence[int]) -> None:
-        """Nothing, or an error where the table does not fit.
+        """Check that the latency table fits the operations.
 
         Raises:
             QuantizerError: a layer that has no quantized weights, or a width without a time.

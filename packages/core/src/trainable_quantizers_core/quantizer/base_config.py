@@ -51,7 +51,7 @@ class TrainableQuantizerConfig:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds, with the name of the class under ``type``.
+        """All fields as JSON-compatible values, with the name of the class under ``type``.
 
         Raises:
             QuantizerError: a value that could not be restored, or an attribute that is no field.
@@ -69,7 +69,7 @@ class TrainableQuantizerConfig:
 
     @classmethod
     def from_dict(cls: type[Config], data: Mapping[str, Any]) -> Config:
-        """The configuration that ``to_dict`` was called on.
+        """The configuration restored from the result of ``to_dict``.
 
         Raises:
             QuantizerError: unknown or missing keys, or a ``type`` that is not ``cls`` or a subclass of it.
@@ -81,7 +81,7 @@ class TrainableQuantizerConfig:
 
     @classmethod
     def from_json(cls: type[Config], text: str) -> Config:
-        """The configuration that ``to_json`` was called on."""
+        """The configuration restored from the result of ``to_json``."""
         return cls.from_dict(parsed_json(cls.__name__, text))
 
     def _check(self, name: str, accepted: bool, rule: str, advice: str) -> None:

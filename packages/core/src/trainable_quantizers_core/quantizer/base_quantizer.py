@@ -138,7 +138,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         return self.quantizer_parameters[name][VAR]
 
     def get_config(self) -> dict[str, Any]:
-        """All constructor arguments, in terms of what JSON holds."""
+        """All constructor arguments, as JSON-compatible values."""
         config = {name: encode(value) for name, value in self._arguments.items()}
         return {**config, _config_parameter(type(self)): self.quantization_config.to_dict()}
 

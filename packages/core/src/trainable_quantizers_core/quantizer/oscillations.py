@@ -85,7 +85,7 @@ class Oscillations:
             raise invalid(cls.__name__, "anneal_from", rule, first, advice, where)
 
     def to_dict(self) -> dict[str, float]:
-        """The arguments that say something, in terms of what TOML and JSON hold."""
+        """The arguments that say something, as values that TOML and JSON can hold."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod

@@ -64,7 +64,7 @@ class QuantizationSchedule:
             raise invalid(cls.__name__, "learn_until", f"after learn_from ({learn_from})", learn_until, advice, where)
 
     def to_dict(self) -> dict[str, int]:
-        """The arguments that say something, in terms of what TOML and JSON hold."""
+        """The arguments that say something, as values that TOML and JSON can hold."""
         return {name: int(step) for name, step in vars(self).items() if step is not None}
 
     @property

@@ -51,7 +51,7 @@ def register_enum(enum: type[Enum]) -> type[Enum]:
 
 
 def encode(value: Any) -> Any:
-    """``value`` in terms of what JSON holds.
+    """``value`` as JSON-compatible values.
 
     Raises:
         QuantizerError: a value of a type that could not be restored.

@@ -140,7 +140,7 @@ class LayerRule:
         return False if self.skip else getattr(self, target)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was given, in terms of what TOML and JSON hold."""
+        """What was given, as values that TOML and JSON can hold."""
         values = {key: value for key, value in vars(self).items() if value is not None and (key != "skip" or value)}
         return {key: plain_fields(value) if isinstance(value, dict) else value for key, value in values.items()}
 

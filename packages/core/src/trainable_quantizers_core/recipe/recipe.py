@@ -114,7 +114,7 @@ class Recipe:
         return activations or corrects or self.require_coverage is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe in terms of what TOML and JSON hold."""
+        """The recipe as values that TOML and JSON can hold."""
         values = {
             "name": self.name,
             "weights": self.weights and plain_fields(vars(self.weights)),
@@ -154,7 +154,7 @@ class Recipe:
         return cls.from_dict(data, path.name)
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe to a file that ends in ``.toml`` or ``.json``, whole or not at all.
+        """Write the recipe to a file that ends in ``.toml`` or ``.json``, atomically.
 
         Raises:
             QuantizerError: another ending.

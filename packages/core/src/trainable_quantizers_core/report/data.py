@@ -192,7 +192,7 @@ class ModelReport(Part):
     sensitivity: Sensitivity | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
+        """All fields as JSON-compatible values."""
         parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("tensors", "skipped")}
         figures = {name: encode(getattr(self, name)) for name in ("accuracies", "coverage")}
         costs = None if self.sensitivity is None else self.sensitivity.to_dict()

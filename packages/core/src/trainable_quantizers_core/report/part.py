@@ -25,7 +25,7 @@ class Part:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
+        """All fields as JSON-compatible values."""
         return {f.name: encode(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def to_json(self) -> str:

@@ -69,7 +69,7 @@ class Sensitivity(Part):
         _require_error(type(self).__name__, self.error)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
+        """All fields as JSON-compatible values."""
         return {"quantizers": [each.to_dict() for each in self.quantizers], "error": self.error}
 
     @classmethod

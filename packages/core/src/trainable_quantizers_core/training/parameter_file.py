@@ -106,7 +106,7 @@ def save_parameters(path: str | os.PathLike[str], states: Iterable[QuantizerStat
 
     Raises:
         QuantizerError: a ``config`` that JSON cannot hold.
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     states = list(states)
     try:
@@ -127,8 +127,8 @@ def load_parameters(path: str | os.PathLike[str]) -> tuple[QuantizerState, ...]:
 
     Raises:
         QuantizerError: no such file as ``save_parameters`` writes, or a damaged one.
-        FileNotFoundError: no file.
-        ImportError: safetensors is not installed; the message says how to.
+        FileNotFoundError: the file does not exist.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     safetensors = optional("safetensors", "portability")
     path = Path(path)

@@ -30,7 +30,7 @@ SIZES = ("free", "batch", "fixed")
 
 
 def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, sizes: str = "free") -> Verification:
-    """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
+    """Write a converted model to a file, atomically, and compare what the file computes with the model.
 
     ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
     TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds weights of 8 bits and activations of 8

@@ -42,7 +42,7 @@ def export(
     operators: str = "standard",
     sizes: str = "free",
 ) -> Verification:
-    """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
+    """Write a converted model to a file, atomically, and compare what the file computes with the model.
 
     ``.onnx`` with standard operators holds weights of up to 8 bits as integers, and QuantizeLinear and
     DequantizeLinear for activations; narrower ones have a Clip before. ``.pt2`` holds the program of
@@ -69,7 +69,7 @@ def export(
     Raises:
         QuantizerError: the model holds trainable quantizers, another ending, a quantizer that the operators cannot
             express, or a model that the exporter does not take.
-        ImportError: what writes and runs ONNX is not installed; the message says how to.
+        ImportError: packages that write and run ONNX are not installed; the message says how to install them.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
