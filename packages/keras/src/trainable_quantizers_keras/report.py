@@ -30,7 +30,7 @@ def report(
     Args:
         model: Holds trainable quantizers.
         data: Batches as for ``prepare``; without them activations are listed, but not measured.
-        accuracies: Figures to show beside, by label.
+        accuracies: Accuracies to show as well, by label.
         sensitivity: What ``sensitivity(model, data)`` found, to show what each quantizer costs.
 
     Raises:

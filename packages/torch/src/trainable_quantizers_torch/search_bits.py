@@ -26,12 +26,12 @@ def search_bits(
     fold_batch_norm: bool | str = False,
     verbose: bool = True,
 ) -> Recipe:
-    """The recipe with rules that give each layer the width it needs, within a budget and without labels.
+    """Search, without labels, for the width of each layer within a budget; returns the recipe with rules for them.
 
-    For each width the model is prepared with it everywhere and runs once for each quantizer, all others set aside:
+    For each width the model is prepared with it everywhere and runs once for each quantizer, all others bypassed:
     error = Σ(y - y_float)²/Σy_float² of the outputs, in evaluation. Then the widths with the least sum of
     errors within the budget are searched: exactly, but for bit operations. The result is a recipe like any other: write
-    it to a file, prepare the model by it with the same ``fold_batch_norm``, train.
+    it to a file, prepare the model with it and the same ``fold_batch_norm``, train.
 
     Args:
         model: The float model; stays as it is.

@@ -200,7 +200,7 @@ class Program:
                 others keep theirs.
 
         Raises:
-            QuantizerError: no such rule, or a pattern that fits no name.
+            QuantizerError: no such rule, or a pattern that matches no name.
         """
         ties = TieRules("Program", rounding)
 

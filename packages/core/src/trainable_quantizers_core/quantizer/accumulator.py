@@ -22,18 +22,18 @@ _HALVINGS = 12  # α is found to 2^-12: a step less or more of the largest weigh
 
 
 class AccumulatorGrid:
-    """Multiples of Δ_x·Δ_w[c], on which the products of a layer and their sums lie, and with this its bias too.
+    """The grid of a layer's accumulator: multiples of Δ_x·Δ_w[c], for products, sums and the bias.
 
     Δ_w[c] is the step of the weights of channel c, Δ_x that of the layer's input. Both are powers of two, so that
     float32 adds multiples of their product exactly, in any order, as long as sums stay below 2^24 of them.
 
     Args:
         inputs: Δ_x: a power of two, or the power-of-two quantizer of the input, whose step the grid follows; its place
-            in a model, until it is found there. Several, where the layer is called on several inputs: the coarsest
+            in a model, until it is found there. Several if the layer is called on several inputs: the coarsest step
             counts, whose multiples are multiples of the others.
-        bits: Bits of two's complement that no sum exceeds, nor any part of one; None sets no limit.
-        channel_axis: Axis of the weight that counts the channels of the result; None for that of its quantizer.
-        bias: Whether the layer has a bias, which is one of the numbers that are summed.
+        bits: Bits of two's complement that no sum or partial sum exceeds; None sets no limit.
+        channel_axis: Axis of the weight for the output channels; None for that of its quantizer.
+        bias: Whether the layer has a bias, which is part of the sum.
 
     Raises:
         QuantizerError: no input, a number that is no power of two, or a quantizer of another method; a limit
@@ -76,10 +76,10 @@ class AccumulatorGrid:
             raise invalid(owner, "bits", rule, bits, "fewer hold no product and bias; give the input fewer bits")
 
     def check(self, owner: str, layer: Any, has_bias: bool, quantizers: Mapping[Any, Any]) -> None:
-        """Refuse a layer whose sums cannot lie on this grid.
+        """Check that the sums of a layer can lie on this grid.
 
         Raises:
-            QuantizerError: weights are not on one power-of-two grid, or the bias is missing that the grid speaks of.
+            QuantizerError: the weights are not on one power-of-two grid, or the layer lacks the bias that the grid has.
         """
         if self.bias and not has_bias:
             advice = "write AccumulatorGrid(..., bias=False)"
@@ -95,7 +95,7 @@ class AccumulatorGrid:
             raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
     def with_inputs(self, inputs: Any) -> AccumulatorGrid:
-        """The same of other inputs."""
+        """The same grid for other inputs."""
         return AccumulatorGrid(inputs, self.bits, self.channel_axis, self.bias)
 
     @property
@@ -105,7 +105,7 @@ class AccumulatorGrid:
         return min(grid.lowest for grid in grids), max(grid.highest for grid in grids)
 
     def axis(self, quantizer: RangeQuantizer) -> int | None:
-        """The axis of the weight that counts the channels of the result; None if it is unknown."""
+        """The axis of the weight for the output channels; None if it is unknown."""
         given = self.channel_axis
         return quantizer.specification.channel_axis if given is None else given
 
@@ -115,7 +115,7 @@ class AccumulatorGrid:
         return is_power_of_two(quantizer) and not (limited and quantizer.specification.method in TABLED)
 
     def always_holds(self, quantizer: RangeQuantizer, count: int) -> bool:
-        """Whether no ``count`` weights of a channel exceed the bits, whatever they are: nothing is to be limited."""
+        """Whether any ``count`` weights of a channel stay within the bits, so that no limit is needed."""
         levels, bits = quantizer.specification.grid, self.bits or MAX_ACCUMULATOR_BITS
         largest = count * max(-levels.lowest, levels.highest)
         widest = max(-self.levels[0], self.levels[1])
@@ -124,16 +124,16 @@ class AccumulatorGrid:
 
     @property
     def largest_bias(self) -> int:
-        """In finest steps of the input: half of a limited accumulator, else what 32 bits hold."""
+        """The largest bias in finest input steps: half of a limited accumulator, else what 32 bits hold."""
         return LARGEST_BIAS if self.bits is None else largest_bias(self.bits)
 
     def finest_of(self, coarsest: Any, pick: Callable[[Any, Any], Any]) -> Any:
-        """The finest Δ_x over the coarsest, where a limited bias is to know it; else None."""
+        """The finest Δ_x over the coarsest if a limited bias needs it, else None."""
         several = self.bits is not None and len(self.inputs) > 1
         return self.input_step(pick) / coarsest if several else None
 
     def room(self, bias: Any) -> Any:
-        """What the accumulator holds beside a bias of this magnitude, in steps."""
+        """The range of the accumulator left beside a bias of this magnitude, in steps."""
         return largest_sum(self.bits or MAX_ACCUMULATOR_BITS) - bias
 
     def input_step(self, pick: Callable[[Any, Any], Any]) -> Any:
@@ -219,7 +219,7 @@ def limited(ops: ArrayOps, levels: Any, room: Any, widest: int, signed: bool) ->
     Args:
         ops: The array library.
         levels: v = w/Δ_w, clipped to the grid, of shape (channels, weights of one channel).
-        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        room: Range of the accumulator left beside the bias, in steps, of shape (channels,).
         widest: The largest magnitude of an input, in levels.
         signed: Whether inputs have levels below zero.
 

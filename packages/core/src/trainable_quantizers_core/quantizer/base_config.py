@@ -31,10 +31,9 @@ def _equal(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TrainableQuantizerConfig:
-    """What the configuration objects share: comparison by value, and a round trip through dict and JSON.
+    """The base class of configurations: comparison by value, and a round trip through dict and JSON.
 
-    Instances do not change (``dataclasses.replace`` makes a changed copy), so that one which was
-    accepted stays valid.
+    Instances are immutable, so a valid one stays valid; ``dataclasses.replace`` makes a changed copy.
 
     Examples:
         >>> from trainable_quantizers_core import TrainableQuantizerCandidateConfig

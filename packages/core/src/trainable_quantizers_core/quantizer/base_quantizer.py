@@ -30,16 +30,16 @@ _CONFIG_OF_TARGET = {
 
 
 class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
-    """A quantizer with parameters that train.
+    """A quantizer with trainable parameters.
 
     A subclass is marked with ``@mark_quantizer``, takes a configuration as its first parameter, gives every
     other parameter a default, creates its variables in ``initialize_quantization`` and quantizes in
-    ``__call__``. Its constructor arguments are remembered, so ``get_config`` needs no help.
+    ``__call__``. Its constructor arguments are recorded, so ``get_config`` needs no code.
     ``BasePytorchTrainableQuantizer`` and ``BaseKerasTrainableQuantizer`` show an example.
 
     Args:
-        quantization_config: The configuration; its class fits the marked target, its method is a marked one.
-        freeze_quant_params: Whether the quantization parameters stay as they start.
+        quantization_config: The configuration, of the class for the marked target and with a marked method.
+        freeze_quant_params: Whether the quantization parameters keep their initial values.
 
     Raises:
         QuantizerError: the class is not marked, its signature is not as above, or the configuration does not fit.
@@ -52,7 +52,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> BaseTrainableQuantizer:
-        """Remember the arguments, for ``get_config``."""
+        """Record the arguments for ``get_config``."""
         quantizer = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         _, *given = signature.bind_partial(quantizer, *args, **kwargs).arguments.items()
@@ -90,7 +90,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     @abstractmethod
     def get_trainable_variables(self, group: VariableGroup) -> list[Any]:
-        """The variables of ``group`` that an optimizer should move."""
+        """The variables of ``group`` that an optimizer should train."""
 
     def weights_quantization(self) -> bool:
         """Whether it quantizes weights."""
@@ -101,11 +101,11 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         return isinstance(self.quantization_config, TrainableQuantizerActivationConfig)
 
     def advance(self, steps: int = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps; a quantizer with a schedule moves on."""
+        """Report ``steps`` more steps of the optimizer; a quantizer with a schedule advances."""
 
     @property
     def counts_steps(self) -> bool:
-        """Whether it has to be told of the steps of the optimizer."""
+        """Whether it needs ``advance`` to report the steps of the optimizer."""
         return self.schedule is not None or self.oscillations is not None
 
     def convert2inferable(self) -> BaseInferableQuantizer:
@@ -113,17 +113,17 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not define convert2inferable.")
 
     def deployed_weight(self, weight: Any) -> Any:
-        """What the inferable quantizer is given in the place of a weight: itself, unless its rounding is learned."""
+        """The weight as the inferable quantizer is given it: unchanged, unless its rounding is learned."""
         return weight
 
     def add_quantizer_variable(self, name: str, variable: Any, group: VariableGroup = VariableGroup.WEIGHTS) -> None:
-        """Make ``variable`` known as ``name``."""
+        """Register ``variable`` under ``name``."""
         if not isinstance(group, VariableGroup):
             raise invalid(type(self).__name__, "group", "a VariableGroup", group, "use VariableGroup.QPARAMS")
         self.quantizer_parameters[name] = {VAR: variable, GROUP: group}
 
     def get_quantizer_variable(self, name: str) -> Any:
-        """The variable known as ``name``.
+        """The variable registered under ``name``.
 
         Raises:
             QuantizerError: there is none of that name (yet).
@@ -144,7 +144,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     @classmethod
     def from_config(cls: type[Quantizer], config: Mapping[str, Any]) -> Quantizer:
-        """The quantizer that ``get_config`` was called on, as it was before training.
+        """The quantizer restored from the result of ``get_config``, as it was before training.
 
         Raises:
             QuantizerError: unknown or missing keys, there or in the configuration.

@@ -108,7 +108,7 @@ class CandidatesQuantizer(RangeQuantizer):
         return name in self.candidates[0].specification.initial
 
     def get_quantizer_variable(self, name: str) -> Any:
-        """The variable known as ``name``; a threshold or end is that of the candidate in use."""
+        """The variable registered under ``name``; a threshold or end is that of the candidate in use."""
         owner: Any = self.in_use if self._of_range(name) else super()
         return owner.get_quantizer_variable(name)
 
@@ -126,7 +126,7 @@ class CandidatesQuantizer(RangeQuantizer):
         return self.in_use.convert2inferable()
 
     def advance(self, steps: Any = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        """Report ``steps`` more steps of the optimizer: a number, or a tensor."""
         super().advance(steps)
         for candidate in self.candidates:
             candidate.advance(steps)

@@ -23,7 +23,7 @@ _FROZEN = 2  # in the place of a direction
 
 @dataclass(frozen=True)
 class Oscillations:
-    """Flip rates of weights, and freezing of those that oscillate.
+    """Measures the flip rates of weights, and freezes those that oscillate.
 
     After each step of the optimizer, with k the level of a weight, y = Δ·k, and m = momentum:
 
@@ -64,7 +64,7 @@ class Oscillations:
 
     @classmethod
     def check(cls, values: Mapping[str, Any], where: str = "") -> None:
-        """Whether these can be the values of a rule.
+        """Check that these are valid values of a rule.
 
         Raises:
             QuantizerError: see the class; ``where`` they were found.
@@ -85,12 +85,12 @@ class Oscillations:
             raise invalid(cls.__name__, "anneal_from", rule, first, advice, where)
 
     def to_dict(self) -> dict[str, float]:
-        """The arguments that say something, as values that TOML and JSON can hold."""
+        """The arguments other than None, as values that TOML and JSON can hold."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, given: Any, where: str = "") -> Oscillations:
-        """The rule that ``to_dict`` was called on, or that a recipe holds.
+        """The rule from the result of ``to_dict``, or from a recipe.
 
         Raises:
             QuantizerError: no table, an unknown key or value.
@@ -116,7 +116,7 @@ class Oscillations:
 
     @property
     def freezes(self) -> bool:
-        """Whether it writes weights."""
+        """Whether it freezes weights, and so writes them."""
         return self.freeze_above is not None
 
     def variables(self, shape: tuple[int, ...], unit: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ class Oscillations:
     def followed(
         self, ops: ArrayOps, weight: Any, level: Any, unit: Any, state: Mapping[str, Any], step: Any, counts: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The weight after a step of the optimizer, and what is known of it then.
+        """The weight after a step of the optimizer, and its new state.
 
         Args:
             ops: Of the framework.

@@ -34,7 +34,7 @@ def register_class(tag: str, cls: type, restore: Callable[[Any], Any]) -> None:
 
 
 def register_enum(enum: type[Enum]) -> type[Enum]:
-    """Make the members of an enumeration part of what configurations and options can hold (a decorator).
+    """Let configurations and options hold members of an enumeration (a decorator).
 
     Raises:
         QuantizerError: another enumeration of that name is registered.

@@ -25,9 +25,9 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 
 def convert(model: Any) -> Any:
-    """A copy of a model in which every trainable quantizer is an inferable one.
+    """Convert a model for deployment: a copy with inferable quantizers of mct-quantizers in place of trainable ones.
 
-    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Nested models
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself stays as it is. Nested models
     are converted too, and a shared layer stays shared.
 
     Args:

@@ -30,7 +30,7 @@ SIZES = ("free", "batch", "fixed")
 
 
 def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, sizes: str = "free") -> Verification:
-    """Write a converted model to a file, atomically, and compare what the file computes with the model.
+    """Export a converted model to a file, atomically, and compare the results of the file with those of the model.
 
     ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
     TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds weights of 8 bits and activations of 8
@@ -42,15 +42,15 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
         model: What ``convert`` returned.
         path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no ending. An older file or SavedModel is replaced.
         example_inputs: A batch as for ``prepare``; the file is run on it.
-        sizes: Of inputs that a SavedModel or ``.tflite`` file takes: ``"free"`` for every size that the inputs of the
-            model leave free; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of ``example_inputs``
-            alone, without which recurrent layers do not reach ``.tflite``.
+        sizes: Input sizes that a SavedModel or ``.tflite`` file accepts: ``"free"`` for every size that the inputs of
+            the model leave free; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of
+            ``example_inputs`` alone, which recurrent layers need to reach ``.tflite``.
 
     Inputs and outputs of a SavedModel and of a ``.tflite`` file are named like those of a model of dictionaries, and
     inputs of others like their tensors; outputs of others are ``output_0``, ``output_1``, ...
 
     Returns:
-        What differs between model and file on the example inputs.
+        The comparison of model and file on the example inputs.
 
     Raises:
         QuantizerError: the model holds trainable quantizers, another ending, a folder of other things at the path,

@@ -18,11 +18,11 @@ from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantization
 
 
 def sensitivity(model: Any, data: Any) -> Sensitivity:
-    """Which quantizers cost most, without labels: each alone, all others set aside, against the float model.
+    """Measure, without labels, the error that each quantizer alone causes, with all others bypassed.
 
     error = Σ(y - y_float)² / Σy_float² over all floating outputs on the data, in evaluation. Give the quantizers at the
-    top of the list more bits, and those at the end fewer. The model runs once for each quantizer: a batch or a few are
-    enough.
+    top of the list more bits, and those at the end fewer. The model runs once for each quantizer: one or a few batches
+    are enough.
 
     Args:
         model: What ``prepare`` made; it stays as it is.

@@ -27,7 +27,7 @@ from trainable_quantizers_keras.layers.holder import KerasActivationQuantization
 
 
 def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verification:
-    """Compare two models on batches of data, in evaluation: their outputs, and those of the layers both have.
+    """Compare two models on batches of data in evaluation mode: their outputs, and those of their common layers.
 
     Args:
         trained: The model that was trained.

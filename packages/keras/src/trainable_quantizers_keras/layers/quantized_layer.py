@@ -151,7 +151,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return _scheduled(quantizer, bias, rounded, training)
 
     def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> tf.Tensor:
-        """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
+        """The bias in finest steps, per weight channel; the largest bias if the channels differ from the bias's."""
         channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
         if not grid.bias:
             return tf.zeros(channels)
@@ -169,7 +169,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return _scheduled(quantizer, weight, limit_weight(weight, quantizer.step(), room, *where), training)
 
     def accumulator_bits(self) -> int | None:
-        """Bits of two's complement that its sums need at worst, bias included; None if they lie on no grid."""
+        """Bits of two's complement that its sums need in the worst case, bias included; None if they lie on no grid."""
         grid = self.accumulator
         if grid is None or any(isinstance(each, (float, str)) for each in grid.inputs):
             return None
@@ -183,7 +183,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return worst_bits(levels.astype(np.int64), bias.astype(np.int64), *grid.levels)
 
     def sums(self, inputs: Any) -> tf.Tensor:
-        """What the layer adds up for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
+        """The layer's sums for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
         grid: Any = self.accumulator
         ((key, _, quantizer),) = self.get_weights_vars()
         step, quantized = grid.input_step(tf.minimum), self.get_quantized_weights()

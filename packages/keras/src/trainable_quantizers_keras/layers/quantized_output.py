@@ -40,7 +40,7 @@ class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
         return self.holder(self.layer(inputs, *args, **without_foreign_mask(self.layer, kwargs)))
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """That of the layer."""
+        """The mask of the layer."""
         return self.layer.compute_mask(inputs, mask)
 
     def get_config(self) -> dict[str, Any]:
@@ -49,6 +49,6 @@ class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config: Any, custom_objects: Any = None) -> KerasQuantizedOutput:
-        """The layer that ``get_config`` was called on."""
+        """The layer restored from the result of ``get_config``."""
         parts = {key: keras.utils.deserialize_keras_object(config[key]) for key in ("layer", "holder")}
         return cls(**{**config, **parts})

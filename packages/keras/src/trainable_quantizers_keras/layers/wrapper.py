@@ -106,7 +106,7 @@ if KERAS_3:
             return self.layer.compute_output_spec(*args, **kwargs)
 
         def compute_output_shape(self, input_shape: Any) -> Any:
-            """That of the layer."""
+            """The mask of the layer."""
             return self.layer.compute_output_shape(input_shape)
 
         def get_config(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _Results = dict[int, list[Any]]  # of layers, by their identity
 
 
 class Distillation(keras.Model):  # type: ignore[misc]
-    """The student with its distance from a teacher, which joins the losses: compile and fit it in the student's place.
+    """A student model that adds a distillation loss to its losses: compile and fit it in place of the student.
 
     loss = distance of the outputs + weight · mean over ``layers`` of Σ(y - y_float)²/Σy_float²
 

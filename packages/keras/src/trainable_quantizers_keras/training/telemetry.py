@@ -39,7 +39,7 @@ def telemetry(
         data: Batches as for ``prepare``; a few are enough.
         loss: ``loss(model, batch)`` gives the loss of a batch; without it there are no gradient ratios. They are
             means over the batches.
-        writer: Where to write them as well: what ``tf.summary.create_file_writer`` gives.
+        writer: Also writes them: the result of ``tf.summary.create_file_writer``.
         step: Number of the step, for the writer.
 
     Raises:
@@ -76,7 +76,7 @@ class QuantizationTelemetryCallback(keras.callbacks.Callback):
     """Takes the telemetry of a model after each epoch while ``fit`` runs.
 
     Args:
-        data: Batches to measure on, as for ``prepare``; they are gone through each time.
+        data: Batches to measure on, as for ``prepare``; each epoch iterates over them.
         loss: ``loss(model, batch)``, for gradient ratios.
         log_dir: Folder for TensorBoard; None writes nothing.
 

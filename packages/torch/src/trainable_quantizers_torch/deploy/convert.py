@@ -19,11 +19,10 @@ from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrain
 
 @trainable
 def convert(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of ``model`` in which every trainable quantizer is an inferable one of mct-quantizers.
+    """Convert a model for deployment: a copy with inferable quantizers of mct-quantizers in place of trainable ones.
 
-    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Wrappers and
-    holders are converted at any depth, those of mct-quantizers with our quantizers in them too; no
-    parameter of a quantizer is left.
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself stays as it is. Wrappers and holders are
+    converted at any depth, including those of mct-quantizers that hold our quantizers; no quantizer parameter is left.
 
     Args:
         model: What ``prepare`` made, or any model that holds trainable wrappers and holders.

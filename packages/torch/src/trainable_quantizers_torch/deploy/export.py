@@ -42,7 +42,7 @@ def export(
     operators: str = "standard",
     sizes: str = "free",
 ) -> Verification:
-    """Write a converted model to a file, atomically, and compare what the file computes with the model.
+    """Export a converted model to a file, atomically, and compare the results of the file with those of the model.
 
     ``.onnx`` with standard operators holds weights of up to 8 bits as integers, and QuantizeLinear and
     DequantizeLinear for activations; narrower ones have a Clip before. ``.pt2`` holds the program of
@@ -53,18 +53,18 @@ def export(
         model: What ``convert`` returned.
         path: Ends in ``.onnx``, ``.pt2`` or ``.c``.
         example_inputs: A batch as for ``prepare``; the file is run on it.
-        operators: Of an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
+        operators: For an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
             onnxruntime runs with ``mct_quantizers.get_ort_session_options()``.
-        sizes: Of inputs that the file takes: ``"free"`` for every size that the model leaves free, such as batch,
+        sizes: Input sizes that the file accepts: ``"free"`` for every size that the model leaves free, such as batch,
             height and width; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of ``example_inputs``
             alone. With the operators of mct-quantizers, ``"free"`` is ``"batch"``.
 
-    An ONNX file computes in float32, as its runtimes do, also if the model is in half or double precision. Its inputs
+    An ONNX file computes in float32, as its runtimes do, even if the model is in half or double precision. Its inputs
     are named like the arguments of the forward (``image``, ``batch.image``), its outputs like the keys of the result:
     ``boxes``, ``output_0`` in a tuple, ``output`` alone.
 
     Returns:
-        What differs between model and file on the example inputs.
+        The comparison of model and file on the example inputs.
 
     Raises:
         QuantizerError: the model holds trainable quantizers, another ending, a quantizer that the operators cannot

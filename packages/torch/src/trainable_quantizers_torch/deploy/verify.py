@@ -28,7 +28,7 @@ _QUANTIZED = (PytorchQuantizationWrapper, _HOLDER)
 
 
 def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: Any) -> Verification:
-    """Compare two models on batches of data, in evaluation: their outputs, and those of the layers both have.
+    """Compare two models on batches of data in evaluation mode: their outputs, and those of their common layers.
 
     Args:
         trained: The model that was trained.

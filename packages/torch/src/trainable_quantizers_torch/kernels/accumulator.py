@@ -53,7 +53,7 @@ def limit_weight(
     Args:
         weight: Of any shape.
         step: Δ_w, of shape () or (channels,).
-        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        room: Range of the accumulator left beside the bias, in steps, of shape (channels,).
         axis: Of the channels.
         grid: Of the weight.
         inputs: The lowest and the highest level of an input.

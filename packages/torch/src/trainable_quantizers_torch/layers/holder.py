@@ -15,7 +15,7 @@ from trainable_quantizers_torch.layers.wrapper import become
 
 
 class PytorchTrainableActivationQuantizationHolder(StructuredState, PytorchActivationQuantizationHolder):
-    """The holder of mct-quantizers for training.
+    """The activation holder of mct-quantizers, with a trainable quantizer.
 
     Args:
         activation_holder_quantizer: The quantizer, whose variables become parameters of this module.
@@ -58,9 +58,9 @@ class PytorchTrainableActivationQuantizationHolder(StructuredState, PytorchActiv
         return repr(self.activation_holder_quantizer)
 
     def convert_to_inferable_quantizers(self) -> torch.nn.Module:
-        """Become a plain ``PytorchActivationQuantizationHolder``, in place; also returned.
+        """Turn into a plain ``PytorchActivationQuantizationHolder``, in place, and return it.
 
-        With a disabled quantizer it becomes a ``torch.nn.Identity``.
+        With a disabled quantizer it turns into a ``torch.nn.Identity``.
         """
         return become(self, self.inferable())
 

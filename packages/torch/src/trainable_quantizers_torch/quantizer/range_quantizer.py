@@ -30,9 +30,9 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     Args:
         quantization_config: Bits, method and initial parameters.
-        freeze_quant_params: Whether the parameters stay as they start.
+        freeze_quant_params: Whether the parameters keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether flip rates of weights are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -87,7 +87,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             raise invalid(type(self).__name__, "inputs", "a dense tensor", found, advice)
 
     def _check_channels(self, inputs: torch.Tensor, parameter: torch.Tensor) -> None:
-        """A weight may have been given another shape since its quantizer was made."""
+        """Refuse a weight whose shape changed after its quantizer was made."""
         axis = self.channel_axis
         if axis is not None and (axis >= inputs.ndim or inputs.shape[axis] != parameter.numel()):
             rule, advice = (
@@ -152,7 +152,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return symmetric_range(threshold, spec.grid, *self._threshold_rule())
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
-        """A variable per tensor is stored with one axis, because FSDP shards no other."""
+        """A variable in its shape for use: per-tensor ones are stored with one axis, because FSDP shards no scalars."""
         return variable.reshape(()) if self.channel_axis is None and variable.numel() == 1 else variable
 
     def step(self) -> torch.Tensor:
@@ -165,7 +165,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        """Report ``steps`` more steps of the optimizer: a number, or a tensor."""
         if STEP not in self.quantizer_parameters:
             return
         for name in self._held:
@@ -176,10 +176,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     @torch.no_grad()
     def follow(self, weight: torch.Tensor, steps: int | torch.Tensor = 1) -> None:
-        """Look where the optimizer left the weight; one that oscillates is put back to its level, and kept there.
+        """Update flip rates after a step of the optimizer; freeze elements that oscillate on their level.
 
         Raises:
-            QuantizerError: the weight is not whole.
+            QuantizerError: only a part of the weight is here.
         """
         rule = self.oscillations
         if rule is None or not self.quantizer_parameters:
@@ -213,7 +213,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return (quantized - torch.clamp(values, *ends)).square().sum()
 
     def blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
-        """What the schedule makes of a tensor and its quantized values in training."""
+        """The mixture of a tensor and its quantized values that the schedule asks for in training."""
         step = self.get_quantizer_variable(STEP)
         if on_cpu(step) and self.schedule.share(NUMBER_OPS, step.item()) == 1:
             return quantized

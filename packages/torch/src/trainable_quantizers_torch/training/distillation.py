@@ -17,7 +17,7 @@ from trainable_quantizers_torch.prepare import find_summary
 
 
 class Distillation(nn.Module):
-    """The student with its distance from a teacher: a call gives the outputs of the student and the loss.
+    """A student model with a distillation loss: a call returns the outputs of the student and the loss.
 
     loss = distance of the outputs + weight · mean over ``layers`` of Σ(y - y_float)²/Σy_float²
 

@@ -29,7 +29,7 @@ def telemetry(
 ) -> dict[str, float]:
     """Thresholds, clipped share, range used, SQNR and gradient ratio of each quantizer, as ``layer.attribute/figure``.
 
-    Measured in evaluation on batches of your choice, so that one time is comparable with another; it changes nothing
+    Measured in evaluation on batches of your choice, so that results are comparable over time; it changes nothing
     in the model, gradients included. The figures are those of ``trainable_quantizers_core.training.telemetry``.
 
     Args:
@@ -37,7 +37,7 @@ def telemetry(
         data: Batches as for ``prepare``; a few are enough.
         loss: ``loss(model, batch)`` gives the loss of a batch; without it there are no gradient ratios. They are
             means over the batches.
-        writer: Where to write them as well: ``torch.utils.tensorboard.SummaryWriter``, or what has its ``add_scalar``.
+        writer: Also writes them: a ``torch.utils.tensorboard.SummaryWriter``, or any object with its ``add_scalar``.
         step: Number of the step, for the writer.
 
     Raises:
