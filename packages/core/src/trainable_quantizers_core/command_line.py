@@ -139,7 +139,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     package = _package(options.trained)
     if _package(options.deployed) is not package:
-        advice = "carry what was learned over with save_quantizers, and compare the parameter files"
+        advice = "transfer learned parameters with save_quantizers, and compare the parameter files"
         raise invalid("verify", "deployed", f"of the framework of {options.trained}", str(options.deployed), advice)
     files = package.command_line
     models = [files.load_model(path, options.trust) for path in (options.trained, options.deployed)]

@@ -68,7 +68,7 @@ def get_threshold_reshape_shape(tensor_shape: Sequence[int], quant_axis: int, qu
     """
     rank = len(tensor_shape)
     if not -rank <= quant_axis < rank:
-        advice = "name the axis that counts channels"
+        advice = "name the channel axis"
         raise invalid("get_threshold_reshape_shape", "quant_axis", f"in {-rank}..{rank - 1}", quant_axis, advice)
     shape = [1] * rank
     shape[quant_axis] = quant_axis_dim

@@ -50,7 +50,7 @@ class LearnedBits:
             unit = units.get((each.layer, each.attribute))
             if isinstance(each.quantizer, CandidatesQuantizer):
                 if unit is None:
-                    rule, advice = "seen by prepare", "pass the model that prepare returned, not loaded from a file"
+                    rule, advice = "known to prepare", "pass the model that prepare returned, not loaded from a file"
                     raise invalid(owner, f"{each.layer}.{each.attribute}", rule, "a quantizer alone", advice)
                 learning.setdefault(unit, []).append(each.quantizer)
             elif unit is not None:

@@ -121,7 +121,7 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
     params = _calibrate(data, scheme, ranges)
     if not statistics.max_magnitude:
         params = ranges.around(np.zeros(1), np.ones(1))
-        findings.append(f"all {statistics.count} values are zero; the range up to 1 stands in")
+        findings.append(f"all {statistics.count} values are zero; the range up to 1 is used")
     table: dict[str, Any] = {}
     if scheme.method in TABLED:
         seen = Points(np.append(points, np.float32(0))[None], np.append(counts, statistics.zeros))
@@ -157,7 +157,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
         raise invalid("weights_parameters", "array", "of at least one element", weight, "leave it in float", where)
     per_channel = scheme.granularity is Granularity.PER_CHANNEL
     if per_channel and (channel_axis is None or not -weight.ndim <= channel_axis < weight.ndim):
-        advice = "name the axis that counts channels, or quantize per tensor"
+        advice = "name the channel axis, or quantize per tensor"
         rule = f"in {-weight.ndim}..{weight.ndim - 1}"
         raise invalid("weights_parameters", "channel_axis", rule, channel_axis, advice, where)
     rows = np.moveaxis(weight, channel_axis or 0, 0) if per_channel else weight[None]
@@ -171,7 +171,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
     dead = (low == 0) & (high == 0)
     if dead.all():
         params = ranges.around(-np.ones(len(dead)), np.ones(len(dead)))
-        findings.append(f"all {weight.size} values are zero; the range up to 1 stands in")
+        findings.append(f"all {weight.size} values are zero; the range up to 1 is used")
     elif dead.any():
         params[:, dead] = ranges.effective(np.median(params[:, ~dead], axis=1, keepdims=True))
         shown = ", ".join(map(str, dead.nonzero()[0][:8])) + (", ..." if dead.sum() > 8 else "")

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
 
-UNBOUNDED = "it holds infinities, as masks do: quantized they would be numbers like others"
+UNBOUNDED = "it holds infinities, as masks do, which quantization would turn into ordinary numbers"
 UNREACHED = "calibration never reached it"
 NOT_FLOATING = "not a floating tensor"
 

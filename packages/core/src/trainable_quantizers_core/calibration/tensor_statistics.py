@@ -34,7 +34,7 @@ def float_array(owner: str, array: Any) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires a gradient
         problem = str(error)
     if problem:
-        advice = f"hand in the values of a tensor, detached and on the CPU ({problem})"
+        advice = f"pass the values of a tensor, detached and on the CPU ({problem})"
         raise invalid(owner, "array", "of floats", type(array).__name__, advice)
     return found
 

@@ -52,8 +52,8 @@ def check_computation(
     if wrong is not None and not excused:
         first = next((each for each in prepared(True).layers if each.exceeds(_SHARE) and each.name not in folded), None)
         where = f"; it begins in {first.name}, {_in_words(first)}" if first else ""
-        advice = "leave that layer out by a rule with skip = true, or pass check=False to train it as it is"
-        rule = "one that computes the same when it is prepared, quantizers aside"
+        advice = "exclude that layer by a rule with skip = true, or pass check=False to train it as it is"
+        rule = "one that computes the same when it is prepared, quantizers bypassed"
         raise invalid("prepare", "model", rule, f"{wrong.name} {_in_words(wrong)}{where}", advice)
 
 

@@ -194,7 +194,7 @@ def _weights(
                 quantizer, noticed = made[weight.shared]
                 if owner != position:
                     noticed = ()
-                    notes.append(f"shares its weight, and the quantizer of it, with {graph[owner].name}")
+                    notes.append(f"shares its weight and weight quantizer with {graph[owner].name}")
             if quantizer is not None:
                 quantizers[weight.name] = quantizer
                 findings += noticed

@@ -85,7 +85,7 @@ class Summary:
             >>> [row.layer for row in Summary((SummaryRow("conv", "Conv2d"),)).with_norms({"norm": "conv"}).rows]
             ['conv', 'norm']
         """
-        not_folded = "not folded: no convolution or linear layer goes into it alone"
+        not_folded = "not folded: it is not the only reader of a convolution or linear layer"
         rows = [
             replace(row, reason=f"{row.reason}; {not_folded}") if "BatchNorm" in row.type else row for row in self.rows
         ]

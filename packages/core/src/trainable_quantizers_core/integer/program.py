@@ -286,7 +286,7 @@ class Program:
                 raise
             except Exception as error:  # whatever numpy raises of a file that something else wrote
                 told = f"{step.name}: {step.operation} cannot be computed: {type(error).__name__}: {error}"
-                raise QuantizerError(f"{told}. Make the program anew with to_integer.") from error
+                raise QuantizerError(f"{told}. Rebuild the program with to_integer.") from error
             held[step.output] = result if instead is None else instead.get(step.output, result)
             made |= {step.output: result} if step.output in kept else {}
             for each in step.inputs:

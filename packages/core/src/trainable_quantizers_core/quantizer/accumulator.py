@@ -73,7 +73,8 @@ class AccumulatorGrid:
         )
         if bits < least:
             rule = f"at least {least} with inputs up to {widest}"
-            raise invalid(owner, "bits", rule, bits, "fewer hold no product and bias; give the input fewer bits")
+            advice = "fewer cannot hold a product and the bias; give the input fewer bits"
+            raise invalid(owner, "bits", rule, bits, advice)
 
     def check(self, owner: str, layer: Any, has_bias: bool, quantizers: Mapping[Any, Any]) -> None:
         """Check that the sums of a layer can lie on this grid.
@@ -91,7 +92,7 @@ class AccumulatorGrid:
             )
             raise invalid(owner, "weights_quantizers", rule, quantizers, advice)
         if self.bits is not None and self.axis(next(iter(quantizers.values()))) is None:
-            advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
+            advice = "give AccumulatorGrid the axis of the weight for the output channels"
             raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
     def with_inputs(self, inputs: Any) -> AccumulatorGrid:

@@ -172,7 +172,7 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
             "weights_channels_axis",
             accepted,
             "an integer (or None when per tensor)",
-            "give the axis that counts channels",
+            "give the channel axis",
         )
         object.__setattr__(self, "weights_channels_axis", None if axis is None else int(axis))
 

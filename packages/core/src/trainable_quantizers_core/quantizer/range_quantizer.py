@@ -90,7 +90,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
             raise invalid(owner, "oscillations", "an instance of Oscillations", self.oscillations, advice)
         tabled = config.quantization_method in TABLED  # type: ignore[attr-defined]
         if not self.weights_quantization() or self.gradient.soft_rounding or tabled:
-            rule = "None but for weights of evenly spaced levels that are rounded to the nearest"
+            rule = "None except for weights of evenly spaced levels that are rounded to the nearest"
             advice = "leave them out for activations, look-up tables and AdaRound"
             raise invalid(owner, "oscillations", rule, self.oscillations, advice)
 
@@ -180,8 +180,8 @@ class RangeQuantizer(BaseTrainableQuantizer):
             raise invalid(type(self).__name__, "quantization", "enabled", False, advice)
         if self.schedule is not None and self.read_variable(STEP) < self.schedule.full_from:
             step = int(self.read_variable(STEP))
-            text = f"{type(self).__name__}: converted at step {step} of a schedule that quantizes in full from step"
-            advice = "if training was longer than that, nothing told the schedule: see advance_schedules"
+            text = f"{type(self).__name__}: converted at step {step}, but its schedule quantizes fully only from step"
+            advice = "if training was longer, the schedule was not advanced: see advance_schedules"
             warnings.warn(f"{text} {self.schedule.full_from}; {advice}.", stacklevel=2)
         if self.rounding is not None:
             text = f"convert: ties are rounded {self.rounding.value} in training, and {self.native_rounding.value}"

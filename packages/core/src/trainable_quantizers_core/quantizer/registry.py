@@ -62,9 +62,9 @@ def get_trainable_quantizer_class(
     raise invalid(
         "get_trainable_quantizer_class",
         "(target, identifier, method)",
-        "carried by exactly one class",
+        "the marks of exactly one class",
         tuple(map(_text, (quant_target, quantizer_id, quant_method))),
-        f"{len(matches)} classes match; below {quantizer_base_class.__name__} there are "
+        f"{len(matches)} classes match; the subclasses of {quantizer_base_class.__name__} are "
         f"{'; '.join(existing) or 'none'}",
     )
 

@@ -60,7 +60,7 @@ class QuantizationSchedule:
                 check_step(cls.__name__, name, value, where)
         learn_from, learn_until = values.get("learn_from", 0), values.get("learn_until")
         if learn_until is not None and learn_until <= learn_from:
-            advice = "for parameters that never learn there is freeze"
+            advice = "use freeze for parameters that never learn"
             raise invalid(cls.__name__, "learn_until", f"after learn_from ({learn_from})", learn_until, advice, where)
 
     def to_dict(self) -> dict[str, int]:

@@ -46,7 +46,7 @@ def register_enum(enum: type[Enum]) -> type[Enum]:
         True
     """
     if _ENUMS.setdefault(enum.__name__, enum) is not enum:
-        raise invalid("register_enum", "enum", "of a name not taken", enum, "rename it")
+        raise invalid("register_enum", "enum", "of a name that is not taken", enum, "rename it")
     return enum
 
 

@@ -123,7 +123,7 @@ class RangeSpecification:
         axis = self.channel_axis
         where = f" for a tensor of shape {shape}"
         if not -len(shape) <= axis < len(shape):
-            advice = "name the axis that counts channels, or quantize per tensor"
+            advice = "name the channel axis, or quantize per tensor"
             raise invalid(
                 self.owner, "weights_channels_axis", f"in {-len(shape)}..{len(shape) - 1}", axis, advice, where
             )

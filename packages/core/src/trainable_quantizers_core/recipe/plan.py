@@ -109,7 +109,7 @@ class LayerRule:
             advice = nearest(values["position"], _POSITIONS)
             raise invalid(cls.__name__, "position", "'first' or 'last'", values["position"], advice, where)
         if all(values.get(key) is None for key in ("name", "type", "position")):
-            advice = "give name, type or position; what holds for all layers belongs in [weights] and [activations]"
+            advice = "give name, type or position; settings for all layers belong in [weights] and [activations]"
             raise invalid(cls.__name__, "rule", "one with a condition", dict(given), advice, where)
         for target, scheme in SCHEMES.items():
             value = values.get(target)
@@ -223,5 +223,5 @@ def _matches_nothing(
         advice = nearest(str(rule.type).lower(), types)
     else:
         named = "; ".join(f"{layer.name} is {'/'.join(layer.types)}" for layer in inside if rule.matches_name(layer))
-        advice = f"no layer fulfils all of it ({named or 'the ' + str(rule.position) + ' is ' + inside[0].name})"
+        advice = f"no layer meets all conditions ({named or 'the ' + str(rule.position) + ' is ' + inside[0].name})"
     return invalid(owner, f"rule {number}", "one that matches a layer", rule.conditions, advice)

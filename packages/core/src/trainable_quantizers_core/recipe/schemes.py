@@ -32,8 +32,8 @@ from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS
 from trainable_quantizers_core.recipe.fields import read_fields
 
 _UNLIMITED = {
-    TrainingMethod.ADAROUND: "reconstruct first, and train with another method: learned rounding knows no limit",
-    TrainingMethod.DQA: "learn the widths first, and train by learned_recipe: the mixture knows no limit",
+    TrainingMethod.ADAROUND: "reconstruct first, and train with another method: learned rounding has no limit",
+    TrainingMethod.DQA: "learn the widths first, and train by learned_recipe: the mixture has no limit",
 }
 """Training methods whose weights no accumulator limits."""
 
@@ -144,7 +144,7 @@ class WeightsScheme(_Scheme):
                 rule = f"None with {method.value}"
                 raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
         if self.accumulator_bits is not None and self.method in TABLED:
-            advice = "choose another method: weights within the limit would be no entries of the table"
+            advice = "choose another method: limited weights would not be entries of the table"
             rule = "None with a look-up table"
             raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
 

@@ -96,20 +96,20 @@ class TensorReport(Part):
         effective = {name: np.asarray(self.parameters[name], np.float32) for name in names}
         for name, value in effective.items():
             if name == TABLE and value.shape != (2**self.num_bits,):
-                advice = "num_bits says how many entries it has"
+                advice = "a table has 2^num_bits entries"
                 raise invalid("TensorReport", name, f"of {2**self.num_bits} levels", value.tolist(), advice)
             if name != TABLE and (value.ndim != self.per_channel or value.size == 0):
                 rule = "of shape (channels,)" if self.per_channel else "a scalar"
                 advice = "give channel_axis for parameters per channel, and none for one per tensor"
                 raise invalid("TensorReport", name, rule, value.tolist(), advice, f" for {self.layer!r}")
             if not np.isfinite(value).all():
-                advice = "hand in effective parameters, which are always finite"
+                advice = "pass effective parameters, which are always finite"
                 raise invalid("TensorReport", name, "finite", value.tolist(), advice, f" for {self.layer!r}")
         object.__setattr__(self, "parameters", effective)
         low, high = self.range
         if not (low < high).all():
             values = {name: value.tolist() for name, value in effective.items()}
-            advice = "hand in effective parameters, which always leave a range"
+            advice = "pass effective parameters, which always leave a range"
             raise invalid("TensorReport", "parameters", "a range of some width", values, advice, f" for {self.layer!r}")
 
     @property

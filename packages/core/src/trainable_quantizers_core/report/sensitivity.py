@@ -102,7 +102,7 @@ def _sqnr(error: float) -> float:
 
 def _require_error(owner: str, error: Any) -> None:
     if not isinstance(error, (int, float)) or not 0 <= error < inf:
-        raise invalid(owner, "error", "a number, at least 0", error, "divide what differs by the power of the outputs")
+        raise invalid(owner, "error", "a number, at least 0", error, "divide the error by the power of the outputs")
 
 
 def in_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:

@@ -68,7 +68,7 @@ def matched_layers(
             raise invalid(OWNER, "layers", "names of layers of the teacher", name, nearest(name, theirs))
         norm = next((norm for norm, layer in folded.items() if layer == name), None)
         if norm is not None:
-            rule, advice = "names of layers that give the same in both models", f"name {norm!r}, which folded into it"
+            rule, advice = "names of layers with the same output in both models", f"name {norm!r}, which folded into it"
             raise invalid(OWNER, "layers", rule, name, advice)
         found[name] = name if name in ours else str(folded.get(name, name))
         if found[name] not in ours:

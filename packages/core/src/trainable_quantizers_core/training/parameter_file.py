@@ -56,10 +56,10 @@ class QuantizerState:
 
     def __post_init__(self) -> None:
         for name, kind in _TYPES.items():
-            if not isinstance(getattr(self, name), kind):
-                raise invalid(
-                    "QuantizerState", name, f"of type {kind.__name__}", getattr(self, name), "look at the docstring"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                advice = f"pass {kind.__name__}, not {type(value).__name__}"
+                raise invalid("QuantizerState", name, f"of type {kind.__name__}", value, advice)
         if self.target not in TARGETS:
             advice = nearest(self.target, TARGETS)
             raise invalid("QuantizerState", "target", "'weights' or 'activation'", self.target, advice)
@@ -71,7 +71,7 @@ class QuantizerState:
             expected = (2**self.num_bits,) if name == TABLE else None
             if array.shape != expected if expected else array.ndim != self.per_channel:
                 rule = f"of shape {expected or ('(channels,)' if self.per_channel else '()')}"
-                advice = "num_bits says how many entries it has" if expected else "per_channel says what the shape is"
+                advice = "a table has 2^num_bits entries" if expected else "per_channel decides the shape"
                 raise invalid("QuantizerState", argument, rule, array.shape, advice)
             if not np.isfinite(array).all():
                 advice = "training diverged, or the file is damaged"

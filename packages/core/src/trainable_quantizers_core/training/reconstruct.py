@@ -45,7 +45,7 @@ class Reconstruction:
     def __post_init__(self) -> None:
         integer = isinstance(self.steps, Integral) and not isinstance(self.steps, bool)
         if not integer or not 5 <= self.steps <= LAST_STEP:
-            advice = "1000 are usual; more cost time, and gain little"
+            advice = "1000 is usual; more take longer and gain little"
             raise invalid(_OWNER, "steps", f"an integer in 5..{LAST_STEP}", self.steps, advice)
         if not isinstance(self.learning_rate, Real) or not 0 < self.learning_rate < 1:
             raise invalid(_OWNER, "learning_rate", "above 0 and below 1", self.learning_rate, "0.01 is usual")
@@ -81,7 +81,7 @@ class Reconstruction:
         holding = [name for name, inside in held.items() if inside]
         for pattern in self.blocks:
             if not any(fnmatchcase(name, pattern) for name in holding):
-                rule = "names of layers with quantized weights, or of what holds such layers"
+                rule = "names of layers with quantized weights, or of blocks that hold them"
                 raise invalid(_OWNER, "blocks", rule, pattern, nearest(pattern, holding))
         found: dict[str, list[str]] = {}
         for name in holding:
@@ -118,7 +118,7 @@ class Reconstruction:
                 continue
             frozen = shares(each.read_variable(MOVES), each.read_variable(FLIP_RATE))["frozen"]
             if frozen:
-                rule, advice = "of weights that all may move", "reconstruct before the training that freezes weights"
+                rule, advice = "of weights that can all move", "reconstruct before the training that freezes weights"
                 raise invalid(_OWNER, "quantizers of weights", rule, f"{frozen:.1%} frozen", advice)
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
@@ -141,5 +141,5 @@ def check_biases(rows: Iterable[Any]) -> None:
     """
     corrected = [row.layer for row in rows if "bias corrected" in row.reason]
     if corrected:
-        advice = "prepare with bias_correction = false: layers that are reconstructed keep their means by themselves"
+        advice = "prepare with bias_correction = false: reconstruction keeps the means of layers anyway"
         raise invalid(_OWNER, "model", "one whose biases are those of the float model", corrected[0], advice)

@@ -32,7 +32,7 @@ SIZES = ("free", "batch", "fixed")
 def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, sizes: str = "free") -> Verification:
     """Export a converted model to a file, atomically, and compare the results of the file with those of the model.
 
-    ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
+    ``.keras`` is loaded with ``keras_load_quantized_model``. A path without suffix is the folder of a SavedModel, for
     TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds weights of 8 bits and activations of 8
     bits, or of 16 where any has more than 8; ``verify`` compares it operation by operation. ``.c`` holds the integer
     program of ``to_integer`` in C99, a function of one sample; the compiler of this machine builds it for the
@@ -40,7 +40,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
 
     Args:
         model: What ``convert`` returned.
-        path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no ending. An older file or SavedModel is replaced.
+        path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no suffix. An older file or SavedModel is replaced.
         example_inputs: A batch as for ``prepare``; the file is run on it.
         sizes: Input sizes that a SavedModel or ``.tflite`` file accepts: ``"free"`` for every size that the inputs of
             the model leave free; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of
@@ -53,7 +53,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
         The comparison of model and file on the example inputs.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, another ending, a folder of other things at the path,
+        QuantizerError: the model holds trainable quantizers, another suffix, a folder of other things at the path,
             quantizers that the file would not compute, or a model that cannot be written.
 
     Examples:
@@ -68,8 +68,8 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     path = Path(path)
     writers = {".keras": _keras_file, "": _saved_model, ".tflite": _tflite, ".c": _c}
     if path.suffix not in writers:
-        rule = "that of a .keras, .tflite or .c file, or a folder without ending"
-        raise invalid("export", "path", rule, str(path), "choose the format by the ending")
+        rule = "that of a .keras, .tflite or .c file, or a folder without suffix"
+        raise invalid("export", "path", rule, str(path), "choose the format by the suffix")
     if sizes not in SIZES:
         rule = f"one of {', '.join(map(repr, SIZES))}"
         raise invalid("export", "sizes", rule, sizes, nearest(sizes, SIZES))
@@ -81,7 +81,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     if quantized_inside(model):
         raise invalid("export", "model", "converted", model.name, "pass convert(model)")
     if path.suffix == ".keras" and not is_graph(model):
-        advice = "Keras rebuilds a subclassed model without its quantizers: write a SavedModel, a path without ending"
+        advice = "Keras rebuilds a subclassed model without its quantizers: write a SavedModel, a path without suffix"
         raise invalid("export", "model", "Sequential or functional for a .keras file", model.name, advice)
     try:
         inputs = inputs_of(model, example_inputs)
@@ -160,7 +160,7 @@ def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., An
         signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
     data, rounded = lite_model(signature, path.with_suffix(""))
     if rounded:
-        told = f"weights in float, or of look-up tables, to 8 bits: {', '.join(rounded)}"
+        told = f"weights in float or in look-up tables to 8 bits: {', '.join(rounded)}"
         advice = "give them a range of at most 8 bits, or leave the activations that they multiply in float"
         warnings.warn(f"export: the .tflite file rounds {told}; {advice}.", stacklevel=3)
     left = float_operations(data)

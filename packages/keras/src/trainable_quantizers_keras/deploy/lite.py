@@ -81,9 +81,9 @@ def _of_16_bits(converter: Any) -> bytes:
         tf.lite.Interpreter(model_content=data).allocate_tensors()
     except Exception as error:  # whatever the two raise
         rule = f"of operations that a .tflite file has in {WIDE_BITS} bits, where activations have more than {BITS}"
-        said = re.search(r"'tfl\.\w+' op .*", str(error)) or re.search(r".*", str(error).strip())
-        advice = f"TensorFlow says: {said and said.group()}"
-        raise invalid("export", "model", rule, "another", advice) from error
+        said = re.search(r"'(tfl\.\w+)' op .*", str(error)) or re.search(r"(.*)", str(error).strip())
+        advice = f"prepare with activations of {BITS} bits; TensorFlow says: {said and said.group()}"
+        raise invalid("export", "model", rule, said and said.group(1), advice) from error
     return data
 
 

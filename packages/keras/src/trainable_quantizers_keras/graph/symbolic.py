@@ -58,7 +58,7 @@ class Recording:
         kwargs: Arguments by name.
 
     Raises:
-        NotOpenedError: the call does other things in training, gives anything but symbols, or reads variables or random
+        NotOpenedError: the call differs in training, gives anything but symbols, or reads variables or random
             numbers apart from its inputs, which would become constants.
     """
 
@@ -94,7 +94,7 @@ class Recording:
             if mask is not None and id(mask) in inner:
                 inner[id(outer)]._keras_mask = inner[id(mask)]
         if not inner:
-            raise NotOpenedError("it is called on no tensor")
+            raise NotOpenedError("it is called without a tensor")
         named = tf.nest.map_structure(lambda value: inner.get(id(value), value), self.form.named)
         if self._takes_training():
             named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
@@ -106,7 +106,7 @@ class Recording:
         outputs = tf.nest.map_structure(lambda value: _as_symbol(value, next(iter(inner.values()))), outputs)
         flat = tf.nest.flatten(outputs)
         if not any(is_symbol(value) for value in flat):
-            raise NotOpenedError("its result is not made of tensors alone")
+            raise NotOpenedError("its result holds values other than tensors")
         for layer, node in behind(flat):
             found |= {"variables"} if not node.is_input and variables_in(arguments_of(node)) else set()
             found |= {"random numbers"} if draws(layer) else set()
@@ -134,7 +134,7 @@ class Recording:
 
         (_, _, evaluation), (_, _, training) = self._evaluation, self._training
         if described(evaluation) != described(training):
-            raise NotOpenedError("it does other things in training than in evaluation")
+            raise NotOpenedError("it computes differently in training and in evaluation")
         told = {(id(call.layer), call.index): _training_of(call) for call in evaluation}
         return {
             (id(call.layer), call.index)
@@ -300,7 +300,7 @@ def _as_symbol(value: Any, given: Any) -> Any:
     if is_symbol(value):
         return value
     if not isinstance(value, (tf.Tensor, np.ndarray)):
-        raise NotOpenedError("its result is not made of tensors alone")
+        raise NotOpenedError("its result holds values other than tensors")
     ops = keras.ops if KERAS_3 else tf
     nothing = (ops.sum if KERAS_3 else ops.reduce_sum)(ops.zeros_like(given))
     return ops.add(ops.cast(nothing, value.dtype.name), value)

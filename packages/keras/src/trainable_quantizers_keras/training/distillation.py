@@ -124,8 +124,8 @@ def _tapped(name: str, layer: Any, ours: dict[str, Any], matched: str) -> list[A
     last = next((each for each in parts if each in ours), matched)
     found = ours[last]
     if last == matched and is_activated(layer) and not is_activated(getattr(found, "layer", found)):
-        rule, advice = "names of layers that give the same in both models", nearest(name, list(ours))
-        raise invalid("Distillation", "layers", rule, name, f"its activation function is on its own now; {advice}")
+        rule, advice = "names of layers with the same output in both models", nearest(name, list(ours))
+        raise invalid("Distillation", "layers", rule, name, f"its activation function is separate now; {advice}")
     holder = re.compile(rf"{re.escape(last)}({HOLDER_SUFFIX}(_\d+)?|/output)(\.\d+)?")
     holders = {match: each for key, each in ours.items() if (match := holder.fullmatch(key))}
     several = any(match[3] for match in holders)  # results of one call, of which some are not quantized

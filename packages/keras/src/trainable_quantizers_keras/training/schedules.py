@@ -89,7 +89,7 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Warn if the optimizer made no step."""
         if self._seen == self._begin:
-            text = "the optimizer of compile made no step in this epoch, so the schedules of quantizers did not move"
+            text = "the compiled optimizer made no step in this epoch, so the schedules of quantizers did not advance"
             advice = (
                 "call advance_schedules(self) in a train_step with optimizers of its own, and leave this callback out"
             )

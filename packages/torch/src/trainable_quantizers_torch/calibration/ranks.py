@@ -23,7 +23,7 @@ def check_group(process_group: Any) -> None:
         advice = "call torch.distributed.init_process_group first"
         raise invalid("prepare", "process_group", "None where no processes are connected", process_group, advice)
     if process_group is None and connected and torch.distributed.get_world_size() > 1:
-        text = "prepare: each process calibrates alone, and other data give other ranges and signs"
+        text = "prepare: each process calibrates alone, and different data give different ranges and signs"
         warnings.warn(f"{text}; pass process_group=torch.distributed.group.WORLD to merge them.", stacklevel=3)
 
 

@@ -67,7 +67,7 @@ def export(
         The comparison of model and file on the example inputs.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, another ending, a quantizer that the operators cannot
+        QuantizerError: the model holds trainable quantizers, another suffix, a quantizer that the operators cannot
             express, or a model that the exporter does not take.
         ImportError: packages that write and run ONNX are not installed; the message says how to install them.
 
@@ -84,7 +84,7 @@ def export(
     writers = {".onnx": _onnx, ".pt2": _program, ".c": _c}
     if path.suffix not in writers:
         raise invalid(
-            "export", "path", "that of an .onnx, .pt2 or .c file", str(path), "choose the format by the ending"
+            "export", "path", "that of an .onnx, .pt2 or .c file", str(path), "choose the format by the suffix"
         )
     if operators not in OPERATORS:
         raise invalid("export", "operators", "'standard' or 'mct'", operators, nearest(operators, OPERATORS))

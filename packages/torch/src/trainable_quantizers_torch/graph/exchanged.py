@@ -13,8 +13,8 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 
 _GONE = (
-    "exchanged or removed after prepare, with the quantizers; what stands there now is quantized no longer. Exchange "
-    "modules in the float model, and prepare it again."
+    "replaced or removed after prepare, with the quantizers: nothing is quantized there any longer. Replace modules in "
+    "the float model, and prepare it again."
 )
 _ADVICE = (
     "put it into the float model and prepare that (a rule with skip = true leaves a layer in float), or "

@@ -30,17 +30,18 @@ HIDDEN = frozenset({nn.functional.hardswish, nn.functional.hardsigmoid})
 
 
 _HIDDEN_CALL = (
-    "torch.compile hides calls of hardswish and hardsigmoid from quantizers: "
-    "compute them by nn.Hardswish and nn.Hardsigmoid."
+    "torch.compile hides calls of hardswish and hardsigmoid from quantizers: use nn.Hardswish and nn.Hardsigmoid."
 )
 
 
 _TRACED = (
-    "torch.fx traces no quantizers of functions and operators: take torch.export.export(model, inputs), or trace the "
-    "float model."
+    "torch.fx does not trace quantizers of functions and operators: use torch.export.export(model, inputs), or trace "
+    "the float model."
 )
 
-_SCRIPTED = "torch.jit.script takes no model that quantizes as it runs: take torch.jit.trace(convert(model), inputs)."
+_SCRIPTED = (
+    "torch.jit.script cannot compile a model that quantizes as it runs: use torch.jit.trace(convert(model), inputs)."
+)
 
 
 @dataclass

@@ -11,8 +11,8 @@ from trainable_quantizers_core import QuantizerError
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7
 
 _TRACED = (
-    "torch.jit.trace would keep the thresholds of trainable quantizers as they are now: trace convert(model), or "
-    "export the model with torch.export."
+    "torch.jit.trace would fix the thresholds of trainable quantizers at their current values: trace convert(model), "
+    "or export the model with torch.export."
 )
 
 

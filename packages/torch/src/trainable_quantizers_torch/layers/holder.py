@@ -96,7 +96,7 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
     def __init__(self, quantizer: BaseInferableQuantizer, shape: Any) -> None:
         soft = getattr(getattr(quantizer, "gradient", None), "soft_rounding", False)
         if soft or getattr(quantizer, "oscillations", None) is not None:
-            advice = "exclude it by a rule, or read it in a layer of its own"
+            advice = "exclude it by a rule, or let a layer of its own read it"
             rule = "one without AdaRound and oscillations for a weight that no layer owns alone"
             raise invalid(type(self).__name__, "quantizer", rule, quantizer, advice)
         torch.nn.Module.__init__(self)

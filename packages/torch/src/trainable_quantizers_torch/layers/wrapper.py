@@ -130,7 +130,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 "parametrize and prune before prepare, or make it a parameter again by prune.remove or "
                 "parametrize.remove_parametrizations"
             )
-            raise invalid(type(self).__name__, f"layer.{key}", "a parameter", "one that is computed of others", advice)
+            raise invalid(type(self).__name__, f"layer.{key}", "a parameter", "one computed from others", advice)
         return getattr(self.layer, key)
 
     def get_weights_vars(self) -> list[tuple[str | int, torch.Tensor, BaseInferableQuantizer]]:
