@@ -39,7 +39,7 @@ BITS, STEPS, BATCH, HELD_BACK = 4, 30, 64, 256
 
 
 def import_toolkit(arrangement: str) -> Any:
-    """The toolkit, after what it is to find has been put in the place of its own modules."""
+    """The toolkit, after what it is to find has been put in place of its own modules."""
     from torch_zoo import import_torchvision
 
     import_torchvision()
@@ -261,7 +261,7 @@ def measure(arrangement: str, frameworks: list[str], file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = WALKS[framework](toolkit, Path(folder), settings(toolkit, *case))
-            except Exception as error:  # whatever the toolkit raises
+            except Exception as error:  # anything that the toolkit raises
                 found = {"error": type(error).__name__, "message": str(error)}
         results.append({"framework": framework, "case": case, **found})
     file.write_text(json.dumps(results))

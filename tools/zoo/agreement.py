@@ -91,7 +91,7 @@ class Agreement:
         return convert(model.eval())
 
     def with_relu(self) -> Any:
-        """The float model with ReLU in the place of ReLU6, so that more layers can be equalized."""
+        """The float model with ReLU in place of ReLU6, so that more layers can be equalized."""
         network = copy.deepcopy(self.network)
         for module in network.modules():
             if hasattr(module, "_swish"):
@@ -126,9 +126,9 @@ def steps(found: Agreement) -> None:
 
 
 def equalization(found: Agreement) -> None:
-    """With ReLU in the place of ReLU6, by the granularity of the weights; biases corrected."""
+    """With ReLU in place of ReLU6, by the granularity of the weights; biases corrected."""
     network = found.with_relu()
-    print(f"\nReLU in the place of ReLU6, in float: {found.share(network):.1%}")
+    print(f"\nReLU in place of ReLU6, in float: {found.share(network):.1%}")
     print("| weights | ReLU6 | ReLU | ReLU, equalized |\n|---|---|---|---|")
     for granularity in Granularity:
         given = recipe(8, granularity=granularity, bias_correction=True)

@@ -42,7 +42,7 @@ def _shown(value: Any) -> str:
     try:
         large = isinstance(value, (str, bytes, list, tuple, dict)) and len(value) > 2_000
         text = reprlib.repr(value) if large else repr(value)
-    except Exception:  # of whatever the caller handed in
+    except Exception:  # of anything that the caller passed
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 200 else text[:200] + "..."
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file that is, whatever happens, either the old one or complete.
+    """Write a file atomically: after any failure it is either the old one or complete.
 
     Raises:
         OSError: the folder does not exist, or is not writable.

@@ -62,7 +62,7 @@ class PlacedQuantizer:
         return None if needed is None else needed()
 
     def state(self, values: Mapping[str, np.ndarray] | None = None) -> QuantizerState:
-        """What a parameter file keeps of it, with its present values or others.
+        """Its state for a parameter file, with its present values or others.
 
         Raises:
             QuantizerError: a value is not finite.
@@ -184,7 +184,7 @@ class Sample:
 
     @property
     def values(self) -> np.ndarray:
-        """What was kept."""
+        """The values that were kept."""
         return self._kept
 
 

@@ -38,7 +38,7 @@ class LearnedBits:
 
     @classmethod
     def of(cls, owner: str, summary: Summary | None, placed: Sequence[PlacedQuantizer]) -> LearnedBits:
-        """Those of a model.
+        """The learned bits of a model.
 
         Raises:
             QuantizerError: no model that ``prepare`` made, or nothing in it learns its width.
@@ -61,7 +61,7 @@ class LearnedBits:
         return cls(owner, operations, learning, others)
 
     def costs(self, budget: Budget) -> tuple[float, dict[Unit, list[float]]]:
-        """What the rest of the network costs, and each unit at each of its widths, as shares of the budget.
+        """The cost of the rest of the network, and of each unit at each of its widths, as shares of the budget.
 
         Raises:
             QuantizerError: no budget, a table of latencies that does not fit, or bit operations of a model that was
@@ -98,7 +98,7 @@ class LearnedBits:
         return cost_of(self.operations, chosen, budget)
 
     def recipe(self, recipe: Any) -> Recipe:
-        """The recipe with the widths in use, and LSQ in the place of what learned them.
+        """The recipe with the widths in use, and LSQ in place of DQA.
 
         Raises:
             QuantizerError: no recipe.

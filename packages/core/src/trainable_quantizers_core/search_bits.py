@@ -58,7 +58,7 @@ def _decibels(error: float) -> str:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """What a search asks of a model that ``prepare`` made.
+    """The facts of a prepared model that a search needs.
 
     Args:
         operations: What its operations cost, for one example.
@@ -139,7 +139,7 @@ def _bits(placed: PlacedQuantizer) -> int:
 def units_of(
     operations: Sequence[OperationCost], placed: Sequence[PlacedQuantizer], activations: bool
 ) -> dict[tuple[str, str], Unit]:
-    """What each quantizer is part of, by layer and attribute: the weights of an operation, or what operations read.
+    """The unit of each quantizer, by layer and attribute: the weights of an operation, or a tensor operations read.
 
     Args:
         operations: Of the model.

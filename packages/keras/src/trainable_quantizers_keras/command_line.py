@@ -21,7 +21,7 @@ def load_model(path: Path, trust: bool) -> Any:
     path.stat()
     try:
         return keras_load_quantized_model(path, compile=False)
-    except Exception as error:  # whatever Keras raises
+    except Exception as error:  # anything that Keras raises
         advice = f"Keras says: {str(error).strip().partition(chr(10))[0]}"
         raise invalid("trainable-quantizers", "model", "one that Keras loads", str(path), advice) from error
 

@@ -69,7 +69,7 @@ def report(
 
 
 def _samples(model: Any, placed: list[PlacedQuantizer], data: Any) -> tuple[dict[int, Sample], dict[str, int]]:
-    """Of each holder, by identity; and the bits that sums needed, by layer."""
+    """The samples of each holder, by identity; and the bits that sums needed, by layer."""
     samples = {id(each.holder): Sample() for each in placed if each.target == "activation"}
 
     def see(holder: Any, inputs: Any) -> None:

@@ -204,7 +204,7 @@ def _prepare_graph(
     process_group: Any,
     verbose: bool,
 ) -> Summary:
-    """With data: whatever a run of the model on the first batch shows, in place."""
+    """With data: prepare everything that a run of the model on the first batch shows, in place."""
     (batch, *further), data = first_batches(data, BATCHES, "prepare", "calibration_data")
     runs = _Runs.of(model, batch)
     recorded = build(runs.evaluation, model)

@@ -101,14 +101,14 @@ class Batches:
 
     @contextmanager
     def explained(self, owner: str, argument: str, batch: Any, count: int = 0) -> Iterator[None]:
-        """Whatever a model raises for a batch becomes an error that shows the batch.
+        """Turn anything that a model raises for a batch into an error that shows the batch.
 
         Raises:
             QuantizerError: the model raises something.
         """
         try:
             yield
-        except Exception as error:  # whatever the user's model raises
+        except Exception as error:  # anything that the user's model raises
             rule = f"batches that the model takes: {self.tensor}, a tuple of inputs, or {self.named}"
             advice = f"the model says: {type(error).__name__}: {error}"
             raise invalid(owner, argument, rule, self.in_words(batch), advice, f" in batch {count}") from error

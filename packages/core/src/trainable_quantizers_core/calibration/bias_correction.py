@@ -34,11 +34,11 @@ class BiasCorrection:
         self._expected.append(mean)
 
     def shift(self, mean: np.ndarray) -> np.ndarray:
-        """What to add on this batch, given the mean of each channel of the quantized model with its own bias."""
+        """The shift for this batch, given the mean of each channel of the quantized model with its own bias."""
         self._shifts.append(self._expected[len(self._shifts)] - mean)
         return self._shifts[-1]
 
     @property
     def mean_shift(self) -> np.ndarray:
-        """What to add to the bias; zero where a mean is not finite."""
+        """The shift of the bias; zero where a mean is not finite."""
         return np.nan_to_num(np.mean(self._shifts, axis=0), nan=0.0, posinf=0.0, neginf=0.0)

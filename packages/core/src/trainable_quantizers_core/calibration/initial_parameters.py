@@ -249,7 +249,7 @@ def _calibrate(data: ChannelData, scheme: ActivationsScheme | WeightsScheme, ran
 
 
 def _extremes(low: np.ndarray, high: np.ndarray, size: int) -> list[str]:
-    """What extremes that are not both zero tell a user."""
+    """Notes for the user about extremes that are not both zero."""
     findings = []
     largest = max(-low.min(), high.max())
     if largest and size > 1 and low.min() == high.max():

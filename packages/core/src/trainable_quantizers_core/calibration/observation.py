@@ -29,7 +29,7 @@ class Observation:
         self.left_in_float = UNREACHED
 
     def merge(self, other: Observation) -> None:
-        """Take in what another process saw of the same tensor."""
+        """Add the statistics that another process gathered of the same tensor."""
         self.statistics.merge(other.statistics)
         if NOT_FLOATING in (self.left_in_float, other.left_in_float):
             self.left_in_float = NOT_FLOATING

@@ -52,7 +52,7 @@ class Points:
 
 @dataclass(frozen=True)
 class ChannelData(Points):
-    """What calibration needs to know of a tensor, one entry or row per channel.
+    """The data of a tensor that calibration needs, one entry or row per channel.
 
     Args:
         points: Values of shape (channels, any), over which errors are summed.

@@ -76,7 +76,7 @@ class FrameworkAdapter(Protocol):
         """Forward and backward of Σ g·layer(x), eager; the gradients are those of ``"weight"`` and ``"bias"``."""
 
     def deployed_dense(self, layer: Any, x: np.ndarray) -> np.ndarray:
-        """What the layer gives once it is converted, which it may be in place."""
+        """The output of the layer once it is converted, possibly in place."""
 
     def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
         """Write the layer's variables to a file and read them into ``fresh``, built on a layer of its own."""

@@ -30,7 +30,7 @@ NUM_BITS = (2, 3, 4, 8, 16)
 SOFT_ROUNDING_BITS = (4,)
 """Soft rounding adds an offset to what STE quantizes at all widths."""
 CANDIDATES = {4: (4, 8, 2)}
-"""Of DQA, by the width that is first in use: all candidates in the order of its attention."""
+"""Candidates of DQA in the order of its attention, by the width that is first in use."""
 TABLE_BITS = (4,)
 """A table of fewer or more entries has nothing that one of 16 lacks."""
 SHAPE = (4, 5, 3)
@@ -102,11 +102,11 @@ class Case:
 
     @property
     def tensor_shape(self) -> tuple[int, ...] | None:
-        """What ``initialize_quantization`` is told."""
+        """The shape for ``initialize_quantization``."""
         return None if self.is_activation else self.shape
 
     def initial_values(self) -> dict[str, np.ndarray]:
-        """What the variables hold at the start, different for every channel."""
+        """The initial values of the variables, different for every channel."""
         values = self.parameters()
         return {**values, "threshold": np.log2(values["threshold"])} if self.log2 else values
 

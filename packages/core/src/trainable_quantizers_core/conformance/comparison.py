@@ -41,7 +41,7 @@ def close(found: np.ndarray, wanted: np.ndarray, expected: Expectation, text: st
 
 
 def same_bits(one: np.ndarray, other: np.ndarray, text: str, x: np.ndarray) -> None:
-    """Equal bit for bit, whatever NaN it is."""
+    """Equal bit for bit, where any NaN equals any other."""
     assert one.shape == other.shape, f"{text}: shapes {one.shape} and {other.shape}"
     same = (one.view(np.int32) == other.view(np.int32)) | (np.isnan(one) & np.isnan(other))
     everywhere(same, True, text, x)

@@ -64,7 +64,7 @@ def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type[BaseTraina
 def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """The deployed output is the trained one: bit for bit, or where not exact within an ulp per level off the ties.
 
-    Inferables derive their step anew, and go wrong for a few parameters in a hundred: so many are tried.
+    Inferables derive their step again, and go wrong for a few parameters in a hundred, so the check tries many.
     """
     subject = Subject(adapter, quantizer_class, case)
     for at, values in enumerate((subject.values, updated(subject.values), *_seeded(case, subject.values, 16))):

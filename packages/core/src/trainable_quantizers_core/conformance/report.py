@@ -21,7 +21,7 @@ PACKAGES = ("trainable-quantizers-core", "mct-quantizers", "numpy", "torch", "te
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one trial; ``error`` is empty when the promise is kept, ``comparisons`` counts numbers."""
+    """The outcome of one trial; ``error`` is empty if the promise is kept, ``comparisons`` counts compared numbers."""
 
     trial: Trial
     error: str
@@ -29,7 +29,7 @@ class Outcome:
 
 
 def run_all(trials: Iterable[Trial], quiet: bool = False) -> list[Outcome]:
-    """Run every trial, whatever the others do."""
+    """Run every trial, even if others fail."""
     outcomes = []
     for trial in track(list(trials), "Checking", disable=quiet, transient=True):
         before = compared["elements"]

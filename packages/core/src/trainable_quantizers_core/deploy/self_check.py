@@ -15,7 +15,7 @@ _SHARE = 0.01  # of the largest value: sums in another order, and folded norms, 
 
 @contextmanager
 def quantizers_set_aside(quantizers: Iterable[RangeQuantizer], wrappers: Iterable[Any]) -> Iterator[None]:
-    """Tensors, weights and biases as they are, for the time of the context."""
+    """Bypass quantizers inside the context: tensors, weights and biases stay as they are."""
     disabled = [each for each in quantizers if each.enabled]
     grids = [(wrapper, wrapper.accumulator) for wrapper in wrappers]
     try:
@@ -34,11 +34,11 @@ def quantizers_set_aside(quantizers: Iterable[RangeQuantizer], wrappers: Iterabl
 def check_computation(
     alone: Callable[[], Verification], prepared: Callable[[bool], Verification], folded: Collection[str]
 ) -> None:
-    """Nothing, or an error that names the first layer that computes something else.
+    """Check that a prepared model computes the same; an error names the first layer that does not.
 
     Args:
-        alone: Compares two runs of the float model: one that draws random numbers, or remembers, tells nothing.
-        prepared: Compares it with the prepared model, whose quantizers are set aside; with the layers, if it is told.
+        alone: Compares two runs of the float model: if it draws random numbers or keeps state, the check is void.
+        prepared: Compares it with the prepared model, whose quantizers are bypassed; with the layers, if asked to.
         folded: Names of layers that took in a batch norm, whose outputs differ.
 
     Raises:

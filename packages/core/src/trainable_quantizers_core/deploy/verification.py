@@ -191,7 +191,7 @@ class Comparison:
                         self.layer(name, one, other)
 
     def result(self) -> Verification:
-        """What was found so far.
+        """The result so far.
 
         Raises:
             QuantizerError: nothing was compared.
@@ -202,14 +202,14 @@ class Comparison:
 
 
 def result_of(deployed: Any, call: Callable[..., Any], *args: Any) -> Any:
-    """What ``call(*args)`` gives, which runs the deployed model on a batch.
+    """The result of ``call(*args)``, which runs the deployed model on a batch.
 
     Raises:
         QuantizerError: it raises something.
     """
     try:
         return call(*args)
-    except Exception as error:  # whatever it raises
+    except Exception as error:  # anything that it raises
         rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
         raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
 

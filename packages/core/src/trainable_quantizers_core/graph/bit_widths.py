@@ -68,7 +68,7 @@ class Budget:
 
     @property
     def amount(self) -> float:
-        """That amount."""
+        """The amount that was given."""
         return float(getattr(self, self.counts))
 
     @property
@@ -164,7 +164,7 @@ def choose(
 
 
 def cost_of(operations: Sequence[OperationCost], bits: Mapping[Unit, int], budget: Budget) -> float:
-    """What all operations cost together."""
+    """The total cost of all operations."""
     return sum(budget.of(each, bits) for each in operations)
 
 

@@ -72,12 +72,12 @@ class ScaledWeight:
 
     @property
     def factors(self) -> np.ndarray:
-        """What the weight is multiplied with, of shape (inputs of a group, outputs): powers of two."""
+        """Factors of the weight, of shape (inputs of a group, outputs): powers of two."""
         return np.exp2(self._exponents())
 
     @property
     def bias_factors(self) -> np.ndarray:
-        """What the bias is multiplied with, of shape (outputs,)."""
+        """Factors of the bias, of shape (outputs,)."""
         return np.exp2(-self.exponents_out)
 
     def ranges_out(self) -> np.ndarray:

@@ -153,7 +153,7 @@ def _joined(cells: tuple[str, ...], widths: list[int]) -> str:
 
 
 def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
-    """Such as ``4-bit power of two, LSQ, per channel``.
+    """A scheme as text, such as ``4-bit power of two, LSQ, per channel``.
 
     Examples:
         >>> scheme_in_words(WeightsScheme(num_bits=4))

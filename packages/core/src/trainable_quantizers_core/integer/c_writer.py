@@ -53,13 +53,13 @@ class Writer:
         return self._program.constants[key]
 
     def type(self, key: int | str) -> str:
-        """Of the numbers of a value or constant."""
+        """The C type of the numbers of a value or constant."""
         if isinstance(key, int):
             return integer_type(self.value(key))
         return _fitting(int(self.array(key).min(initial=0)), int(self.array(key).max(initial=0)))
 
     def shape(self, key: int | str) -> tuple[int, ...]:
-        """Of a value or constant."""
+        """The shape of a value or constant."""
         return self.value(key).shape if isinstance(key, int) else self.array(key).shape
 
     def read(self, key: int | str) -> str:

@@ -144,7 +144,7 @@ class Form:
 
     @property
     def step(self) -> np.ndarray:
-        """Of its numbers, one or one per channel."""
+        """The step of its numbers, one or one per channel."""
         return np.ldexp(self.scale, self.exponent) / self.divisor  # type: ignore[no-any-return]
 
     @property
@@ -173,7 +173,7 @@ class Tabled:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return self.root.shape
 
 

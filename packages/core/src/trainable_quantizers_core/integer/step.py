@@ -47,14 +47,14 @@ class Value:
         return bits_of(self.low, self.high)
 
     def floats(self, integers: np.ndarray) -> np.ndarray:
-        """The float32 numbers that integers of it stand for; what is no integer as it is."""
+        """The float32 numbers that its integers stand for; other values unchanged."""
         if self.dtype != "integer":
             return integers
         scale, exponent = (along(each, self.axis, integers.ndim) for each in (self.scale, self.exponent))
         return numbers_of(integers, scale, exponent, self.divisor)
 
     def integers(self, numbers: Any) -> np.ndarray:
-        """Those that stand for floats on its grid."""
+        """The integers that stand for floats on its grid."""
         scale, exponent = (along(each, self.axis, np.ndim(numbers)) for each in (self.scale, self.exponent))
         levels = np.rint(np.ldexp(np.asarray(numbers, np.float64) * self.divisor / scale, -np.asarray(exponent)))
         return np.clip(levels, self.low, self.high).astype(np.int64)

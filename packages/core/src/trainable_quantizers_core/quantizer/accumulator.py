@@ -158,7 +158,7 @@ def largest_bias(bits: int) -> int:
 
 
 def largest_sum(bits: int) -> int:
-    """What ``bits`` of two's complement hold; beyond 24 less the rounding of float32, in which the limit is kept.
+    """The largest sum that ``bits`` of two's complement hold; beyond 24, less the rounding of float32.
 
     Examples:
         >>> largest_sum(16), largest_sum(32)

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ArrayOps:
-    """What the formulas need of an array library, beyond Python's arithmetic.
+    """The operations of an array library that the formulas need beyond Python's arithmetic.
 
     Args:
         where: ``where(condition, array_or_number, array_or_number)`` in float32.

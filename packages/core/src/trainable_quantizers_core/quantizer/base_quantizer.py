@@ -46,7 +46,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
     """
 
     schedule: Any = None
-    """What happens at which step of the training; None if nothing does."""
+    """The schedule of quantization and learning over the training steps; None without one."""
     oscillations: Any = None
     """How the levels of a weight are followed while it trains; None if they are not."""
     _arguments: dict[str, Any]

@@ -76,12 +76,12 @@ class CandidatesQuantizer(RangeQuantizer):
 
     @property
     def specification(self) -> RangeSpecification:  # type: ignore[override]
-        """That of the candidate in use."""
+        """The specification of the candidate in use."""
         return self.in_use.specification  # type: ignore[no-any-return]
 
     @property
     def structure(self) -> dict[str, Any]:
-        """That of a candidate, with the bits of all."""
+        """The structure of a candidate, with the bits of all."""
         return {**self.candidates[0].structure, "num_bits": self.widths}
 
     @property
@@ -132,7 +132,7 @@ class CandidatesQuantizer(RangeQuantizer):
             candidate.advance(steps)
 
     def choose(self, bits: int) -> None:
-        """Let the candidate of a width be in use, if it is not, by an attention of one more than any other has."""
+        """Use the candidate of a width: unless it is in use, give it an attention of one more than any other."""
         if self.in_use.specification.grid.num_bits != bits:
             attention = self.read_variable(ATTENTION).copy()
             attention[self.widths.index(bits)] = attention.max() + 1

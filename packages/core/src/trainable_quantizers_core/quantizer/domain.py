@@ -8,7 +8,7 @@ from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.grid import power
 
 _LEAST = np.float32(1 + 2.0**-15)
-"""What follows 1 among the numbers of 16 bits."""
+"""The next number after 1 with 16 significant bits."""
 
 
 def logarithm(threshold: np.ndarray, power_of_two: bool) -> np.ndarray:

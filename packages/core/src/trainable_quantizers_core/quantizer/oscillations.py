@@ -18,7 +18,7 @@ from trainable_quantizers_core.quantizer.serialization import register_class
 OSCILLATES_ABOVE = 0.005
 """Flip rate above which a weight counts as oscillating in telemetry, as in the paper."""
 
-_FROZEN = 2  # in the place of a direction
+_FROZEN = 2  # in place of a direction
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def level_and_direction(ops: ArrayOps, moves: Any) -> tuple[Any, Any]:
 
 
 def shares(moves: np.ndarray, flip_rate: np.ndarray) -> dict[str, float]:
-    """What telemetry says of a weight: the share of its elements that oscillate, and that are frozen.
+    """Telemetry of a weight: the share of its elements that oscillate, and the share that are frozen.
 
     Examples:
         >>> shares(np.float32([4, 5, 6, 6]), np.float32([0.0, 0.1, 0.2, 0.2]))

@@ -96,7 +96,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
 
     @property
     def structure(self) -> dict[str, Any]:
-        """What is part of its state beside the variables: they mean something else to another grid."""
+        """The part of its state beside the variables: these have another meaning on another grid."""
         spec = self.specification
         return {
             "method": spec.method.name,
@@ -108,7 +108,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         }
 
     def adopt_sign(self, signed: bool) -> None:
-        """Become a quantizer of activations with levels below zero, or without, as calibration could have decided."""
+        """Turn into a quantizer of activations with or without levels below zero, as calibration could have decided."""
         config: Any = self.quantization_config
         params = {**config.activation_quantization_params, SIGNED: signed}
         if LUT_VALUES in params:  # the state that is loaded brings its own
@@ -244,7 +244,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
 
     @abstractmethod
     def _write_variable(self, variable: Any, value: np.ndarray) -> None:
-        """Give it another value."""
+        """Set another value."""
 
     @abstractmethod
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:

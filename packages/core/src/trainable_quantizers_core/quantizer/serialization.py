@@ -83,7 +83,7 @@ def encode(value: Any) -> Any:
         "encode",
         "value",
         "None, a number, a string, an array, a registered enumeration, a configuration, "
-        "or a list, tuple or dictionary (string keys without a leading $) of such",
+        "or a list, tuple or dictionary (string keys without a leading $) of these",
         value,
         "convert it, or register your enumeration with register_enum",
     )

@@ -64,7 +64,7 @@ class RangeSpecification:
         """The specification that a configuration asks for.
 
         Raises:
-            QuantizerError: bits, parameters or axis that leave no grid, or keys nobody reads.
+            QuantizerError: bits, parameters or axis that leave no grid, or unused keys.
         """
         bits, tabled = config.num_bits, config.quantization_method in TABLED
         most = MAX_TABLE_BITS if tabled else MAX_BITS
@@ -95,7 +95,7 @@ class RangeSpecification:
         return self.threshold_domain is ThresholdDomain.LOG2
 
     def variable(self, name: str, value: np.ndarray) -> np.ndarray:
-        """What the variable of a parameter holds: the parameter, or v of a threshold in the log2 domain."""
+        """The value of a parameter's variable: the parameter, or v for a threshold in the log2 domain."""
         return logarithm(value, self.power_of_two) if self.log2 and name == THRESHOLD else value
 
     def parameter(self, name: str, variable: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ class RangeSpecification:
 
     @property
     def levels(self) -> Grid:
-        """What its values are multiples of: the grid, or that of the entries of a table."""
+        """The levels of its values: the grid, or for a table that of its entries."""
         return table_grid(self.grid.signed) if self.method in TABLED else self.grid
 
     def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SIGN = "signed"
-"""Of an activation, calibration finds it, as it finds the threshold; all else is the recipe's."""
+"""The sign of an activation comes from calibration, as the threshold does; the recipe sets everything else."""
 
 
 def structure_of(quantizers: Mapping[Any, Any]) -> str:
@@ -24,7 +24,7 @@ def structure_of(quantizers: Mapping[Any, Any]) -> str:
 def structural_differences(
     owner: str, quantizers: Mapping[Any, Any], saved: str, but: tuple[str, ...] = ()
 ) -> list[str]:
-    """What a saved state says of quantizers that these are not, one message for each; a key on one side is none.
+    """Messages for the quantizers whose structure differs from a saved state; keys on one side only are ignored.
 
     Args:
         owner: Name of the layer that holds them, for messages.

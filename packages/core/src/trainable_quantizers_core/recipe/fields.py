@@ -84,7 +84,7 @@ def read_keys(owner: type, given: Any, known: list[str], where: str) -> list[tup
 
 
 def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``read_fields`` was given, as values that TOML and JSON can hold.
+    """The inverse of ``read_fields``: fields as values that TOML and JSON can hold.
 
     Examples:
         >>> plain_fields({"method": QuantizationMethod.SYMMETRIC, "num_bits": 4})

@@ -17,7 +17,7 @@ Given = TypeVar("Given", bound="Part")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Of a report: dict, JSON, and comparison by value."""
+    """A part of a report: dict, JSON, and comparison by value."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.to_dict() == other.to_dict()  # type: ignore[attr-defined]

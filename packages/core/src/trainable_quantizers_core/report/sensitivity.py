@@ -16,7 +16,7 @@ _HEAD = ("quantizer", "bits", "output SQNR, dB", "share of the error")
 
 @dataclass(frozen=True, eq=False)
 class QuantizerSensitivity(Part):
-    """What one quantizer alone does to the outputs.
+    """The effect of one quantizer alone on the outputs.
 
     Args:
         layer: Name of the layer.
@@ -49,7 +49,7 @@ class QuantizerSensitivity(Part):
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity(Part):
-    """The quantizers of a model, those that move its outputs most first; ``print`` it.
+    """The quantizers of a model, sorted by their effect on its outputs, largest first; ``print`` it.
 
     Args:
         quantizers: One row each.
@@ -79,13 +79,13 @@ class Sensitivity(Part):
 
     @property
     def shares(self) -> list[float]:
-        """Of the sum of all errors, that of each quantizer: 0..1."""
+        """The share of each quantizer in the sum of all errors: 0..1."""
         total = sum(each.error for each in self.quantizers)
         return [each.error / total if total else 0.0 for each in self.quantizers]
 
     @property
     def together(self) -> str:
-        """What all quantizers leave of the outputs, in words."""
+        """The effect of all quantizers together on the outputs, as text."""
         return f"{_sqnr(self.error):.1f} dB" if self.error else "the outputs of the float model"
 
     def __str__(self) -> str:

@@ -104,7 +104,7 @@ def size(count: float) -> str:
 
 
 def totals(report: ModelReport) -> dict[str, tuple[str, str]]:
-    """What to know first: by label, a figure and what it refers to."""
+    """The headline figures: by label, a figure and its explanation."""
     layers = {tensor.layer for tensor in report.tensors}
     weights = sum(tensor.target == "weights" for tensor in report.tensors)
     tensors = f"{weights} of weights, {len(report.tensors) - weights} of activations"

@@ -78,7 +78,7 @@ def matched_layers(
 
 
 def check_shapes(what: str, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
-    """Nothing, or an error where two models give other tensors.
+    """Check that two models give tensors of the same names and shapes.
 
     Args:
         what: A layer or ``outputs``, for the message.

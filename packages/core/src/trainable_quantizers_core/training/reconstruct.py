@@ -91,7 +91,7 @@ class Reconstruction:
         return found
 
     def check_calls(self, block: str, calls: int) -> None:
-        """Nothing, or an error: quantizers of a forward that runs twice differ from one run to the other.
+        """Check that a batch calls a block once: quantizers differ between the runs of a forward that runs twice.
 
         Raises:
             QuantizerError: a batch calls a block more than once.
@@ -101,7 +101,7 @@ class Reconstruction:
             raise invalid(_OWNER, "blocks", "modules that a batch calls once", block, advice)
 
     def check_quantizers(self, quantizers: Iterable[RangeQuantizer]) -> None:
-        """Nothing, or an error, before any weight changes.
+        """Check the quantizers before any weight changes.
 
         Raises:
             QuantizerError: a weight is quantized to a look-up table, learns its width, or has elements that are frozen

@@ -88,7 +88,7 @@ def repeatable(batches: Iterable[Any]) -> Iterable[Any]:
 
 
 def means(of_batches: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Of each figure, the mean over the batches that have it.
+    """The mean of each figure over the batches that have it.
 
     Examples:
         >>> means([{"a": 1.0}, {"a": 3.0, "b": 5.0}])

@@ -59,7 +59,7 @@ def convert(model: Any) -> Any:
 
 
 def _converted(layer: Any, call: Any) -> Any:
-    """What stands for a layer in the converted model."""
+    """The replacement of a layer in the converted model."""
     if isinstance(layer, KerasQuantizedOutput):
         inner, holder = (copied(part, _converted) for part in (layer.layer, layer.holder))
         return KerasQuantizedOutput(inner, holder, name=layer.name)
@@ -94,7 +94,7 @@ class _NoConfigurationError(QuantizerError, NotImplementedError):
 
 
 def refuse_configuration(model: Any) -> None:
-    """Let layers and models of the user's classes that hold quantizers not be rebuilt, without these, by Keras."""
+    """Keep Keras from rebuilding the user's layers and models without the quantizers that they hold."""
 
     def refused(name: str) -> Callable[[], Any]:
         def get_config() -> Any:

@@ -86,7 +86,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     try:
         inputs = inputs_of(model, example_inputs)
         model(inputs, training=False)
-    except Exception as error:  # whatever a layer raises
+    except Exception as error:  # anything that a layer raises
         advice = f"the model says: {type(error).__name__}: {error}"
         raise invalid(
             "export", "example_inputs", "a batch that the model takes", in_words(example_inputs), advice
@@ -97,7 +97,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
             run = writers[path.suffix](model, written, inputs, sizes)
         except QuantizerError:
             raise
-        except Exception as error:  # whatever a converter raises
+        except Exception as error:  # anything that a converter raises
             advice = f"it says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise invalid("export", "model", "one that TensorFlow can write", model.name, advice) from error
         found = verify(model, run, [example_inputs])

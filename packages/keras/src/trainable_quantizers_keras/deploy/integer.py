@@ -68,7 +68,7 @@ def to_integer(
         inputs = inputs_of(model, example_inputs)
     except QuantizerError:
         raise
-    except Exception as error:  # whatever the names of inputs raise
+    except Exception as error:  # anything that the names of inputs raise
         raise _not_traced(example_inputs, error) from error
     ties = TieRules("to_integer", rounding)
     rescale = member("to_integer", "rescale", RescaleRule, rescale)
@@ -96,7 +96,7 @@ def program_of(
             frozen = _frozen(model, inputs)
     except QuantizerError:
         raise
-    except Exception as error:  # whatever a layer raises
+    except Exception as error:  # anything that a layer raises
         raise _not_traced(inputs, error) from error
     names = [name for name, _ in named_tensors(results, "output")]
     return lower(_dataflow(frozen, names, list(layers), ties), rescale)

@@ -79,7 +79,7 @@ def _of_16_bits(converter: Any) -> bytes:
     try:
         data = _with_wide_biases(bytearray(converter.convert()))
         tf.lite.Interpreter(model_content=data).allocate_tensors()
-    except Exception as error:  # whatever the two raise
+    except Exception as error:  # anything that the two raise
         rule = f"of operations that a .tflite file has in {WIDE_BITS} bits, where activations have more than {BITS}"
         said = re.search(r"'(tfl\.\w+)' op .*", str(error)) or re.search(r"(.*)", str(error).strip())
         advice = f"prepare with activations of {BITS} bits; TensorFlow says: {said and said.group()}"

@@ -135,7 +135,7 @@ class _Tensor:
 
 
 def _quantized_tensors(model: Any) -> list[_Tensor]:
-    """What the operations of a file give in integers with one step, in order of execution."""
+    """The integer results of a file's operations that have one step, in order of execution."""
     graph = model.subgraphs[0]
     made = [index for operator in graph.operators for index in operator.outputs]
     typed = [(index, graph.tensors[index]) for index in made if graph.tensors[index].type in _INTEGERS]
@@ -165,7 +165,7 @@ def _matched(program: Program, tensors: Sequence[_Tensor]) -> Iterator[tuple[Ste
 
 
 def _names(step: Step, made: Mapping[int | str, Step]) -> Iterator[str]:
-    """Of a quantizer, and of the operations between it and the quantizers before it."""
+    """The names of a quantizer, and of the operations between it and the quantizers before it."""
     yield step.name
     for each in step.inputs:
         before = made.get(each)

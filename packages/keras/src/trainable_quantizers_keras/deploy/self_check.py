@@ -14,7 +14,7 @@ from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuant
 
 
 def check_prepared(model: Any, prepared: Any, batch: Any, folded: Collection[str]) -> None:
-    """Nothing, or an error that names the first layer that computes something else.
+    """Check that a prepared model computes the same; an error names the first layer that does not.
 
     Args:
         model: The float model.

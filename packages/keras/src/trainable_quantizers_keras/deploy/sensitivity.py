@@ -46,7 +46,7 @@ def sensitivity(model: Any, data: Any) -> Sensitivity:
 def measured(
     model: Any, data: Any, owner: str, keep: Callable[[PlacedQuantizer], bool] = lambda each: True
 ) -> Sensitivity:
-    """The same of the quantizers that ``keep`` takes, for a function ``owner``."""
+    """``sensitivity`` of the quantizers that ``keep`` accepts, for a function ``owner``."""
     placed = quantizers_of(model)
     if not placed:
         advice = "pass what prepare returned; a converted model has none left"

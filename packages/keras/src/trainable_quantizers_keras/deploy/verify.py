@@ -103,7 +103,7 @@ def _compared_with_file(trained: Any, file: LiteFile, data: Any) -> Verification
 
 
 def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:
-    """What of the network leaves room for other outputs, as far as its integer program tells."""
+    """Possible causes of other outputs in the network, as far as its integer program shows them."""
     program = deployed if isinstance(deployed, Program) else _program(trained, inputs)
     return () if program is None else program.causes
 

@@ -71,7 +71,7 @@ class Placed:
         return copied(self.model, self._replace, self._after, copies)
 
     def _replace(self, layer: Any, call: Call | None) -> Any:
-        """What stands for a layer in the copy: its wrapper, and outside graphs with its holder in one."""
+        """The replacement of a layer in the copy: its wrapper, and outside graphs a layer of wrapper and holder."""
         replacement = layer
         if id(layer) in self.quantizers:
             inner, norm = taken_apart(*self.apart[id(layer)]) if id(layer) in self.apart else (copied(layer), None)
@@ -95,7 +95,7 @@ class Placed:
         return KerasQuantizedOutput(inner, holder, **_named(layer))
 
     def _after(self, call: Call) -> Any:
-        """What the results of a call go through."""
+        """The holder for the results of a call."""
         holders = self.holders.get(call.place)
         if holders is None or len(call.results) == 1:
             return None if holders is None else holders[0]

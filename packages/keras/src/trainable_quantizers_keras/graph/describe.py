@@ -113,7 +113,7 @@ def work_of_function(call: Call, kind: str, weights: Sequence[tuple[int, ...]]) 
 
 
 def _shapes(layer: Any, call: Call | None) -> list[Any]:
-    """Of the first input and of the first result."""
+    """The shapes of the first input and of the first result."""
     try:
         if call is not None and call.node is not None:
             first = [before.results[at] for before, at in call.arguments[:1]]
@@ -140,7 +140,7 @@ def _weight_shape(layer: Any, path: str) -> tuple[int, ...]:
 
 
 def _weights_inside(layer: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Of the layers inside a layer, at any depth."""
+    """The weights of the layers inside a layer, at any depth."""
     for name, part in parts_of(layer).items():
         inside = f"{path}{name}"
         for weight, axis in weights_of(part).items():

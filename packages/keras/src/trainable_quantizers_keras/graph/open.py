@@ -104,7 +104,7 @@ class _Opening:
         return Opened(fresh, notes)
 
     def differing(self, model: Any, example: Any) -> dict[int, str]:
-        """Of the layers whose graphs compute other things than they do: why, by identity; those inside alone."""
+        """By identity, why the graphs of layers compute something else than the layers; innermost layers only."""
         wrong: dict[int, str] = {}
         if example is None or not self.graphs:
             return wrong
@@ -137,7 +137,7 @@ class _Opening:
         return self.again(model)
 
     def _replace(self, layer: Any, call: Call | None) -> Any:
-        """What stands for a layer in the copy."""
+        """The replacement of a layer in the copy."""
         if call is None or isinstance(layer, keras.layers.InputLayer):
             return layer
         if not isinstance(layer, keras.layers.Layer):
@@ -165,7 +165,7 @@ class _Opening:
             return layer
 
     def _for_each_call(self, layer: Any) -> Callable[..., Any]:
-        """What stands for a layer without weights that is called in several ways: one graph for each call."""
+        """The replacement of a layer without weights that is called in several ways: one graph for each call."""
         count = 0
         self.functions.add(id(layer))
 
@@ -219,7 +219,7 @@ class _Opening:
             fresh = functional_like(layer, inputs, outputs, Again(self.copies, self.again))
         except CalledDifferentlyError:
             raise
-        except Exception as error:  # whatever a call raises on symbols
+        except Exception as error:  # anything that a call raises on symbols
             for known, before in kept:
                 known.clear()
                 known.update(before)
@@ -250,7 +250,7 @@ def _difference(graph: Any, args: Any, kwargs: Any, result: Any) -> str:
     """In what the graph of a layer differs from a call of the layer; empty for in nothing."""
     try:
         values = tf.nest.flatten(graph(*args, **kwargs))
-    except Exception as error:  # whatever a graph raises on a batch that its symbols did not foresee
+    except Exception as error:  # anything that a graph raises on a batch that its symbols did not foresee
         return f"as a graph it does not take the calibration data: {first_line(error)}"
     expected = tf.nest.flatten(result)
     if len(values) == len(expected) and all(map(_is_close, values, expected)):

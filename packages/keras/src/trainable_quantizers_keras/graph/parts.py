@@ -33,7 +33,7 @@ def first_part(layer: Any) -> Any:
 
 
 def second_part(layer: Any) -> Callable[[Any], Any]:
-    """What the result of ``first_part`` goes through."""
+    """The second part of a layer, applied to the result of ``first_part``."""
     if type(layer).__name__.startswith("SeparableConv"):
         pointwise = _pointwise(layer)
         return partial(_in_two, pointwise) if is_activated(pointwise) else pointwise  # type: ignore[no-any-return]

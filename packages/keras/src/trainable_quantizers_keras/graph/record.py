@@ -55,11 +55,11 @@ class RecordedModel:
 
     @property
     def graph(self) -> ModelGraph:
-        """What the core sees."""
+        """The graph for the core."""
         return ModelGraph(tuple(self.operations), self.outputs)
 
     def add(self, operation: Operation, call: RecordedCall) -> tuple[int, ...]:
-        """Take in an operation; its position."""
+        """Add an operation, and return its position."""
         self.operations.append(operation)
         self.calls.append(call)
         return (len(self.operations) - 1,)
@@ -200,7 +200,7 @@ def _joined(inputs: _Results) -> tuple[int, ...]:
 
 
 def place_of_part(layer: Any) -> Place:
-    """That of a layer outside graphs, however often it is called."""
+    """The place of a layer outside graphs, the same for all its calls."""
     return 0, id(layer), 0
 
 

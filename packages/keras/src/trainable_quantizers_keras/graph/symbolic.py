@@ -40,14 +40,14 @@ def in_words(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Of what an error says, without where Keras met it."""
+    """The first line of an error's message, without the place that Keras adds."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception encountered when calling")]
     return (lines or [type(error).__name__])[0][:150].replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 class Recording:
-    """What a model or layer does with symbols like the arguments of a call.
+    """The recorded call of a model or layer on symbols like its arguments.
 
     Layers that it calls are operations of the graph. The weights that its own code reads, also those of layers that it
     holds, are inputs of the graph.

@@ -36,7 +36,7 @@ def without_constructor(old: Any, again: Again) -> Any:
 
 
 class Again:
-    """What stands in a copy for the layers and variables of the original.
+    """The replacements, in a copy, of the layers and variables of the original.
 
     Args:
         memo: By identity of the original.
@@ -144,7 +144,7 @@ def variables_in(value: Any) -> list[Any]:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What lists, tuples and dictionaries hold, at any depth; the value itself if it is none."""
+    """The items of lists, tuples and dictionaries, at any depth; the value itself if it is none of these."""
     if isinstance(value, (list, tuple, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from leaves(item)

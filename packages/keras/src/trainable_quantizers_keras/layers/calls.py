@@ -46,7 +46,7 @@ class Call:
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """What tells its result from others, each time that the model is asked for its calls."""
+        """A key of its result, the same each time that the model is asked for its calls."""
         return self.graph, id(self.layer), self.index
 
     @property

@@ -49,7 +49,7 @@ def copied(
 
     Args:
         layer: Stays as it is.
-        replace: What to put in the place of a layer: another layer or a function, None to leave it out of a graph, or
+        replace: What to put in place of a layer: another layer or a function, None to leave it out of a graph, or
             the layer itself, to copy it. It is asked for each layer inside graphs and subclassed models, and for those
             themselves, with the call in the graph if the layer stands in one.
         after: What the result of a call goes through, or None; asked for each call of a graph.
@@ -104,7 +104,7 @@ def parts_of(layer: Any) -> dict[str, Any]:
 
 
 def part_at(layer: Any, path: str) -> Any:
-    """What ``parts_of`` found at a path, and the parts of parts.
+    """The part that ``parts_of`` found at a path, or a part of a part.
 
     Examples:
         >>> part_at(keras.layers.LSTM(2), "cell").units
@@ -148,7 +148,7 @@ def _from_configuration(layer: Any) -> Any:
         inside = {type(part).__name__: type(part) for part in _flat(layer) if not is_of_keras(part)}
         with keras.utils.custom_object_scope(inside):
             return type(layer).from_config(config, **trusted)  # a Lambda of this process, not of a file
-    except Exception as error:  # whatever a constructor raises
+    except Exception as error:  # anything that a constructor raises
         raise _not_rebuilt(layer, error) from error
 
 
@@ -176,7 +176,7 @@ def _set_weights(layer: Any, fresh: Any) -> None:
 
 
 def _set_vocabulary(layer: Any, fresh: Any) -> None:
-    """What a layer for words or categories learned by ``adapt``: its configuration does not hold it."""
+    """Copy the vocabulary that a layer learned by ``adapt``, which its configuration does not hold."""
     if layer.get_vocabulary() == fresh.get_vocabulary():
         return
     lookup = getattr(layer, "_lookup_layer", layer)  # of TextVectorization
@@ -241,7 +241,7 @@ def build_like(layer: Any, fresh: Any) -> None:
                 fresh.build_from_config(config)
             if len(fresh.weights) != len(layer.weights) and input_shape_of(layer) is not None:
                 build_by_call(fresh, input_shape_of(layer), len(layer.weights))
-        except Exception as error:  # whatever a build method raises
+        except Exception as error:  # anything that a build method raises
             raise _not_rebuilt(layer, error) from error
     if config:
         remember_shape(fresh, config.get("input_shape"))

@@ -20,7 +20,7 @@ class FoldedNorm:
         layer: The batch norm, over the last axis.
         weight: Name of the weight that is quantized as w·s.
         shape: In which s, one number for each channel, is multiplied with the weight.
-        constant: s that holds in the place of the present one; None for none.
+        constant: s that holds in place of the present one; None for none.
 
     Examples:
         >>> layer = keras.layers.BatchNormalization(epsilon=0.25, gamma_initializer="ones")
@@ -50,7 +50,7 @@ class FoldedNorm:
         mean.assign_sub(tf.cast(tf.cast(shift, tf.float64) * self._inverse(), mean.dtype))
 
     def normalized(self, result: tf.Tensor, bias: Any, **options: Any) -> tf.Tensor:
-        """What the norm makes of a batch in training.
+        """The normalized result for a batch in training.
 
         Args:
             result: Of the layer with the quantized w·s, without a bias.
@@ -82,7 +82,7 @@ class FoldedNorm:
         return inverse_of(self._factor(), lambda small, one, other: tf.where(small, tf.cast(one, other.dtype), other))
 
     def get_config(self) -> dict[str, Any]:
-        """What ``from_config`` makes it of again."""
+        """The arguments for ``from_config``."""
         layer = keras.utils.serialize_keras_object(self.layer)
         return {"layer": layer, "weight": self.weight, "shape": list(self.shape)}
 

@@ -33,7 +33,7 @@ class CalledDifferentlyError(Exception):
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
-    """A functional model in the place of a model or layer whose call was recorded; an instance of its class as well.
+    """A functional model in place of a model or layer whose call was recorded; an instance of its class as well.
 
     A file keeps the graph, and not the class. A copy keeps the class: ``copies`` adds ``__deepcopy__``.
     """
@@ -56,7 +56,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         super().__setattr__(name, value)
 
     def __reduce__(self) -> Any:
-        """What pickle keeps: the graph, as a file does."""
+        """Pickle the graph, as a file does."""
         build, *arguments = super().__reduce__()
         return (getattr(KerasOpenedModel, "_unpickle_model", build), *arguments)
 
@@ -138,7 +138,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         """Read none."""
 
     def get_config(self) -> dict[str, Any]:
-        """That of a functional model, also where the class has its own."""
+        """The configuration of a functional model, even if the class has its own."""
         return keras.Model(self.input, self.output, name=self.name).get_config()
 
 

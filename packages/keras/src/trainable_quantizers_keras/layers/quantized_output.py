@@ -32,7 +32,7 @@ class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any = None) -> None:
-        """Nothing: both are built when they are called."""
+        """Do nothing: both are built when they are called."""
         self.built = True
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

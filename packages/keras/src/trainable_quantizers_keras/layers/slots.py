@@ -13,7 +13,7 @@ from trainable_quantizers_keras.layers.copies import part_at, parts_of
 
 @contextmanager
 def substituted(layer: Any, values: Mapping[str, Any]) -> Iterator[None]:
-    """``layer`` with other values in some of its slots, for the time of the context."""
+    """``layer`` with other values in some of its slots, inside the context."""
     places = [(*located(layer, path), value) for path, value in values.items()]
     kept = [slots[slot] for slots, slot, _ in places]
     for slots, slot, value in places:

@@ -88,7 +88,7 @@ if KERAS_3:
             return self._call_quantized(training, inputs, *args, **kwargs)
 
         def get_build_config(self) -> dict[str, Any]:
-            """What the wrapper and the layer were built with."""
+            """The input shapes that the wrapper and the layer were built with."""
             return {**(super().get_build_config() or {}), "layer": self.layer.get_build_config()}
 
         def build_from_config(self, config: Mapping[str, Any]) -> None:
@@ -98,7 +98,7 @@ if KERAS_3:
             self.build(config.get("input_shape", next(iter(config.get("shapes_dict", {}).values()), None)))
 
         def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-            """That of the layer, which need not trace its quantizers for it."""
+            """The output spec of the layer, which need not trace its quantizers for it."""
             if self.weight_values:
                 return keras.Operation.compute_output_spec(self, *args, **kwargs)
             if "training" not in inspect.signature(self.layer.call).parameters:
@@ -106,7 +106,7 @@ if KERAS_3:
             return self.layer.compute_output_spec(*args, **kwargs)
 
         def compute_output_shape(self, input_shape: Any) -> Any:
-            """The mask of the layer."""
+            """The output shape of the layer."""
             return self.layer.compute_output_shape(input_shape)
 
         def get_config(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         return super().__call__(inputs, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """What the wrapper was made of."""
+        """The arguments of the wrapper."""
         config = super().get_config()
         if self.accumulator is not None:
             grid = self.accumulator
@@ -299,7 +299,7 @@ def _not_quantized_by_keras(mode: Any = None, *args: Any, **kwargs: Any) -> None
 
 
 def _deployed(weight: Any, quantizer: Any) -> Any:
-    """What an inferable quantizer is given in the place of a weight."""
+    """The weight as an inferable quantizer is given it."""
     weight = full_precision(weight)
     return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 

@@ -54,7 +54,7 @@ def reestimate_batch_norm(model: Any, data: Any) -> Any:
 
 @contextmanager
 def _gathering(norms: Sequence[Any], folding: Sequence[Any]) -> Iterator[None]:
-    """Batch norms that work as in training, and whose averages begin anew, for the time of the context."""
+    """Let batch norms work as in training, with new averages, inside the context."""
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -74,7 +74,7 @@ def _gathering(norms: Sequence[Any], folding: Sequence[Any]) -> Iterator[None]:
 
 
 def _mode(given: Any, mode: Any) -> Any:
-    """A mode in the place of that of the call."""
+    """A mode that replaces the mode of the call."""
     return given
 
 

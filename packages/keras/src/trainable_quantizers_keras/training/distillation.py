@@ -109,12 +109,12 @@ class Distillation(keras.Model):  # type: ignore[misc]
 
 
 def _layers_of(model: Any) -> dict[str, Any]:
-    """By path, the models inside included."""
+    """The layers of a model by path, models inside included."""
     return named_layers(model, models=True)
 
 
 def _tapped(name: str, layer: Any, ours: dict[str, Any], matched: str) -> list[Any]:
-    """What gives the student's result for a layer of the teacher: its quantizers, or else the layer.
+    """The source of the student's result for a layer of the teacher: its quantizers, or else the layer.
 
     Raises:
         QuantizerError: ``prepare`` took an activation function out of the layer.

@@ -115,7 +115,7 @@ def _loss_scale(optimizer: Any) -> float | None:
 
 
 def _check_scope(owner: str, model: Any) -> None:
-    """Refuse what Keras 3 would count a step of for each replica, or fail on deep inside."""
+    """Refuse models for which Keras 3 would count a step for each replica, or fail deep inside."""
     strategy, made = model.distribute_strategy, [model.optimizer.iterations, *model.trainable_weights]
     if not KERAS_3 or strategy.num_replicas_in_sync == 1:
         return

@@ -173,7 +173,7 @@ def _gradient_ratios(
 
 @contextmanager
 def _weights_of(wrappers: Mapping[int, Any], tape: tf.GradientTape) -> Iterator[dict[int, dict[str, Any]]]:
-    """What is quantized in each wrapper, by key; with a norm it is a tensor, and the same for all calls."""
+    """The weights that each wrapper quantizes, by key; with a norm they are tensors, the same for all calls."""
     found = {identity: wrapper.get_weights_vars() for identity, wrapper in wrappers.items()}
     folding = [identity for identity, wrapper in wrappers.items() if getattr(wrapper, "norm", None) is not None]
     for identity in folding:

@@ -114,7 +114,7 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    """Those of the forward; of what wraps a model, those of the model."""
+    """The parameters of the forward; for a wrapper of a model, those of the model."""
     wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))  # compiled, averaged, parallel
     if isinstance(wrapped, nn.Module) and wrapped is not model:
         return _parameters(wrapped)

@@ -49,7 +49,7 @@ def correct_biases(
 
 
 def _channel_axis(placed: Placed, position: int) -> int:
-    """That of the result: convolutions have their spatial axes behind it."""
+    """The channel axis of the result: convolutions have their spatial axes behind it."""
     (_, weight, _), *_ = placed.recorded.nodes[position].weights.values()
     return 1 - weight.ndim if "conv" in placed.recorded.graph[position].kind else -1
 

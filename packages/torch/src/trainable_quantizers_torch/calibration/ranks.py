@@ -13,7 +13,7 @@ from trainable_quantizers_core.errors import invalid
 
 
 def check_group(process_group: Any) -> None:
-    """Nothing, an error about what is no group, or a warning where processes calibrate each alone.
+    """Check the process group; warn if there are several processes that each calibrate alone.
 
     Raises:
         QuantizerError: a group where no processes are connected.
@@ -28,7 +28,7 @@ def check_group(process_group: Any) -> None:
 
 
 def merged(seen: Mapping[int, Observation], process_group: Any) -> dict[int, Observation]:
-    """What all processes of a group saw, the same in each; ``seen`` itself without a group.
+    """The merged statistics of all processes of a group, the same in each; ``seen`` itself without a group.
 
     Raises:
         QuantizerError: the processes see other operations, because their data take other ways.

@@ -87,7 +87,7 @@ def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer
 
 
 def check_converted(model: torch.nn.Module, owner: str) -> None:
-    """Nothing, or an error: a model that still trains, or one that was changed where its layers do not look.
+    """Refuse a model that still trains, or one that was changed where its layers do not look.
 
     The wrapper of mct-quantizers shows attributes of its layer, and keeps the tensors that it quantizes. What is set on
     it, or loaded with ``assign=True``, is not what it computes with.

@@ -117,7 +117,7 @@ def _written_and_compared(
             data, run = write(written, positional, keywords, operators, sizes)
     except (QuantizerError, ImportError):
         raise
-    except Exception as error:  # whatever an exporter raises
+    except Exception as error:  # anything that an exporter raises
         cause = _first(error)
         shown = str(cause).strip().partition("\n")[0]
         advice = f"the exporter says: {type(cause).__name__}: {shown}; sizes='fixed' may help"
@@ -155,7 +155,7 @@ def _check_other_size(model: nn.Module, run: Callable[..., Any], batch: Any) -> 
 
 
 def _first(error: BaseException) -> BaseException:
-    """What the exporters wrapped in errors of their own."""
+    """The original error that the exporters wrapped in their own."""
     return error if error.__cause__ is None else _first(error.__cause__)
 
 

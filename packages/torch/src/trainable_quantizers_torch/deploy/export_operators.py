@@ -138,7 +138,7 @@ class IntegerWeights(nn.Module):
         return _operator("DequantizeLinear", (levels, *grid), levels.shape, torch.float32, attributes)
 
     def __getattr__(self, name: str) -> Any:
-        """What it lacks is the layer's, for forwards that read ``self.fc.weight``."""
+        """An attribute of the layer that it lacks, for forwards that read ``self.fc.weight``."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -147,7 +147,7 @@ class IntegerWeights(nn.Module):
 
 
 def with_standard_operators(model: nn.Module) -> nn.Module:
-    """``model``, changed in place, with standard operators in the place of its quantizers.
+    """``model``, changed in place, with standard operators in place of its quantizers.
 
     Raises:
         QuantizerError: a quantizer that they cannot express.

@@ -96,7 +96,7 @@ def program_of(
             exported = torch.export.export(flat, flat.tensors).run_decompositions({})
     except QuantizerError:
         raise
-    except Exception as error:  # whatever the exporter raises
+    except Exception as error:  # anything that the exporter raises
         advice = f"torch.export says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         rule = "one that can be exported with these inputs"
         raise invalid("to_integer", "model", rule, in_words(kwargs or args), advice) from error

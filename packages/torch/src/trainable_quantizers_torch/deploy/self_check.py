@@ -16,7 +16,7 @@ from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQua
 
 
 def check_prepared(model: nn.Module, prepared: nn.Module, batch: Any, folded: Collection[str]) -> None:
-    """Nothing, or an error that names the first layer that computes something else; both stay as they are.
+    """Check that a prepared model computes the same; an error names the first layer that does not. Neither is changed.
 
     Args:
         model: The float model.

@@ -48,7 +48,7 @@ def sensitivity(model: nn.Module, data: Any) -> Sensitivity:
 def measured(
     model: nn.Module, data: Any, owner: str, keep: Callable[[PlacedQuantizer], bool] = lambda each: True
 ) -> Sensitivity:
-    """The same of the quantizers that ``keep`` takes, for a function ``owner``."""
+    """``sensitivity`` of the quantizers that ``keep`` accepts, for a function ``owner``."""
     twin = copied(model, owner) if isinstance(model, nn.Module) else model
     placed = quantizers_of(twin)
     if not placed:

@@ -77,7 +77,7 @@ class AtenTranslation(Translation):
     """Turns the operators of ``torch.export`` into nodes."""
 
     def call(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[Any]) -> Any:
-        """What an operator gives for nodes and constants: nodes, or a constant if it reads no node."""
+        """The results of an operator for nodes and constants: nodes, or a constant if it reads no node."""
         if target is operator.getitem:
             return args[0][args[1]]
         if not any(isinstance(leaf, Node) for leaf in _pytree.tree_leaves((args, kwargs))):

@@ -86,7 +86,7 @@ def compared(
 
 
 def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tuple[str, ...]:
-    """What of the network leaves room for other outputs, as far as its integer program tells."""
+    """Possible causes of other outputs in the network, as far as its integer program shows them."""
     if isinstance(deployed, Program):
         return deployed.causes
     trainable = [quantizer for module in trained.modules() for quantizer in quantizers_in(module)]

@@ -58,7 +58,7 @@ class Placed:
         self._attach({**self.holders, **outputs, **both})
 
     def leave(self) -> None:
-        """Take away what ``watch`` put in."""
+        """Remove the modules that ``watch`` inserted."""
         self._attach(self.holders)
 
     def apply(self, settled: Sequence[Settled]) -> None:

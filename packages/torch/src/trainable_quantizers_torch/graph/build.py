@@ -49,7 +49,7 @@ class RecordedGraph:
 
 
 def build(recording: Recording, model: nn.Module) -> RecordedGraph:
-    """What of a recording counts: what the outputs depend on, without random numbers."""
+    """The graph of the part of a recording that counts: what the outputs depend on, without random numbers."""
     wanted = _reached(recording)
     nodes = [node for node in recording.nodes if node in wanted]
     names = _unique_names(nodes)
@@ -94,7 +94,7 @@ def _reached(recording: Recording) -> set[Node]:
 
 
 def _read(node: Node) -> list[Node]:
-    """What a node computes with."""
+    """The nodes that a node computes with."""
     read = [node.arguments[path] for path in node.read]
     joins = node.kind in (*JOINING, "matmul")
     return [each for each in read if not each.random and (joins or not each.constant)]

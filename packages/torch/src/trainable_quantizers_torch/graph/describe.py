@@ -28,7 +28,7 @@ class Describer:
         self.modules, self.owners = modules, owners
 
     def whole(self, path: str, arguments: dict[Path, Node]) -> Node:
-        """What a module makes that counts as one operation."""
+        """The node of a module that counts as one operation."""
         module = self.modules[path]
         node = Node(kinds.kind_of_whole(module), kinds.class_name(module), path, arguments=arguments, layer=path)
         node.read = tuple(_activations(node))[:1]
@@ -43,7 +43,7 @@ class Describer:
         kwargs: Any,
         part: str = "",
     ) -> Node:
-        """What a call of a function makes.
+        """The node of a call of a function.
 
         Args:
             path: Of the module whose forward calls it.

@@ -62,7 +62,7 @@ def close(norm: FoldedNorm) -> None:
 
 
 def _identity_like(module: nn.Module) -> nn.Module:
-    """What does nothing but to call the module's hooks, which may compute."""
+    """An identity that only calls the module's hooks, which may compute."""
     identity = nn.Identity().train(module.training)
     for name, value in vars(module).items():
         if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
@@ -85,7 +85,7 @@ def _fuse(path: str, layer: Any, module: nn.Module) -> Fold:
 
 
 def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` in the place of ``old`` wherever the model holds it."""
+    """Put ``new`` in place of ``old`` wherever the model holds it."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old and parent is not new:

@@ -48,7 +48,7 @@ class ScopedRun:
     def __init__(self, recording: Recording, paths: frozenset[str]) -> None:
         self.recording, self.paths = recording, paths
         self.places: dict[Invocation, tuple[Any, ...]] = {}
-        """What tells a call of these modules from others, as it does in another run."""
+        """A key of each call of these modules, the same in another run."""
         counts: Counter[tuple[Any, ...]] = Counter()
         for invocation in recording.invocations:
             if invocation.path in paths:
@@ -64,7 +64,7 @@ class ScopedRun:
         return invocation
 
     def made(self) -> dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]]:
-        """What the calls of each function made, by place and function."""
+        """The results of each function's calls, by place and function."""
         found: dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]] = {}
         for function, invocation, node in self.recording.calls:
             scope = self.scope(invocation)

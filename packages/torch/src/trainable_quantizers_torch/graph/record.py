@@ -99,7 +99,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         kwargs = kwargs or {}
         if not self.stack or any(invocation.whole for invocation in self.stack):
             return func(*args, **kwargs)
@@ -230,7 +230,7 @@ class _Watched:
     """A module whose calls a recorder sees; mixed into the module's own class."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes."""
+        """The result of the module."""
         recorder = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, _Recorder)), None)
         forward = super().forward  # type: ignore[misc]
         return forward(*args, **kwargs) if recorder is None else recorder.watched(self, forward, args, kwargs)  # type: ignore[arg-type]

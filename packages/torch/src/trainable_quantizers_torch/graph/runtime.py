@@ -46,7 +46,7 @@ _SCRIPTED = (
 
 @dataclass
 class Step:
-    """What happens at one call of a function.
+    """The quantization at one call of a function.
 
     Args:
         inputs: What quantizes arguments.
@@ -55,7 +55,7 @@ class Step:
         skipped: Whether the call gives its first argument: a batch norm that was folded.
         in_place: Whether the call changes its first argument, from which the forward reads the result.
         norm: The batch norm that this call is, or that reads it and folds into it at conversion. While the norm
-            normalizes, its call is not skipped, and its result is quantized in the place of what it reads.
+            normalizes, its call is not skipped, and its result is quantized in place of what it reads.
     """
 
     inputs: dict[Path, nn.Module] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def quantized(quantizer: nn.Module, value: Any) -> Any:
 
 @dataclass
 class Frame:
-    """What one call of a module computes.
+    """The quantization within one call of a module.
 
     Args:
         steps: By function, one for each of its calls; None where nothing happens.
@@ -171,7 +171,7 @@ class Quantizing(TorchFunctionMode):
         self.learns, self.saving = torch.is_grad_enabled(), None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():
             if func is checkpoint:
@@ -207,7 +207,7 @@ class Quantizing(TorchFunctionMode):
                 setattr(part, name, _Again(function, self.frame, self.steps, dict(self.counts)))
 
     def recomputed(self, checkpoint: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a part gives, in a graph that ``torch.compile`` makes: no mode is seen inside, and none may change."""
+        """The result of a part in a graph of ``torch.compile``: no mode is seen inside, and none may change."""
         known = [*self.steps, *self.frame.inside]
 
         def part(*args: Any, **kwargs: Any) -> Any:
@@ -271,7 +271,7 @@ class _Again:
 
 @dataclass(eq=False)
 class Calls:
-    """What a module's calls compute, kept in the module.
+    """The frames of a module's calls, kept in the module.
 
     Args:
         path: Name of the module in the model.
@@ -293,7 +293,7 @@ class QuantizedCalls:
     quantized_calls: Calls
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes, quantized."""
+        """The result of the module, quantized."""
         calls = self.quantized_calls
         if any(isinstance(each, torch.fx.Proxy) for each in (*args, *kwargs.values())):
             raise QuantizerError(_TRACED)
@@ -310,7 +310,7 @@ class QuantizedCalls:
             return mode.run(calls.forward, calls.frames[0], self, args, kwargs)
 
     def __prepare_scriptable__(self) -> Any:
-        """What ``torch.jit.script`` asks for a module that it can take."""
+        """Called by ``torch.jit.script`` for a module that it can compile."""
         raise QuantizerError(_SCRIPTED)
 
 
@@ -326,7 +326,7 @@ class Method:
         self.module, self.name = module, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the method of the class gives."""
+        """The result of the class's method."""
         if any(isinstance(mode, Quantizing) for mode in _get_current_function_mode_stack()):
             return self.call(self.module, args, kwargs)
         frame, mode = self.module.quantized_calls.frames[0], Quantizing()
@@ -343,7 +343,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Place:
-    """What a quantizer quantizes.
+    """The place of a quantizer in a model.
 
     Args:
         operation: The name of the operation.
@@ -378,7 +378,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def take_over(module: nn.Module, other: nn.Module) -> nn.Module:
-    """Give ``module`` the class and state of ``other``; what its calls quantize stays, and hooks of the forward do."""
+    """Give ``module`` the class and state of ``other``; keep the quantization of its calls and its forward hooks."""
     calls = getattr(module, "quantized_calls", None) if isinstance(module, QuantizedCalls) else None
     held = module._modules.get(QUANTIZERS)
     hooks = {name: each for name, each in vars(module).items() if name.startswith(_HOOKS)}

@@ -18,7 +18,7 @@ FUNCTIONS: dict[Function, Function] = {
     operator.abs: Tensor.abs,
     operator.pos: Tensor.positive,
 }
-"""What a run calls in the place of a function that a compiler shows, with the same arguments."""
+"""The functions that a run calls where a compiler shows another one, with the same arguments."""
 
 OPERATORS: dict[Function, tuple[Function, Function]] = {
     operator.add: (Tensor.add, Tensor.add),

@@ -20,7 +20,7 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Layout:
-    """A tensor as (outer, channels, inner), whatever its memory format.
+    """A tensor as (outer, channels, inner), in any memory format.
 
     Args:
         dense: The tensor whose memory format counts; views of it can be written to.

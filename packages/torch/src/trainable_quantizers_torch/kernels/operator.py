@@ -133,6 +133,6 @@ def stands_for_values(tensor: torch.Tensor) -> bool:
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:
-    """Whether the values lie open to read, now, by whatever means is fastest: a tensor in memory, nothing traced."""
+    """Whether the values can be read now, by the fastest means: a tensor in memory, and nothing is traced."""
     real = type(tensor) in (torch.Tensor, torch.nn.Parameter)
     return real and tensor.device.type == "cpu" and not stands_for_values(tensor)

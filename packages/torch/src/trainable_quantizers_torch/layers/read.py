@@ -26,7 +26,7 @@ class Quantized(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         kwargs = kwargs or {}
         shown = args[0] if args else kwargs.get("tensor")  # as torch.nn.init names it
         name = getattr(func, "__name__", "")

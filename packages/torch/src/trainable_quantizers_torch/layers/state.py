@@ -27,7 +27,7 @@ class StructuredState(torch.nn.Module):
         return torch.frombuffer(bytearray(structure_of(self._quantizers_by_key()).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Nothing changes: ``_load_from_state_dict`` compared it."""
+        """Do nothing: ``_load_from_state_dict`` compared the state."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """As PyTorch does; of a state of another structure no variable is taken."""

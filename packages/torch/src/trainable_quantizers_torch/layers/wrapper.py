@@ -118,7 +118,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         """The weight of the module as it is, or a constant.
 
         Raises:
-            QuantizerError: the module computes it from others by now.
+            QuantizerError: the module now computes it from others.
         """
         if not isinstance(key, str):
             return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
@@ -349,7 +349,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
 
 def deployed(weight: torch.Tensor, quantizer: Any) -> torch.Tensor:
-    """What an inferable quantizer is given in the place of a weight."""
+    """The weight as an inferable quantizer is given it."""
     return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 

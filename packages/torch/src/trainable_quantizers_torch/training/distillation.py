@@ -123,7 +123,7 @@ class _Tap:
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    """By name; those of a model that is compiled or parallel also by their names within it."""
+    """The modules of a model by name; in a compiled or parallel model also by their names within it."""
     found = dict(model.named_modules())
     for name, module in list(found.items()):
         found.setdefault(name.replace("_orig_mod.", "").removeprefix("module."), module)

@@ -163,7 +163,7 @@ class _Until(nn.Module):
 
 
 def _calls(model: nn.Module, reference: nn.Module, name: str, count: int, batches: list[Any]) -> list[Call]:
-    """What a layer or block reads in the quantized model, and what it gives in float."""
+    """The inputs of a layer or block in the quantized model, and its outputs in float."""
     ours, theirs = (_Until(each, each.get_submodule(name), count) for each in (model, reference))
     for call, _ in run_on(theirs, batches, "reconstruct"):
         model.eval()

@@ -70,7 +70,7 @@ def telemetry(
 def _gradient_ratios(
     model: nn.Module, data: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
 ) -> Iterator[dict[str, float]]:
-    """Of each batch."""
+    """The gradient ratios of each batch."""
     placed = quantizers_of(model)
     inputs: dict[int, list[torch.Tensor]] = {}
 

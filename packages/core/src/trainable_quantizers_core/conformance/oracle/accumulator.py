@@ -13,7 +13,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import Range, 
 
 @dataclass(frozen=True)
 class Sums:
-    """What section 5 says of a layer.
+    """The results of section 5 for a layer.
 
     Args:
         bias: b_eff.

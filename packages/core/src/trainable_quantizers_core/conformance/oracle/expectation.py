@@ -15,7 +15,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import Range, 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the contract says of one forward and backward.
+    """The results of the contract for one forward and backward.
 
     Args:
         levels: Integer levels of the output, before the zero point is taken off.

@@ -12,7 +12,7 @@ from trainable_quantizers_core.conformance.oracle.expectation import Expectation
 
 @dataclass(frozen=True)
 class Mixture:
-    """What section 4 says of quantization with attention.
+    """The results of section 4 for quantization with attention.
 
     Args:
         output: y.

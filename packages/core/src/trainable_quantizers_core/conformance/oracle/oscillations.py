@@ -14,7 +14,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import channel
 
 @dataclass(frozen=True)
 class Followed:
-    """What section 6 says of a weight that was followed.
+    """The results of section 6 for a weight whose oscillations are followed.
 
     Args:
         weight: As the last step left it, level for level where it is frozen.

@@ -13,7 +13,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import channel
 
 @dataclass(frozen=True)
 class SoftRounding:
-    """What section 4 says of soft rounding.
+    """The results of section 4 for soft rounding.
 
     Args:
         rounding: h.
