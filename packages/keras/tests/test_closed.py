@@ -46,7 +46,7 @@ CLOSED = {
     OfAnother: "variables that do not come from its inputs",
     Deciding: "its call does not take symbols",
     Otherwise: "it computes differently in training and in evaluation",
-    Counting: "its result holds values other than tensors",
+    Counting: "its result does not consist of tensors",
 }
 
 

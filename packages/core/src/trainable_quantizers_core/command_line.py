@@ -30,7 +30,7 @@ _PROGRAM = "trainable-quantizers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if all is well, 1 if what was compared differs, 2 for a mistake, told in one line."""
+    """Run a command; returns 0 on success, 1 if a comparison found differences, 2 for a usage error (one line)."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tolerance(text: str) -> float:
-    """Not NaN, with which any two models would pass."""
+    """A tolerance other than NaN, with which any two models would pass."""
     value = float(text)
     if not (0 <= value < math.inf):
         raise ValueError

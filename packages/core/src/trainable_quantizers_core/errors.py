@@ -38,7 +38,7 @@ def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where
 
 
 def _shown(value: Any) -> str:
-    """The value in at most 200 characters, also where it is deep, large or has no representation."""
+    """The value in at most 200 characters, even if it is deep, large or cannot be represented."""
     try:
         large = isinstance(value, (str, bytes, list, tuple, dict)) and len(value) > 2_000
         text = reprlib.repr(value) if large else repr(value)
@@ -65,7 +65,7 @@ def member(owner: str, argument: str, kind: type[Member], value: Any) -> Member:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Advice for a word that is not among the known ones: the nearest of them, or all (of many, the first 20).
+    """Advice for an unknown word: the nearest known one, or all of them (the first 20 of many).
 
     Examples:
         >>> nearest("treshold", ["threshold", "is_signed"])

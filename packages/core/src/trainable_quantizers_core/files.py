@@ -55,7 +55,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def optional(module: str, extra: str, distribution: str = "trainable-quantizers-core") -> Any:
-    """A module that an extra of a distribution of the project brings.
+    """Import a module that an extra of one of the project's distributions installs.
 
     Raises:
         ImportError: it is not installed; the message says how to install it.

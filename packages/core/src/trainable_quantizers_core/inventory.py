@@ -57,7 +57,7 @@ class PlacedQuantizer:
 
     @property
     def accumulator_bits(self) -> int | None:
-        """Bits of two's complement that the sums of its layer need at worst; None if they lie on no known grid."""
+        """Bits of two's complement that its layer's sums need in the worst case; None if they lie on no known grid."""
         needed = getattr(self.holder, "accumulator_bits", None) if self.target == "weights" else None
         return None if needed is None else needed()
 
@@ -107,7 +107,7 @@ class PlacedQuantizer:
 
 
 def accumulator_bits(placed: Iterable[PlacedQuantizer]) -> dict[str, int]:
-    """The bits that the sums of layers need at worst, by layer, of those whose sums lie on known grids."""
+    """The worst-case accumulator bits of layers, by layer, of those whose sums lie on known grids."""
     needed = {each.layer: each.accumulator_bits for each in placed if each.target == "weights"}
     return {layer: bits for layer, bits in needed.items() if bits is not None}
 

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], description: str, shown: bool) -> Iterator[Item]:
-    """The items, with a bar on the terminal if ``shown`` and rich is installed.
+    """The items, with a progress bar in the terminal if ``shown`` and if rich is installed.
 
     Examples:
         >>> list(track([1, 2], "counting", shown=False))

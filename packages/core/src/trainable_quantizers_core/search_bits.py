@@ -63,7 +63,7 @@ class PreparedModel:
     Args:
         operations: What its operations cost, for one example.
         placed: Its quantizers.
-        sensitivity: Measures those that it is told to.
+        sensitivity: Measures the quantizers that it is asked to.
     """
 
     operations: Sequence[OperationCost]
@@ -74,17 +74,17 @@ class PreparedModel:
 def searched(
     recipe: Any, budget: Any, widths: Any, prepared: Callable[[Recipe], PreparedModel]
 ) -> tuple[Recipe, BitWidths]:
-    """The recipe with a rule for each layer whose widths differ from its own, and the table of the search.
+    """The recipe with a rule for each layer whose width changes, and the table of the search.
 
     Args:
         recipe: What is quantized, and how.
         budget: How much it may cost.
         widths: The widths to choose from.
-        prepared: Prepares the model by a recipe.
+        prepared: Prepares the model with a recipe.
 
     Raises:
-        QuantizerError: arguments that are none of these, a budget that the narrowest widths exceed, a layer whose
-            width no rule by its name sets, or a width that is no candidate of weights that learn theirs.
+        QuantizerError: invalid arguments, a budget that the narrowest widths exceed, a layer whose width no rule for
+            its name can set, or a width that is no candidate of weights that learn theirs.
     """
     _check(recipe, budget, widths)
     widths = sorted(set(widths))

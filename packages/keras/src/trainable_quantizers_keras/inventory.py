@@ -37,7 +37,7 @@ def quantizers_of(model: Any) -> list[PlacedQuantizer]:
 
 @contextmanager
 def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
-    """While it is open: the bits that the sums of layers needed so far, by layer, where they lie on known grids."""
+    """Inside the context: the accumulator bits needed so far, by layer, of those whose sums lie on known grids."""
     watched = {id(each.holder): each for each in placed if each.accumulator_bits is not None}
     seen: dict[str, int] = {}
 
@@ -51,7 +51,7 @@ def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
 
 
 def trainable_quantizers(model: Any) -> list[BaseKerasTrainableQuantizer]:
-    """All trainable quantizers, also those that someone wrote."""
+    """All trainable quantizers, including the user's own."""
     return [found for _, _, found, _ in _inside(model, "") if isinstance(found, BaseKerasTrainableQuantizer)]
 
 
@@ -65,7 +65,7 @@ def quantized_weights(model: Any) -> Iterator[tuple[Any, KerasRangeQuantizer]]:
 
 
 def quantizers_by_place(model: Any) -> dict[str, Any]:
-    """The quantizers of activations, by the names that the grids of biases know them by in a file."""
+    """The quantizers of activations, by the names that refer to them in the bias grids of a file."""
     held = [(name.rpartition("/")[0], holder.name, q) for name, at, q, holder in _inside(model, "") if at == "output"]
     names = Counter(name for _, name, _ in held)
     return {name if names[name] == 1 else f"{path}/{name}": quantizer for path, name, quantizer in held}

@@ -176,7 +176,7 @@ def _check(model: Any, recipe: Any) -> None:
 
 
 def _inner(layer: Any) -> Any:
-    """The layer inside its wrappers."""
+    """The innermost layer of nested wrappers."""
     return _inner(layer.layer) if isinstance(layer, keras.layers.Wrapper) else layer
 
 

@@ -54,7 +54,7 @@ def _all(model: nn.Module) -> Iterator[PlacedQuantizer]:
 
 @contextmanager
 def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
-    """While it is open: the bits that the sums of layers needed so far, by layer, where they lie on known grids."""
+    """Inside the context: the accumulator bits needed so far, by layer, of those whose sums lie on known grids."""
     seen: dict[str, int] = {}
 
     def watch(each: PlacedQuantizer) -> Any:

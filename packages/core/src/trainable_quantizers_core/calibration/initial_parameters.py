@@ -140,7 +140,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
     Args:
         array: The weight: anything that numpy converts to an array of floats.
         scheme: How it is quantized and calibrated.
-        channel_axis: Axis of the weight that counts channels; needed where they have parameters of their own.
+        channel_axis: Channel axis of the weight; needed if channels have parameters of their own.
 
     Raises:
         QuantizerError: no elements, or an axis that the weight does not have.
@@ -205,7 +205,7 @@ def _of_rows(rows: np.ndarray, scheme: WeightsScheme, ranges: Ranges) -> tuple[n
 
 
 def _clean(rows: np.ndarray) -> np.ndarray:
-    """Float32 values of shape (channels, any), zero where they are NaN or infinite."""
+    """Float32 values of shape (channels, any), with zero for NaN and infinity."""
     values = as_float32(rows).reshape(len(rows), -1)
     return np.where(np.isfinite(values), values, np.float32(0))
 

@@ -12,7 +12,7 @@ NOT_FLOATING = "not a floating tensor"
 
 
 class Observation:
-    """Statistics of a tensor over all batches, in constant memory, or why there are none.
+    """Statistics of a tensor over all batches, in constant memory, or the reason why there are none.
 
     Examples:
         >>> import numpy as np

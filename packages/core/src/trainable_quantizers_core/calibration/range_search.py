@@ -71,7 +71,7 @@ class ChannelData(Points):
 
 @dataclass(frozen=True)
 class Ranges:
-    """The ranges a method can have. Their parameters are arrays of shape (1 or 2, channels): threshold, or both ends.
+    """The ranges of a method. Their parameters are arrays of shape (1 or 2, channels): threshold, or both ends.
 
     Args:
         method: The method.
@@ -138,7 +138,7 @@ class Ranges:
 
 
 def search(params: np.ndarray, data: Points, ranges: Ranges) -> np.ndarray:
-    """The parameters of least squared error among those that the moves reach, ``params`` among them."""
+    """The parameters with the least squared error among ``params`` and those that the moves reach."""
     best, least = params.copy(), ranges.squared_error(params, data)
     for moved, factors in _MOVES[ranges.method]:
         start = best.copy()

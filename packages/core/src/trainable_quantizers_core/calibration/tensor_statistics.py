@@ -40,7 +40,7 @@ def float_array(owner: str, array: Any) -> np.ndarray:
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
-    """A copy in float32; what is too large becomes infinite."""
+    """A copy in float32; values that are too large become infinite."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
 

@@ -67,7 +67,7 @@ class FrameworkAdapter(Protocol):
         """Forward and backward of Σ g·quantizer(x)."""
 
     dense_axis: int
-    """Axis of the weight of a dense layer that counts the channels of its result."""
+    """Axis of a dense layer's weight for its output channels."""
 
     def dense(self, quantizer: Any, weight: np.ndarray, bias: np.ndarray, grid: AccumulatorGrid) -> Any:
         """A dense layer whose weight has the quantizer, and whose sums lie on the grid."""

@@ -203,7 +203,7 @@ def _params(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def can_be(case: Case) -> bool:
-    """Excludes what no quantizer of the contract can be.
+    """Whether a quantizer of the contract can have this case.
 
     Activations have one set of parameters, and neither rounding nor widths that are learned; weights and uniform grids
     have no choice of sign; tables are learned by LSQ, those of activations as powers of two.

@@ -71,7 +71,7 @@ class Subject:
 
 
 def rounds_softly(quantizer_class: type[BaseTrainableQuantizer]) -> bool:
-    """Whether quantizers of a class learn how each element of one weight is rounded."""
+    """Whether quantizers of a class learn the rounding of each element of one weight."""
     return issubclass(quantizer_class, RangeQuantizer) and quantizer_class.gradient.soft_rounding
 
 

@@ -39,7 +39,7 @@ class Trial:
 
     @property
     def worth_its_time(self) -> bool:
-        """Whether it tells what no other trial does."""
+        """Whether it adds information to the other trials."""
         return worth_checking(self.adapter, self.check, self.case)
 
     @property
@@ -85,7 +85,7 @@ class CaseTrials:
         return str(self.trials[0]).removesuffix(f"-{self.trials[0].promise}")
 
     def run(self) -> None:
-        """Run them all, also behind one that fails.
+        """Run them all, even after one fails.
 
         Raises:
             AssertionError: promises are broken; it names each, with its error, and carries the first as its cause.
@@ -132,7 +132,7 @@ def iterate_trials(
         quantizer_classes: The classes to check; those that the cases look up if None.
         expected_failures: Reasons by (class, promise), such as ``{(MyQuantizer, "idempotent"): "adds noise"}``.
         cases: Where cases come from; those of each class's marks if None.
-        everything: Also what others tell already: every width and axis of every promise, in each way of running.
+        everything: Include redundant trials: every width and axis of every promise, in each way of running.
             Your own cases are all checked.
     """
     reasons = dict(expected_failures or {})

@@ -18,11 +18,11 @@ def measured_sensitivity(
     outputs: Callable[[], Iterable[np.ndarray]],
     keep: Callable[[PlacedQuantizer], bool] = lambda each: True,
 ) -> Sensitivity:
-    """Run a model once in float, once in full, and once with each quantizer alone.
+    """Run a model once in float, once fully quantized, and once with each quantizer alone.
 
     Args:
         placed: Its quantizers.
-        wrappers: What rounds biases to the grids of accumulators; without quantizers there are none.
+        wrappers: Wrappers that round biases to the grids of accumulators; without quantizers there are none.
         outputs: Gives all outputs on all data.
         keep: Which of the quantizers to measure.
     """

@@ -128,7 +128,7 @@ def _has_pairs(table: Mapping[Any, float]) -> bool:
 def choose(
     errors: Mapping[Unit, Mapping[int, float]], operations: Sequence[OperationCost], budget: Budget
 ) -> dict[Unit, int]:
-    """The widths with least Σ errors whose cost is within the budget.
+    """The widths with the least Σ errors among those within the budget.
 
     Where each operation costs by one width that is open, as bytes and most latencies do, a dynamic program finds them:
     it goes through the units and keeps, of all choices so far, those that no other beats in both cost and error. Bit
@@ -140,7 +140,7 @@ def choose(
     Args:
         errors: Of each unit at each width.
         operations: What the widths cost.
-        budget: How much they may.
+        budget: How much they may cost.
 
     Raises:
         QuantizerError: the narrowest widths cost more than the budget.
@@ -246,7 +246,7 @@ class _Search:
         return found
 
     def filled(self, bits: dict[Unit, int]) -> dict[Unit, int]:
-        """Steps up that fit, those that save most error first."""
+        """Take steps up that fit, starting with those that save most error."""
         bits, room = dict(bits), self.budget.amount - self.cost(bits)
         while fitting := [step for step in self.steps(bits, up=True) if step.cost <= room and step.error < 0]:
             best = min(fitting, key=lambda step: step.error)
@@ -254,7 +254,7 @@ class _Search:
         return bits
 
     def traded(self, bits: dict[Unit, int]) -> dict[Unit, int]:
-        """One width down for others up, as long as that helps."""
+        """Trade one width down for others up, as long as that helps."""
         while True:
             down = (step for step in self.steps(bits, up=False) if step.cost < 0)
             trials = (self.filled({**bits, step.unit: step.width}) for step in down)

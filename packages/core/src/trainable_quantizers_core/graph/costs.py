@@ -68,7 +68,7 @@ def costs_of(
 
 
 def _quantized(graph: ModelGraph, outputs: Sequence[bool], position: int) -> tuple[str, ...]:
-    """The operations whose quantized results a tensor holds, past what moves values."""
+    """The operations whose quantized results a tensor holds, past operations that move values."""
     operation: Operation = graph[position]
     if outputs[position]:
         return (operation.name,)

@@ -17,7 +17,7 @@ _LARGEST = 16
 
 
 def equalizable(graph: ModelGraph) -> list[tuple[int, int]]:
-    """Positions of layers, and of the layers that alone read their results, at most past functions like ReLU.
+    """Pairs of positions: a layer, and the only layer that reads its result, directly or past functions like ReLU.
 
     Both are convolutions, or both linear. A bounded function, such as ReLU6, stands between no pair: its bound
     would have to differ by channel.

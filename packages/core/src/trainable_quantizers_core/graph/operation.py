@@ -25,7 +25,7 @@ class Weight:
 
     Args:
         name: Name within the layer, or of the argument.
-        axis: The axis that counts its channels; None if it has none.
+        axis: Its channel axis; None if it has none.
         shared: Name of the parameter that several operations read, where this one is not of a layer alone.
     """
 
@@ -139,7 +139,7 @@ class ModelGraph:
         return tuple(self._users[position])
 
     def follower(self, position: int) -> Operation | None:
-        """The one operation that a result goes into, past what passes values on; None if there are several or none."""
+        """The one reader of a result, past operations that pass values on; None if there are several or none."""
         found = self.follower_at(position)
         return None if found is None else self[found]
 
@@ -152,7 +152,7 @@ class ModelGraph:
         return self.follower_at(user) if self[user].identity else user
 
     def folded(self) -> dict[int, int]:
-        """Batch norms that can be folded, and the layers whose results alone they read.
+        """Batch norms that can be folded, each with the layer whose result it alone reads.
 
         Examples:
             >>> conv = Operation("c", "conv", "Conv2d", layer="c", folds=True)

@@ -37,7 +37,7 @@ class Settled:
     Args:
         weights: By name of the weight; operations that share one share its quantizer.
         output: That of its result, if it has one.
-        corrects_bias: Whether its bias is to make up for the mean error.
+        corrects_bias: Whether its bias is to compensate for the mean error.
         accumulator: Of its sums: where its bias lies, and its limit; None for a bias in float and no limit.
     """
 
@@ -111,7 +111,7 @@ def _settle_sums(
     notes: Sequence[list[str]],
     values: WeightValues,
 ) -> None:
-    """Which biases make up for the mean error, and which layers have accumulators with a grid or a limit."""
+    """Decide which biases compensate for the mean error, and which layers have accumulators with a grid or a limit."""
     calls: dict[str, list[int]] = {}
     for position, operation in enumerate(graph):
         calls.setdefault(operation.layer or f"{operation.name} alone", []).append(position)
@@ -214,7 +214,7 @@ def _owners(graph: ModelGraph) -> dict[str, int]:
 
 
 def _calibrated(scheme: WeightsScheme, base: type, array: np.ndarray, axis: int | None) -> tuple[Any, tuple[str, ...]]:
-    """The quantizer of a weight, and what its values showed."""
+    """The quantizer of a weight, and findings about its values."""
     each = {
         bits: weights_parameters(array, replace(scheme, num_bits=bits), axis)
         for bits in scheme.bits_candidates or (scheme.num_bits,)

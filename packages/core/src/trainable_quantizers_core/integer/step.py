@@ -43,7 +43,7 @@ class Value:
 
     @property
     def bits(self) -> int:
-        """Bits that its integers need at worst."""
+        """Bits that its integers need in the worst case."""
         return bits_of(self.low, self.high)
 
     def floats(self, integers: np.ndarray) -> np.ndarray:

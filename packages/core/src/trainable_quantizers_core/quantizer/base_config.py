@@ -19,7 +19,7 @@ Config = TypeVar("Config", bound="TrainableQuantizerConfig")
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Equality that looks into arrays, dictionaries and sequences."""
+    """Whether two values are equal, arrays, dictionaries and sequences element by element."""
     if isinstance(one, (np.ndarray, np.generic)) or isinstance(other, (np.ndarray, np.generic)):
         return type(one) is type(other) and one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
     if isinstance(one, Mapping) and isinstance(other, Mapping):

@@ -17,11 +17,11 @@ from trainable_quantizers_core.quantizer.specification import RangeSpecification
 
 
 class CandidatesQuantizer(RangeQuantizer):
-    """A quantizer of weights that holds one quantizer for each candidate, and a variable that weighs them.
+    """A quantizer of weights with one quantizer for each candidate, and a variable that weights them.
 
     ``attention`` has one number for each candidate: first that of ``weights_n_bits``, then the others from wide to
-    narrow. The one with the most of it, the first of equal ones, is in use: it decides evaluation, conversion, step and
-    range.
+    narrow. The candidate with the most attention, or the first of equal ones, is in use: it decides evaluation,
+    conversion, step and range.
     """
 
     gradient = LSQ
@@ -144,7 +144,7 @@ class CandidatesQuantizer(RangeQuantizer):
 
     @abstractmethod
     def _of_chosen(self, each: Sequence[Any]) -> Any:
-        """The tensor of the candidate in use, of one tensor for each; also inside a compiled function."""
+        """Of one tensor for each candidate, that of the candidate in use; works inside compiled functions."""
 
     def step(self) -> Any:
         """Δ of the candidate in use, of shape () or (channels,); nothing learns through it."""

@@ -42,7 +42,7 @@ class TrainableQuantizerCandidateConfig(TrainableQuantizerConfig):
 
 
 def keeps_sign(ewgs: Any) -> bool:
-    """Whether no gradient that is scaled by its rounding error, of half a step at most, changes its sign."""
+    """Whether scaling by a rounding error of at most half a step never changes the sign of a gradient."""
     return isinstance(ewgs, Real) and not isinstance(ewgs, bool) and 0 <= float(ewgs) < 2
 
 

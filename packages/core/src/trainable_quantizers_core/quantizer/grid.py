@@ -125,7 +125,7 @@ def through_threshold(
 ) -> Any:
     """dL/dt from dL/dt_eff: dt_eff/dt = t_eff/t, straight through the rounding; with ``log2``, dt_eff/dv = t_eff·ln 2.
 
-    There is no push further below ``min_threshold``: a descent step moves t against its gradient, so a positive
+    Below ``min_threshold`` nothing pushes t further down: a descent step moves t against its gradient, so a positive
     gradient would lower t.
     """
     slope = effective_threshold(ops, threshold, min_threshold, power_of_two, log2)

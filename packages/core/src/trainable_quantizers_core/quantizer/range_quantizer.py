@@ -31,7 +31,7 @@ _METHOD_IN_CLASS_NAME = {
 
 
 class RangeQuantizer(BaseTrainableQuantizer):
-    """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf its ``gradient``."""
+    """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf class its ``gradient``."""
 
     gradient: ClassVar[GradientRule] = STE
     native_rounding: ClassVar[RoundingRule]
@@ -57,7 +57,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         self._configure(quantization_config)
 
     def _configure(self, config: RangeConfig) -> None:
-        """Be what a configuration says; there are no variables yet, or their state is about to be loaded."""
+        """Apply a configuration; there are no variables yet, or their state is about to be loaded."""
         self.quantization_config = config
         self.specification = RangeSpecification.from_config(type(self).__name__, config)
         if self.gradient.soft_rounding and self.specification.ewgs:
@@ -77,7 +77,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
 
     @property
     def rounding(self) -> RoundingRule | None:
-        """How ties are rounded where that is not the rule of the framework; None where it is."""
+        """The rule for ties if it is not that of the framework, else None."""
         rule = self.specification.rounding
         return None if rule is self.native_rounding else rule
 
@@ -117,19 +117,19 @@ class RangeQuantizer(BaseTrainableQuantizer):
         self._configure(replace(config, activation_quantization_params=params))
 
     def start_at(self, threshold: np.ndarray | float) -> None:
-        """Start from another threshold of a weight; it has no variables yet."""
+        """Start from another threshold of a weight; only before variables are created."""
         config: Any = self.quantization_config
         params = {**config.weights_quantization_params, THRESHOLD: threshold}
         self._configure(replace(config, weights_quantization_params=params))
 
     @property
     def _held(self) -> tuple[str, ...]:
-        """The variables with others beside them that keep their values while they do not learn."""
+        """Names of the variables that have a copy, which keeps their value while they do not learn."""
         holds = self.schedule is not None and self.schedule.holds and not self.freeze_quant_params
         return tuple(self.specification.initial) if holds else ()
 
     def _learns(self) -> Any:
-        """Whether these learn at the present step."""
+        """Whether these learn at the current step."""
         schedule: Any = self.schedule
         return schedule.learns(self.get_quantizer_variable(STEP))
 
@@ -162,7 +162,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
             self.add_quantizer_variable(ALPHA, alpha, VariableGroup.WEIGHTS)
 
     def _create_variables(self, layer: Any, name: str, values: dict[str, np.ndarray], trainable: bool) -> None:
-        """The variables with these values, those beside them, and the count of steps."""
+        """Create the variables with these values, their copies, and the count of steps."""
         kept = {f"{variable}_{HELD}": values[variable] for variable in self._held}
         counted = {STEP: np.zeros((), np.int64)} if self.counts_steps else {}
         for variable, value in {**values, **kept, **counted}.items():
@@ -216,14 +216,14 @@ class RangeQuantizer(BaseTrainableQuantizer):
                 self._write_variable(self.get_quantizer_variable(written), value)
 
     def _current(self, name: str) -> Any:
-        """The variable itself, or what keeps its value at the steps that it does not learn."""
+        """The variable itself, or the copy that keeps its value at the steps that it does not learn."""
         variable = self.get_quantizer_variable(name)
         if name not in self._held:
             return variable
         return self._where(self._learns(), variable, self.get_quantizer_variable(f"{name}_{HELD}"))
 
     def deployed_weight(self, weight: Any) -> Any:
-        """The weight, or where its rounding is learned, the value of its level."""
+        """The weight, or, if its rounding is learned, the value of its level."""
         return self(weight, False) if self.gradient.soft_rounding and self.enabled else weight
 
     @abstractmethod

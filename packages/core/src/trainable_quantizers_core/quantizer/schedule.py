@@ -97,17 +97,17 @@ class QuantizationSchedule:
 
 
 def check_step(owner: str, name: str, value: Any, where: str = "") -> None:
-    """Whether a value can be the number of a step, or of steps.
+    """Check that a value can be a step or a number of steps.
 
     Raises:
-        QuantizerError: no integer of 0..2^24.
+        QuantizerError: not an integer in 0..2^24.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= LAST_STEP:
         raise invalid(owner, name, f"an integer in 0..{LAST_STEP}", value, "count steps of the optimizer", where)
 
 
 def passed(ops: ArrayOps, step: Any, start: int, ramp: int) -> Any:
-    """The share of a ramp that lies behind at a step, 0..1."""
+    """The share of a ramp that is done at a step, 0..1."""
     share = ops.divide(step - start, float(max(ramp, 1)))
     return ops.where(share > 1, 1.0, ops.where(share < 0, 0.0, share))
 

@@ -23,12 +23,12 @@ _CLASSES: dict[str, tuple[Any, Callable[[Any], Any]]] = {}
 
 
 def register_class(tag: str, cls: type, restore: Callable[[Any], Any]) -> None:
-    """Make instances of a class, and of those derived from it, part of what configurations and options can hold.
+    """Let configurations and options hold instances of a class and of its subclasses.
 
     Args:
         tag: Their key in JSON, with a leading ``$``.
         cls: Has ``to_dict``.
-        restore: Makes an instance of what that gave.
+        restore: Makes an instance from the result of ``to_dict``.
     """
     _CLASSES[tag] = cls, restore
 
@@ -93,7 +93,7 @@ def decode(value: Any) -> Any:
     """The value that ``encode`` was given.
 
     Raises:
-        QuantizerError: a tag or an enumeration that nobody registered.
+        QuantizerError: a tag or an enumeration that is not registered.
     """
     if isinstance(value, list):
         return [decode(item) for item in value]

@@ -51,7 +51,7 @@ def _ordered(ops: ArrayOps, table: Any, grid: Grid) -> tuple[Any, Any]:
 def table_gradient(ops: ArrayOps, table: Any, gradient: Any, grid: Grid) -> Any:
     """dL/dtable from that of the effective levels, straight through their rounding.
 
-    An entry beyond the grid gets only what brings it back: a descent step moves it against its gradient.
+    An entry beyond the grid gets only a gradient that brings it back: a descent step moves it against its gradient.
     """
     steps = grid.steps_per_threshold
     _, order = _ordered(ops, table, grid)

@@ -55,7 +55,7 @@ _WIDTHS = {
 
 
 def read_fields(scheme: type[Any], given: Any, where: str = "") -> dict[str, Any]:
-    """The given fields of a scheme, words turned into members of their enumerations.
+    """The given fields of a scheme, with words turned into enumeration members.
 
     Raises:
         QuantizerError: unknown keys or values, found ``where``.

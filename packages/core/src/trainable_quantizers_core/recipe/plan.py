@@ -160,7 +160,7 @@ def plan_layers(
     rules: Sequence[LayerRule],
     layers: Sequence[Layer],
 ) -> tuple[LayerPlan, ...]:
-    """One plan per layer; of several rules that match it, a later one overrides an earlier one field by field.
+    """One plan per layer; of several matching rules, a later one overrides an earlier one field by field.
 
     Raises:
         QuantizerError: a rule that matches nothing, or nothing that is quantized.

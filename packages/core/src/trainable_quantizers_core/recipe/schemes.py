@@ -72,7 +72,7 @@ class _Scheme:
         return {"threshold_domain": self.threshold_domain, "ewgs": self.ewgs}
 
     def quantizer(self, config: Any, base: Any) -> Any:
-        """The quantizer of a framework, of which ``base`` is the base class.
+        """The quantizer of the framework whose base class is ``base``.
 
         Raises:
             QuantizerError: none is known for the method and the training method, or it lacks an option.

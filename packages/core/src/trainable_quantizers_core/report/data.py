@@ -48,8 +48,8 @@ class TensorReport(Part):
         levels_used: Share of the levels that occur, 0..1.
         range_used: Share of the effective range between the smallest and the largest value, 0..1; the mean of channels.
         sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
-        accumulator_bits: Of weights: bits of two's complement that the sums of the layer, bias included, need at worst;
-            None if they lie on no power-of-two grid.
+        accumulator_bits: Of weights: bits of two's complement that the sums of the layer, bias included, need in the
+            worst case; None if they lie on no power-of-two grid.
         accumulator_bits_seen: Of weights: bits that the sums needed on the data of the report.
 
     Raises:
@@ -178,7 +178,7 @@ class ModelReport(Part):
         framework: For example ``"PyTorch 2.13"``.
         tensors: The quantized tensors, in the order of the model.
         skipped: What was left in float.
-        accuracies: Figures to show beside, by label: ``{"float": 0.982, "quantized": 0.979}``.
+        accuracies: Accuracies to show as well, by label: ``{"float": 0.982, "quantized": 0.979}``.
         coverage: From the summary, by name: ``work``, ``quantized_work``, ``sums``, ``quantized_sums``.
         sensitivity: How much each quantizer alone moves the outputs; None if that was not measured.
     """

@@ -61,7 +61,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1; what is not zero never reads as zero.
+    """A share of 1 in percent; a share above zero never reads as zero.
 
     Examples:
         >>> percent(0.0), percent(0.12345), percent(1e-7)
@@ -73,7 +73,7 @@ def percent(share: float) -> str:
 
 
 def decibels(sqnr: float) -> str:
-    """A ratio in dB; nothing lost reads as ``exact``.
+    """A ratio in dB; an infinite one reads as ``exact``.
 
     Examples:
         >>> decibels(31.26), decibels(inf), decibels(-inf)

@@ -47,7 +47,7 @@ def _is_number(value: Any) -> bool:
 def matched_layers(
     layers: Any, teacher: Iterable[str], student: Iterable[str], summary: Summary | None
 ) -> dict[str, str]:
-    """The layer of the student for each layer of the teacher; the layer that it folded into for a norm that is gone.
+    """The layer of the student for each layer of the teacher; for a folded norm, the layer that it folded into.
 
     Args:
         layers: Names that the user gave.
@@ -56,7 +56,7 @@ def matched_layers(
         summary: What ``prepare`` did to the student, if it did.
 
     Raises:
-        QuantizerError: no such layer in one of them, or one that gives something else because a norm folded into it.
+        QuantizerError: one of them lacks the layer, or its output differs because a norm folded into it.
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise invalid(OWNER, "layers", "a sequence of names", layers, "write ('conv',) for one layer")
@@ -82,7 +82,7 @@ def check_shapes(what: str, student: Mapping[str, Any], teacher: Mapping[str, An
 
     Args:
         what: A layer or ``outputs``, for the message.
-        student: Shapes of the tensors that the student gives, by name; None is a size that only a batch knows.
+        student: Shapes of the student's tensors, by name; None is a size that depends on the batch.
         teacher: Those of the teacher.
 
     Raises:

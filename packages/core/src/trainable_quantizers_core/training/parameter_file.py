@@ -25,7 +25,7 @@ FORMAT = "trainable-quantizers 1"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizerState:
-    """The parameters of one quantizer, and what they are parameters of.
+    """The parameters of one quantizer, and the facts that give them meaning.
 
     Args:
         layer: Name of the layer.
@@ -37,7 +37,7 @@ class QuantizerState:
         signed: Whether there are levels below zero.
         per_channel: Whether each channel has parameters of its own.
         values: Raw variables by name, finite float32, of shape () or (channels,); a table is of shape (entries,).
-        config: The quantizer's ``get_config()``, for whoever reads the file.
+        config: The quantizer's ``get_config()``, for readers of the file.
 
     Raises:
         QuantizerError: values of another type or shape, or not finite.
@@ -102,7 +102,7 @@ def save_parameters(path: str | os.PathLike[str], states: Iterable[QuantizerStat
     Args:
         path: The file.
         states: One for each quantizer, in the order of the model.
-        framework: Where they come from, for whoever reads the file.
+        framework: Their framework, for readers of the file.
 
     Raises:
         QuantizerError: a ``config`` that JSON cannot hold.

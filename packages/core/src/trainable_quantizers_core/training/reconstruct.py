@@ -27,7 +27,7 @@ STRENGTH = 0.01
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How long each layer or block is reconstructed.
+    """The settings of a reconstruction.
 
     Args:
         steps: Steps of Adam for each layer, the first fifth without regularizer, or for each block.
@@ -131,7 +131,7 @@ class Reconstruction:
 
 
 def check_biases(rows: Iterable[Any]) -> None:
-    """The float model must be the target, and biases that ``prepare`` corrected are none of it.
+    """Refuse corrected biases: the target is the float model, which does not have them.
 
     Args:
         rows: Of the model's summary.

@@ -41,7 +41,7 @@ _Told = dict[int, tuple[Any, Callable[[np.ndarray], Any]]]  # layers and what th
 
 @contextmanager
 def _told(layers: _Told) -> Iterator[None]:
-    """Layers tell the mean of each channel before their activation function, and add what they get back."""
+    """Let layers report the mean of each channel before their activation function, and add the returned shift."""
     activations = {identity: layer.activation for identity, (layer, _) in layers.items()}
     for layer, tell in layers.values():
         layer.__dict__["activation"] = _telling(layer, tell)  # past the tracking of attributes

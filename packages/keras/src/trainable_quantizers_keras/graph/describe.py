@@ -38,7 +38,7 @@ def operation_of(
         name: Of the operation.
         layer: What is called.
         inputs: The operations that it reads.
-        call: Its call in a graph; None where nobody sees the calls.
+        call: Its call in a graph; None if its calls are not visible.
         first: The name of the first call of the layer, if this is a later one.
         note: What a user should read about it.
         result: Which of the results of the call.

@@ -15,7 +15,7 @@ from trainable_quantizers_keras.layers.weight import KerasWeight
 
 
 class Drawing:
-    """A recorded call while it becomes the graph of a copy."""
+    """Draws a recorded call as the graph of a copy."""
 
     def __init__(self, recording: Recording, opening: Any) -> None:
         self.recording = recording

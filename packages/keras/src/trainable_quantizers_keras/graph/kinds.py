@@ -225,7 +225,7 @@ def _ends_with(layer: Any, activations: tuple[str, ...]) -> bool:
 
 
 def weight_axis(call: Call, weight: Any, kind: str) -> int | None:
-    """The axis that counts the channels of a weight which a function reads; None where none does."""
+    """The channel axis of a weight that a function reads; None if it has none."""
     if kind in ("conv", "embedding"):
         return -1
     if kind in ("depthwise_conv", "conv_transpose"):

@@ -95,7 +95,7 @@ class _Opening:
     graphs: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # layers and their graphs, those inside first
 
     def model(self, model: Any, example: Any) -> Opened:
-        """The copy of a model."""
+        """Copy a model."""
         if is_graph(model) and getattr(model, "inputs", None):
             fresh = self.again(model)
         else:
@@ -121,7 +121,7 @@ class _Opening:
         return wrong
 
     def again(self, layer: Any, call: Call | None = None) -> Any:
-        """The copy of a layer."""
+        """Copy a layer."""
         return copied(layer, self._replace, self._after, self.copies, call)
 
     def _subclassed(self, model: Any, example: Any) -> Any:
@@ -247,7 +247,7 @@ def symbols_like(example: Any, free: bool) -> Any:
 
 
 def _difference(graph: Any, args: Any, kwargs: Any, result: Any) -> str:
-    """In what the graph of a layer differs from a call of the layer; empty for in nothing."""
+    """How the graph of a layer differs from a call of the layer; empty if it does not."""
     try:
         values = tf.nest.flatten(graph(*args, **kwargs))
     except Exception as error:  # anything that a graph raises on a batch that its symbols did not foresee
@@ -266,7 +266,7 @@ def _is_close(value: Any, expected: Any) -> bool:
 
 
 def _opens(layer: Any) -> bool:
-    """Whether what a layer computes is worth a graph of its own: all but those of Keras that do one thing."""
+    """Whether a layer is worth its own graph: all layers except those of Keras that do one thing."""
     if is_graph(layer):
         return not getattr(layer, "inputs", None)  # a Sequential that does not know its input
     if isinstance(layer, keras.Model):

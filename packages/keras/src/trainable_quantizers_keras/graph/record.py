@@ -107,7 +107,7 @@ class _Recorder:
         return [results[id(call)][at] for call, at in ends]
 
     def _note_readers(self, model: Any, call: Call, results: _Results) -> None:
-        """Which operations read the inputs of a model, those of models inside it included."""
+        """Record which operations read the inputs of a model, including those of models inside it."""
         sources = {id(layer): at for at, layer in enumerate(input_layers(model))}
         for at, (before, _) in enumerate(call.arguments):
             if id(before.layer) in sources:
@@ -116,7 +116,7 @@ class _Recorder:
                 self.readers.setdefault((id(model), sources[id(before.layer)]), []).extend(found)
 
     def parts(self, model: Any, prefix: str) -> tuple[int, ...]:
-        """Record the layers of a subclassed model, whose calls nobody sees."""
+        """Record the layers of a subclassed model, whose calls are not visible."""
         outputs: tuple[int, ...] = ()
         for path, part in parts_of(model).items():
             name = f"{prefix}{path}"

@@ -39,7 +39,7 @@ def fake_quantize(
             of the step, as ``effective_range`` makes it.
         max_range: Upper end, likewise.
         grid: The levels.
-        channel_axis: Non-negative axis of x that counts channels; None is per tensor.
+        channel_axis: Non-negative channel axis of x; None is per tensor.
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
         ewgs: δ, by which rounding errors scale dL/dx (Lee et al. 2021, arXiv 2104.00903).

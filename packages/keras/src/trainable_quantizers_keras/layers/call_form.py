@@ -68,5 +68,5 @@ def _is_tensor(value: Any) -> bool:
 
 
 def is_symbol(value: Any) -> bool:
-    """Whether a value is a symbol of Keras, of which functional models are made."""
+    """Whether a value is a symbol of Keras, as functional models are made of."""
     return hasattr(value, "_keras_history") or (KERAS_3 and isinstance(value, keras.KerasTensor))

@@ -19,7 +19,7 @@ OF_KERAS = ("keras.", "tf_keras.", "tensorflow.", "mct_quantizers.", "trainable_
 
 
 def is_of_keras(layer: Any) -> bool:
-    """Whether its configuration is sure to rebuild a layer: its class is none of the user's.
+    """Whether a layer's configuration is sure to rebuild it, because its class is not the user's.
 
     Examples:
         >>> is_of_keras(keras.layers.Dense(2))
@@ -45,7 +45,7 @@ def copied(
     copies: dict[int, Any] | None = None,
     call: Call | None = None,
 ) -> Any:
-    """A built layer or model again: of the same class and configuration, with the same weights, sharing nothing.
+    """Copy a built layer or model: the same class, configuration and weights, sharing nothing.
 
     Args:
         layer: Stays as it is.
@@ -78,7 +78,7 @@ def copied(
 
 
 def _deep_copy(model: KerasOpenedModel, memo: dict[int, Any]) -> Any:
-    """A copy of the same class; the file that Keras copies by would not keep that."""
+    """A copy of the same class; Keras copies by a file, which would not keep the class."""
     return copied(model)
 
 
@@ -134,7 +134,7 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _has_configuration(layer: Any) -> bool:
-    """Whether a layer of Keras knows all that it is: some that were given a function, or a policy, do not."""
+    """Whether the configuration of a Keras layer is complete: with some functions or policies it is not."""
     try:
         return not isinstance(layer, keras.layers.Lambda) and layer.get_config() is not None
     except NotImplementedError:
@@ -195,7 +195,7 @@ def input_shape_of(layer: Any) -> Any:
 
 
 def build_by_call(layer: Any, input_shape: Any, weights: int = 0) -> None:
-    """Build what a layer builds when it is called; attention of Keras 2 knows the shapes of its arguments itself.
+    """Build the parts of a layer that its call builds; attention of Keras 2 knows its argument shapes itself.
 
     Args:
         layer: The layer.
@@ -249,6 +249,6 @@ def build_like(layer: Any, fresh: Any) -> None:
 
 
 def remember_shape(layer: Any, input_shape: Any) -> None:
-    """Keep the shape a layer was built for, which Keras 2 does of layers that were called alone."""
+    """Keep the shape that a layer was built for, which Keras 2 keeps only for layers that were called."""
     if not KERAS_3:
         keras.layers.Layer.build(layer, input_shape)

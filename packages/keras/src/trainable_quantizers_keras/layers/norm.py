@@ -45,7 +45,7 @@ class FoldedNorm:
         return tf.cast(found, tf.float32)
 
     def shift(self, shift: Any) -> None:
-        """Add to the bias of the deployed layer, by μ, which training measures anyway."""
+        """Shift the bias of the deployed layer through μ, which training measures anyway."""
         mean = self.layer.moving_mean
         mean.assign_sub(tf.cast(tf.cast(shift, tf.float64) * self._inverse(), mean.dtype))
 
@@ -65,11 +65,11 @@ class FoldedNorm:
         return self.layer(wide, training=True, **options)
 
     def held(self) -> FoldedNorm:
-        """The same, whose s stays what it is while the statistics change."""
+        """The same norm, with s kept constant while the statistics change."""
         return replace(self, constant=self._factor())
 
     def released(self) -> FoldedNorm:
-        """The same, whose s follows the statistics again."""
+        """The same norm, with s following the statistics again."""
         return replace(self, constant=None)
 
     def _factor(self) -> tf.Tensor:
@@ -97,5 +97,5 @@ def _wide(variable: Any) -> Any:
 
 
 def _root(values: tf.Tensor) -> tf.Tensor:
-    """The square root; a quotient by it stays one, which Grappler and XLA would compute as a product of ``rsqrt``."""
+    """The square root, written so that Grappler and XLA do not turn a quotient by it into a product with ``rsqrt``."""
     return tf.maximum(tf.sqrt(values), 2.0**-500)

@@ -132,10 +132,10 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         return self(tensors if len(tensors) > 1 else tensors[0], **fixed)
 
     def save_own_variables(self, store: Any) -> None:
-        """Write none: the layers of the graph hold what the call reads, and a file keeps nothing else."""
+        """Write nothing: the layers of the graph hold everything that the call reads."""
 
     def load_own_variables(self, store: Any) -> None:
-        """Read none."""
+        """Read nothing."""
 
     def get_config(self) -> dict[str, Any]:
         """The configuration of a functional model, even if the class has its own."""
@@ -190,13 +190,13 @@ def _class_of_both(cls: type) -> type:
 
 
 def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
-    """A functional model of a graph, of the class of ``old`` as well, with its other attributes.
+    """A functional model of a graph that is also of the class of ``old``, with its other attributes.
 
     Args:
         old: A model or layer.
         inputs: Symbols.
         outputs: Symbols.
-        again: Gives what stands for the layers and variables among the attributes.
+        again: Gives the replacements of the layers and variables among the attributes.
     """
     cls: Any = type(old)
     if cls in (_FUNCTIONAL, keras.Model) or isinstance(old, keras.Sequential):

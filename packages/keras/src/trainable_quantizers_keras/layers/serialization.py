@@ -14,7 +14,7 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 
 class NamedWeights:
-    """Accepts the name of a weight as the first positional argument, as Keras 2 does and quantizers written for it."""
+    """Accepts the name of a weight as the first positional argument, as Keras 2 and quantizers written for it do."""
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """``keras.layers.Layer.add_weight``, in either order of arguments."""
@@ -29,7 +29,7 @@ class NamedWeights:
 
 
 def quantizer_classes() -> dict[str, type]:
-    """Every Keras quantizer by name: those of mct-quantizers, ours, and those anybody derived."""
+    """Every Keras quantizer by name: those of mct-quantizers, ours, and all classes derived from them."""
     inferable = {
         cls.__name__: cls
         for cls in get_all_subclasses(BaseInferableQuantizer)

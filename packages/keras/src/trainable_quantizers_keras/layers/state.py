@@ -15,7 +15,7 @@ _STRUCTURE = "structure"
 
 
 class StructuredState:
-    """A layer whose state says of which structure its quantizers are, and which takes no state of another.
+    """A layer whose state includes the structure of its quantizers, and which refuses a state of another structure.
 
     The sign of activations is part of it: Keras traces graphs, in which it is a constant.
     """

@@ -293,7 +293,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
 
 def _not_quantized_by_keras(mode: Any = None, *args: Any, **kwargs: Any) -> None:
-    """``quantize`` of Keras 3, which would put integers into the place of the weights that a wrapper quantizes."""
+    """Refuse ``quantize`` of Keras 3, which would replace the weights that a wrapper quantizes with integers."""
     advice = "prepare quantized it already: let Keras quantize the float model, or leave it out"
     raise invalid("quantize", "layer", "one that nothing quantizes", "a layer with quantizers", advice)
 
@@ -305,7 +305,7 @@ def _deployed(weight: Any, quantizer: Any) -> Any:
 
 
 def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:
-    """The quantizers by the names of their holders, where symbols come through these."""
+    """The quantizers, by the names of their holders, of the holders that symbols come from."""
     found: dict[str, Any] = {}
     for layer, _ in behind(values):
         holder = layer.holder if isinstance(layer, KerasQuantizedOutput) else layer

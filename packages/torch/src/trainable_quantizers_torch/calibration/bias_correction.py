@@ -55,7 +55,7 @@ def _channel_axis(placed: Placed, position: int) -> int:
 
 
 class _Channels(nn.Module):
-    """Tells the mean of each channel, and adds what it gets back."""
+    """Reports the mean of each channel, and adds the returned shift."""
 
     def __init__(self, axis: int, tell: Callable[[np.ndarray], np.ndarray | None]) -> None:
         super().__init__()

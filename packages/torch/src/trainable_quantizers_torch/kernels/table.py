@@ -53,7 +53,7 @@ def look_up(
         threshold: What ``effective_threshold`` gave, of shape (), or (channels,) with ``channel_axis``.
         levels: What ``effective_table`` gave.
         grid: The levels that a table can have.
-        channel_axis: Non-negative axis of x that counts channels; None is per tensor.
+        channel_axis: Non-negative channel axis of x; None is per tensor.
         threshold_scale: r of the threshold.
         table_scale: r of the table.
 

@@ -31,7 +31,7 @@ class Sums:
 def expect_sums(
     case: Case, values: Mapping[str, np.ndarray], weight: np.ndarray, bias: np.ndarray, inputs: Range, bits: int | None
 ) -> Sums:
-    """Section 5, of a weight of two axes and inputs on a power-of-two grid; ``case.axis`` counts the channels."""
+    """Section 5, for a weight of two axes and inputs on a power-of-two grid; ``case.axis`` is the channel axis."""
     span, axis = effective_range(case, values), len(weight.shape) - 1 if weight.shape[-1] == len(bias) else 0
     unit = inputs.step * span.step
     largest = 2.0**31 - 128

@@ -23,7 +23,7 @@ class Expectation:
         grad_x: dL/dx.
         gradients: dL/dparameter by name of the variable.
         tolerances: Largest rounding error that float32 sums of these gradients may have.
-        near_tie: Where x lies so close to a tie that float32 may choose either level.
+        near_tie: Where x lies so close to a tie that float32 may round to either level.
         near_end: Where x is a denormal next to an end at zero: frameworks may take denormals for zero.
         at_end: Where x lies within a few ulps of an end, which compiled code may compute another ulp away.
         overflow: Where the level of a channel exceeds 64 bits: PyTorch's deployed kernel then wraps to the lowest.
