@@ -72,7 +72,7 @@ def _samples(
 ) -> tuple[dict[int, np.ndarray], dict[str, int]]:
     """Values of activations, spread over the batches, and of weights that forwards compute, by quantizer.
 
-    And the bits that sums needed, by layer.
+    Also returns the accumulator bits that were needed, by layer.
     """
     samples: dict[int, Any] = {}
 

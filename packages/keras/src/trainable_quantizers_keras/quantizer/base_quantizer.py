@@ -45,4 +45,4 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
 
 
 class BaseKerasActivationTrainableQuantizer(BaseKerasTrainableQuantizer):
-    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""
+    """The base class of trainable quantizers of activations, below which they are looked up; derive yours from it."""

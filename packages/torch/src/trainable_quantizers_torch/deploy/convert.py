@@ -72,7 +72,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _is_own(module: torch.nn.Module) -> bool:
-    """Whether a forward that PyTorch does not know may ask what its layers are."""
+    """Whether a module is not one of PyTorch's, so that its forward may check the types of its layers."""
     return not classes_of(module)[-1].__module__.startswith(("torch.", "mct_quantizers.", "trainable_quantizers_"))
 
 

@@ -134,12 +134,12 @@ def _lengths(batch: Any) -> set[int]:
 
 
 def _twice(batch: Any) -> Any:
-    """The batch, and once more the batch, along the first axis."""
+    """The batch twice, along the first axis."""
     return _pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, batch)
 
 
 def _several(batch: Any) -> Any:
-    """The batch; one of a single example twice, for exporters take a size of 1 for a constant."""
+    """The batch; a single example is doubled, because exporters take a size of 1 for a constant."""
     return _twice(batch) if _lengths(batch) == {1} else batch
 
 
@@ -218,7 +218,7 @@ def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def _with_named_sizes(written: Any) -> Any:
-    """An ONNX model whose free sizes are called ``batch`` and ``image_2`` instead of ``s95``."""
+    """An ONNX model with free sizes named ``batch`` and ``image_2`` instead of ``s95``."""
     graph = written.graph
     names: dict[str, str] = {}
     for each in graph.input:

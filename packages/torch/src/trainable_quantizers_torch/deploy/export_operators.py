@@ -56,7 +56,7 @@ class PlainQuantization(_Quantization):
 
 
 class FakeQuantization(_Quantization):
-    """PyTorch's own operator, which a graph holds as one."""
+    """PyTorch's own fake-quantize operator, a single node in a graph."""
 
     def __init__(self, scale: Any, zero_point: Any, *grid: Any) -> None:
         super().__init__(scale, zero_point, *grid)

@@ -168,7 +168,7 @@ def _loses(node: Any) -> bool:
 
 
 def operation_of(path: str) -> str:
-    """The name of a layer or function by the path of a module that stands for it, or for its quantizer."""
+    """The name of a layer or function, from the path of the module that replaces it, or of its quantizer."""
     outer, found, word = path.rpartition(f"{QUANTIZERS}.")
     return (
         ".".join(filter(None, (outer.rstrip("."), word if word != "output" else "")))
@@ -178,7 +178,7 @@ def operation_of(path: str) -> str:
 
 
 def _in_order_of_keys(inputs: dict[str, Node], given: Any) -> list[str]:
-    """The names of the inputs, which come in the order of the arguments, in the order in which a program takes them."""
+    """The names of the inputs, reordered from the order of the arguments to that of the program."""
     paths = [path for path, leaf in _pytree.tree_flatten_with_path(given)[0] if isinstance(leaf, torch.Tensor)]
     named = list(zip(paths, inputs, strict=True))
     return [name for _, name in sorted(named, key=lambda pair: [_sortable(key) for key in pair[0]])]

@@ -138,7 +138,7 @@ _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def _repeated(to: Translation, x: Any, pad: Sequence[int], mode: str) -> Any:
-    """Values of the tensor itself around it: numpy says which."""
+    """Pad a tensor with its own values, chosen by a mode of ``numpy.pad``."""
     for back, ends in enumerate(zip(pad[::2], pad[1::2], strict=True)):
         axis = len(x.shape) - 1 - back
         places = np.pad(np.arange(x.shape[axis]), ends, mode)  # type: ignore[call-overload]

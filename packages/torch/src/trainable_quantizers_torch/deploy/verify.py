@@ -111,7 +111,7 @@ def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], 
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The wrappers, the holders, and what holds no other modules; not what is inside a wrapper."""
+    """The wrappers, the holders, and modules that hold no others, except those inside a wrapper."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if name and not (inside and name.startswith(inside)):
@@ -123,7 +123,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _kept_outputs(model: nn.Module, names: Mapping[str, str], outputs: dict[str, list[torch.Tensor]]) -> Iterator[None]:
-    """The tensors that layers give, in order of execution, under the names that are given for those of the layers."""
+    """Collect the outputs of layers, in order of execution, under their given names."""
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:

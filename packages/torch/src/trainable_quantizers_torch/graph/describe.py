@@ -115,7 +115,7 @@ class Describer:
         node.bias = "bias" if node.takes_bias and bias is not None and direct else ""
 
     def _owner(self, path: str, tensor: torch.Tensor) -> tuple[str, str]:
-        """The module that holds a parameter, the running one if it does, and its name there."""
+        """The module that holds a parameter, preferably the running one, and its name there."""
         for name, parameter in self.modules[path]._parameters.items():
             if parameter is tensor:
                 return path, name

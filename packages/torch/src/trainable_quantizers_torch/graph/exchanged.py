@@ -108,7 +108,7 @@ def check_held(model: nn.Module) -> None:
 
 
 def added(module: nn.Module, path: str = "", inside: bool = False) -> Iterator[str]:
-    """Layers with matrices of weights that were put into a model after it was prepared; not those around it."""
+    """Layers with weight matrices that were added to a model after it was prepared, except around it."""
     if isinstance(module, _HOLDERS):
         return
     known = _KNOWN in vars(module)
@@ -119,7 +119,7 @@ def added(module: nn.Module, path: str = "", inside: bool = False) -> Iterator[s
 
 
 def warn_of_added(model: nn.Module) -> None:
-    """Name the layers that were added, which compute in float."""
+    """Warn about layers that were added, and so compute in float."""
     if found := ", ".join(added(model)):
         warnings.warn(f"{found}: added after prepare, and in float: {_ADVICE}.", stacklevel=4)
 

@@ -42,7 +42,7 @@ class Fold:
 
 
 def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, Fold]:
-    """Fold each batch norm that alone reads a convolution or linear layer, in place; by the path of the norm.
+    """Fold, in place, each batch norm that is the only reader of a convolution or linear layer; by the norm's path.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
     statistics of the norm are constants.
@@ -55,7 +55,7 @@ def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, Fol
 
 
 def close(norm: FoldedNorm) -> None:
-    """Make an ``nn.Identity`` of a norm that is a layer of its own; one that computes more goes on with that."""
+    """Turn a plain norm into an ``nn.Identity``; one that computes more keeps the rest."""
     norm.closed = True
     if is_standard(norm.module):
         become(norm.module, _identity_like(norm.module))

@@ -38,7 +38,7 @@ def scopes(recording: Recording, quantizing: Collection[str]) -> frozenset[str]:
 
 
 class ScopedRun:
-    """A run, of which the calls of some modules count.
+    """A run, restricted to the calls of some modules.
 
     Args:
         recording: The run.
@@ -123,7 +123,7 @@ def frames_of(
 def _add_training(
     frames: Mapping[Invocation, Frame], evaluation: ScopedRun, training: ScopedRun, steps: Mapping[Node, Step]
 ) -> None:
-    """Where training calls a function more often, tell which calls are those of evaluation."""
+    """If training calls a function more often, find the calls that correspond to those of evaluation."""
     ours, theirs = evaluation.made(), training.made()
     for invocation, frame in frames.items():
         changed = {}
@@ -137,7 +137,7 @@ def _add_training(
 
 
 def _aligned(wanted: list[Node | None], found: list[Node | None], steps: Mapping[Node, Step]) -> list[Step | None]:
-    """Steps for the calls in training: those with random numbers exist there only."""
+    """Steps for the calls in training, where those with random numbers exist only there."""
     waiting = [None if node is None else steps.get(node) for node in wanted]
     aligned: list[Step | None] = []
     for node in found:
@@ -153,7 +153,7 @@ def _add_methods(
     steps: Mapping[Node, Step],
     calls: Mapping[str, Calls],
 ) -> None:
-    """Tell what had been called when a forward called a method that quantizes."""
+    """Record how much had been called when a forward called a method that quantizes."""
     theirs: dict[Any, MethodCall] = {}
     if training is not None:
         methods = training.recording.methods.items()

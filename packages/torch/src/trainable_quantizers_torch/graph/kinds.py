@@ -123,12 +123,12 @@ def is_loss(function: Callable[..., Any]) -> bool:
 
 
 def is_random(function: Callable[..., Any]) -> bool:
-    """Whether the values it makes are random."""
+    """Whether it makes random values."""
     return name_of(function) in _RANDOM
 
 
 def is_factory(function: Callable[..., Any]) -> bool:
-    """Whether it takes no more of a tensor than its shape and type."""
+    """Whether it uses only the shape and type of a tensor."""
     return name_of(function) in _FACTORY
 
 
@@ -172,7 +172,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def is_container(module: nn.Module) -> bool:
-    """Whether a module's forward may go through all that it holds."""
+    """Whether a module's forward may iterate over all modules that it holds."""
     return isinstance(module, _CONTAINERS)
 
 

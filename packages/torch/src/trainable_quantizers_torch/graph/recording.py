@@ -14,7 +14,7 @@ from trainable_quantizers_torch.graph.weights import Path
 
 @dataclass(eq=False)
 class Node:
-    """A tensor of a run: what made it, from what.
+    """A tensor of a run: the call that made it, and from which tensors.
 
     Args:
         kind: As of an operation of the core.
@@ -101,7 +101,7 @@ class MethodCall:
 
 @dataclass
 class Recording:
-    """All that one run did, in order.
+    """Everything that one run did, in order.
 
     Args:
         calls: Functions, the calls of modules that they were called in, and what they made.

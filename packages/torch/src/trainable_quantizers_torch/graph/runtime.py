@@ -117,7 +117,7 @@ _NAMES = ("input", "weight", "bias")
 
 
 def _place_in(positional: list[Any], keywords: dict[str, Any], place: int | str) -> tuple[Any, Any]:
-    """Where an argument is now: by position where it was by name when it was recorded, or the other way round."""
+    """The current place of an argument, which may be given by position where it was recorded by name, or vice versa."""
     if isinstance(place, int):
         if place < len(positional):
             return positional, place
@@ -196,7 +196,7 @@ class Quantizing(TorchFunctionMode):
         return self.__torch_function__(function, (), args, kwargs)
 
     def watch_parts(self) -> None:
-        """See to it that a part of the forward which is computed again is quantized as it is now."""
+        """Make recomputed parts of the forward quantize as they do now."""
         now = saving()
         if now == self.saving and (torch.is_grad_enabled() or not self.learns):
             return
@@ -252,7 +252,7 @@ for _each in (Quantizing.__torch_function__, Quantizing.watch_parts, saving, ope
 
 
 class _Again:
-    """A part of a forward, computed again with the quantizers that it had.
+    """Recomputes a part of a forward with the quantizers that it had.
 
     Args:
         function: The part.
@@ -315,7 +315,7 @@ class QuantizedCalls:
 
 
 class Method:
-    """A method that a module's forward calls; called by others, its functions are quantized as they are there.
+    """A method that a module's forward calls; calls from elsewhere quantize its functions in the same way.
 
     Args:
         module: Has it in its class.
@@ -357,9 +357,9 @@ class Place:
 
 
 class Quantizers(nn.ModuleDict):
-    """The quantizers of what a module's forward computes, by name; passes on what it is called with.
+    """The quantizers for a module's forward, by name; called as a module, it returns its input.
 
-    A forward that goes through all that its module holds comes by here too.
+    A forward that iterates over all its modules calls this one, too.
 
     Args:
         places: What each quantizes, by name.

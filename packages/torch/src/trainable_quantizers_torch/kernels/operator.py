@@ -36,7 +36,7 @@ def operator(
         keep: ``keep(ctx, inputs, output)`` saves what the backward needs.
         backward: ``backward(ctx, *gradients)``: gradients of the inputs; has no derivative itself.
         fake: The outputs by shape and type alone.
-        opaque: Whether the compiler does not look into it on a CPU, because it reads values to decide what to compute.
+        opaque: Whether the compiler treats it as opaque on a CPU, because it reads values to decide what to compute.
     """
     name, backward = schema.partition("(")[0], _differentiable_once(backward)
     exported = torch.library.custom_op(
@@ -79,12 +79,12 @@ def operator(
 
 
 def in_transform() -> bool:
-    """Whether ``torch.func`` transforms what is computed, such as ``vmap``: tensors have no values to read then."""
+    """Whether a transform of ``torch.func`` such as ``vmap`` is active: then tensors have no values to read."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """A gradient as it is, whose own derivative by those that it was made of is an error."""
+    """A gradient unchanged; differentiating it is an error."""
 
     @staticmethod
     def forward(gradient: torch.Tensor, *made_of: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
 
 
 def stands_for_values(tensor: torch.Tensor) -> bool:
-    """Whether plain operations are to compute with a tensor: it may have no values, or something traces them.
+    """Whether to compute with a tensor by plain operations: it may have no values, or be traced.
 
     A tensor of the device ``meta``, a transform of ``torch.func``, or a mode that sees operations, as ``make_fx`` and
     ``FakeTensorMode`` are: PyTorch has no fake-quantize kernels for these.

@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def trainable(function: Function) -> Function:
-    """The function outside of ``torch.inference_mode``, in which no tensor that it makes could be trained."""
+    """The function run outside ``torch.inference_mode``, which would make tensors that cannot be trained."""
 
     @wraps(function)
     def outside(*args: Any, **kwargs: Any) -> Any:

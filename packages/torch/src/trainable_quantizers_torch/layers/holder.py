@@ -112,7 +112,7 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
 
 
 class InferableWeightHolder(PytorchActivationQuantizationHolder):
-    """The holder of mct-quantizers for a weight that a forward computes: inferable quantizers want it detached."""
+    """The holder of mct-quantizers for a weight that a forward computes, which inferable quantizers need detached."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The quantized weight."""

@@ -11,7 +11,7 @@ from torch import nn
 
 @functools.cache
 def mixed_class(*classes: type) -> type:
-    """A class derived from ``classes``, called like the first that is a module; the same for the same classes."""
+    """A class derived from ``classes``, named like the first that is a module; cached for the same classes."""
     named = next((cls for cls in classes if issubclass(cls, nn.Module)), classes[-1])
     facts: dict[str, Any] = {
         "__module__": named.__module__,

@@ -74,7 +74,7 @@ class FoldedNorm:
 
     @torch.no_grad()
     def shift(self, by: torch.Tensor) -> None:
-        """Add to the folded bias by the mean: a norm that normalizes corrects the mean itself."""
+        """Shift the folded bias through the running mean: a norm that normalizes corrects the mean itself."""
         mean = self.module.running_mean
         mean.sub_((by.double() * inverse_of(self._factor(), torch.where)).to(mean.dtype))
 

@@ -46,5 +46,5 @@ def call_with(module: nn.Module, weights: Mapping[str, torch.Tensor], args: tupl
 
 
 def without_modes() -> Any:
-    """A context in which no function mode, ours or another's, sees what is computed."""
+    """A context in which no function mode, ours or another, sees the computation."""
     return torch._C.DisableTorchFunction()

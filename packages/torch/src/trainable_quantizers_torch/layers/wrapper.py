@@ -354,7 +354,7 @@ def deployed(weight: torch.Tensor, quantizer: Any) -> torch.Tensor:
 
 
 def _quantizes(quantizer: Any, weight: torch.Tensor) -> bool:
-    """Whether a quantizer serves a weight already, in another wrapper."""
+    """Whether a quantizer already serves a weight in another wrapper."""
     owner = getattr(quantizer, "_owner", None)
     pairs = owner.get_weights_vars() if isinstance(owner, PytorchTrainableQuantizationWrapper) else ()
     return any(each is quantizer and theirs is weight for _, theirs, each in pairs)
@@ -368,7 +368,7 @@ def _share(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:
-    """Give ``module`` the class and the state of ``other``, so that whoever holds it holds the other."""
+    """Give ``module`` the class and the state of ``other``, so that all references to it become the other."""
     module.__class__ = other.__class__
     module.__dict__ = other.__dict__
     return module

@@ -86,12 +86,12 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of which every process of a group holds a part, together; any other as it is."""
+    """The full tensor if processes of a group each hold a part; any other unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    """Give a tensor a value; of one that a group of processes holds in parts, each process takes its own."""
+    """Set the value of a tensor; if a group of processes holds it in parts, each process sets its own."""
     if hasattr(tensor, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor  # not in every build of PyTorch
 
@@ -100,4 +100,4 @@ def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 
 class BasePytorchActivationTrainableQuantizer(BasePytorchTrainableQuantizer):
-    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""
+    """The base class of trainable quantizers of activations, below which they are looked up; derive yours from it."""

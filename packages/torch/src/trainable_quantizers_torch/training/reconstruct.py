@@ -138,11 +138,11 @@ def _in_order(model: nn.Module, names: Any, batches: list[Any]) -> dict[str, int
 
 
 class _Reached(Exception):  # noqa: N818 - no error
-    """The last call that is wanted is over."""
+    """Raised after the last call that is wanted."""
 
 
 class _Until(nn.Module):
-    """A model whose run ends with the last call of one of its modules; ``calls`` has arguments and results."""
+    """A model whose run stops after the last call of one of its modules; ``calls`` has arguments and results."""
 
     def __init__(self, model: nn.Module, module: nn.Module, count: int) -> None:
         super().__init__()
