@@ -10,9 +10,9 @@ from torch import nn
 
 
 class Read(nn.Identity):
-    """Values that later operations read, and that no activation function gives: they are quantized here.
+    """Quantizes values that later operations read and that no activation function gives.
 
-    Brevitas needs to be told where; ours and the toolkit find these places themselves, and some more.
+    Brevitas needs these places in the model; ours and the toolkit find them and some more.
     """
 
 

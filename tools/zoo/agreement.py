@@ -31,7 +31,7 @@ from trainable_quantizers_torch import (
 )
 
 PHOTOS = ("astronaut", "cat", "coffee", "rocket")
-"""Those that scikit-image brings along; the others it would download."""
+"""The photos that scikit-image includes; it would download the others."""
 SIZE = 224
 BLOCKS = ("_blocks.*", "_conv_head", "_fc")
 
@@ -72,7 +72,7 @@ class Agreement:
         self.reference = classes(self.network, self.images)
 
     def share(self, model: Any) -> float:
-        """Of the crops whose class is that of the float model."""
+        """The share of the crops whose class is that of the float model."""
         return (classes(model.eval(), self.images) == self.reference).float().mean().item()
 
     def prepared(self, recipe: Recipe, network: Any = None, **options: Any) -> Any:
@@ -100,7 +100,7 @@ class Agreement:
 
 
 def presets(found: Agreement) -> None:
-    """What bias correction is worth."""
+    """The effect of bias correction."""
     print("| recipe | as calibrated | biases corrected | norms folded | coverage |\n|---|---|---|---|---|")
     for name in Recipe.presets():
         corrected = Recipe.preset(name)
