@@ -35,7 +35,7 @@ def set_up() -> Path:
     program = scripts / ("hatch.exe" if os.name == "nt" else "hatch")
     if not program.exists():
         print("Setting up .venv with hatch (once) ...", flush=True)
-        venv.create(ROOT / ".venv", with_pip=True)  # into one that is there, too
+        venv.create(ROOT / ".venv", with_pip=True)  # also if it exists
         run(str(scripts / "python"), "-m", "pip", "install", "--quiet", HATCH)
     return program
 

@@ -33,7 +33,7 @@ from trainable_quantizers_core.report.data import ModelReport, TensorReport
 from trainable_quantizers_core.report.sensitivity import QuantizerSensitivity, Sensitivity
 from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
 
-SECONDS = 5.0  # that a case may take, on a machine that is busy
+SECONDS = 5.0  # limit of a case, on a busy machine
 
 _PLAIN: tuple[Any, ...] = (
     *(None, True, -1, 0, 3.5, "", "threshold", "$array", [], {}, [[]], b"\x00"),

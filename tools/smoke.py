@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 CHANNELS, CLASSES, SIZE = 4, 3, 8
-TOLERANCE = 0.05  # of files: a step where a sum lies at a tie
+TOLERANCE = 0.05  # for files: one step where a sum lies at a tie
 
 
 def torch_network(folder: Path | None) -> None:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (QuantizerError, ImportError, OSError) as error:
-        line = " ".join(str(error).split())  # of several lines, as frameworks write them, one
+        line = " ".join(str(error).split())  # one line from several, as frameworks write them
         print(f"{_PROGRAM}: {line.removeprefix(f'{_PROGRAM}: ')}", file=sys.stderr)
         return _MISTAKE
 

@@ -24,7 +24,7 @@ class QuantizerError(ValueError):
 deploy.
     """
 
-    __init__ = Exception.__init__  # by which autograph of TensorFlow knows that it can raise the error in a graph again
+    __init__ = Exception.__init__  # so that TensorFlow's autograph can re-raise it
 
 
 def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where: str = "") -> QuantizerError:

@@ -29,9 +29,9 @@ class PlacedQuantizer:
 
     Args:
         layer: Name of the layer whose weight or output is quantized.
-        attribute: What of it: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         quantizer: One of the shipped quantizers, or one that is derived from them.
-        holder: What holds it: a wrapper or holder of the framework.
+        holder: The wrapper or holder of the framework that holds it.
     """
 
     layer: str
@@ -137,7 +137,7 @@ def load_quantizers(
     """
     if not placed:
         raise _without_quantizers("load_quantizers")
-    # A model that diverged takes the parameters of one that did not: its present values do not matter.
+    # A diverged model may load the parameters of another: its present values do not matter.
     targets = [each.state({name: np.zeros_like(value) for name, value in each.values.items()}) for each in placed]
     of_target = {id(target): each for target, each in zip(targets, placed, strict=True)}
     for state, target in match(load_parameters(path), targets, names):

@@ -26,7 +26,7 @@ class LearnedBits:
 
     Args:
         owner: The function that asks, for messages.
-        operations: What the operations of the model cost.
+        operations: The costs of the model's operations.
         learning: The quantizers of the weights of each operation that learn their width.
         others: The widths of all other weights and of activations.
     """
@@ -89,7 +89,7 @@ class LearnedBits:
         lacks = {unit: np.mean([each.max() - each for each in of], axis=0) for unit, of in attention.items()}
         errors: dict[Unit, dict[int, float]] = {unit: {bits: 0.0} for unit, bits in self.others.items()}
         for unit, (first, *_) in self.learning.items():
-            order = 1e-6 * np.arange(len(first.widths))  # of equal ones the first, as in the quantizer
+            order = 1e-6 * np.arange(len(first.widths))  # ties go to the first, as in the quantizer
             errors[unit] = dict(zip(first.widths, (lacks[unit] + order).tolist(), strict=True))
         chosen = choose(errors, self.operations, budget)
         for unit, quantizers in self.learning.items():

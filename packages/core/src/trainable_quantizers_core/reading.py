@@ -24,7 +24,7 @@ def reading(owner: str, argument: str, data: Any) -> Iterator[None]:
     Args:
         owner: Who reads, for messages.
         argument: Name of the data, for messages.
-        data: What is read; its size is checked first.
+        data: The data; their size is checked first.
 
     Raises:
         QuantizerError: data that are too deep or too large, or anything that a reader of damaged data raises.

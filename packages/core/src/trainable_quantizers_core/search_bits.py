@@ -27,10 +27,10 @@ class BitWidths:
     Args:
         errors: Of weights and activations, at each width, alone: Σ(y - y_float)²/Σy_float² of the outputs.
         chosen: Their widths.
-        counts: What the budget counts.
-        budget: Its amount.
-        cost: Of the chosen widths.
-        error: Of the outputs with all quantizers, at the chosen widths.
+        counts: The amount that the budget limits, by name.
+        budget: Its maximum.
+        cost: The cost of the chosen widths.
+        error: The error of the outputs with all quantizers, at the chosen widths.
     """
 
     errors: Mapping[Unit, Mapping[int, float]]
@@ -61,7 +61,7 @@ class PreparedModel:
     """The facts of a prepared model that a search needs.
 
     Args:
-        operations: What its operations cost, for one example.
+        operations: The costs of its operations, for one example.
         placed: Its quantizers.
         sensitivity: Measures the quantizers that it is asked to.
     """
@@ -77,8 +77,8 @@ def searched(
     """The recipe with a rule for each layer whose width changes, and the table of the search.
 
     Args:
-        recipe: What is quantized, and how.
-        budget: How much it may cost.
+        recipe: States what is quantized, and how.
+        budget: Its maximum cost.
         widths: The widths to choose from.
         prepared: Prepares the model with a recipe.
 

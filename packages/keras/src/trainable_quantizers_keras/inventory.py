@@ -100,7 +100,7 @@ def save_quantizers(model: Any, path: str | os.PathLike[str]) -> None:
     """Write the parameters of the quantizers to a file that every framework reads, atomically.
 
     Args:
-        model: What ``prepare`` made, trained or not.
+        model: A model from ``prepare``, trained or not.
         path: The file: safetensors.
 
     Raises:
@@ -126,7 +126,7 @@ def load_quantizers(model: Any, path: str | os.PathLike[str], names: Mapping[str
 
     Args:
         model: The same model as the one that the file was saved from, in any framework.
-        path: What ``save_quantizers`` wrote.
+        path: A file that ``save_quantizers`` wrote.
         names: Name of a layer in the file -> name in the model, where they differ by more than ``.``, ``/``, ``_``.
 
     Raises:

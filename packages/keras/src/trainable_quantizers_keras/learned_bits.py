@@ -18,8 +18,8 @@ def fit_budget(model: Any, budget: Budget) -> float:
     the end of the schedule or after it, and train on from there. Widths of other weights and of activations stay.
 
     Args:
-        model: What ``prepare`` made, in which weights learn their widths.
-        budget: How much the network may cost.
+        model: A model from ``prepare`` whose weights learn their widths.
+        budget: The maximum cost of the network.
 
     Raises:
         QuantizerError: no weights of the training method DQA, the narrowest widths exceed the budget, a table of
@@ -45,7 +45,7 @@ def learned_recipe(model: Any, recipe: Recipe) -> Recipe:
     use several widths, it has the widest.
 
     Args:
-        model: What ``prepare`` made with ``recipe``, after its widths were learned.
+        model: The model that ``prepare`` made with ``recipe``, after its widths were learned.
         recipe: The recipe of the model. Where LSQ replaces the training method DQA, the schedule is dropped.
 
     Raises:

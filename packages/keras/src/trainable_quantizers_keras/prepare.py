@@ -55,7 +55,7 @@ def prepare(
 
     Args:
         model: A built Sequential, functional or subclassed model; stays as it is.
-        recipe: What is quantized, and how.
+        recipe: States what is quantized, and how.
         calibration_data: Batches for the ranges of activations: arrays, tuples (of which as many items are used as
             the model has inputs), or dictionaries. A ``tf.data.Dataset`` is fine.
         fold_batch_norm: Fold batch norms into the layers before them first; ``"at_conversion"`` lets them normalize
@@ -126,7 +126,7 @@ def summary(model: Any, data: Any = None) -> Summary:
     """What ``prepare`` did to each layer, and the accumulator bits that it needs now.
 
     Args:
-        model: What ``prepare`` made.
+        model: A model from ``prepare``.
         data: Batches as for ``prepare``, to show the accumulator bits that they need beside those of the worst case.
 
     Raises:

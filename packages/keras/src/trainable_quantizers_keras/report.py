@@ -31,7 +31,7 @@ def report(
         model: Holds trainable quantizers.
         data: Batches as for ``prepare``; without them activations are listed, but not measured.
         accuracies: Accuracies to show as well, by label.
-        sensitivity: What ``sensitivity(model, data)`` found, to show what each quantizer costs.
+        sensitivity: The result of ``sensitivity(model, data)``, to show the error of each quantizer.
 
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.

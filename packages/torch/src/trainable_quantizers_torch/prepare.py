@@ -71,7 +71,7 @@ def prepare(
 
     Args:
         model: Stays as it is.
-        recipe: What is quantized, and how.
+        recipe: States what is quantized, and how.
         calibration_data: Batches for the ranges of activations: tensors, tuples (of which as many items are used as
             the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
             weights of layers alone can be quantized.
@@ -120,7 +120,7 @@ def summary(model: nn.Module, data: Any = None) -> Summary:
     """What ``prepare`` did to each layer, and the accumulator bits that it needs now.
 
     Args:
-        model: What ``prepare`` made.
+        model: A model from ``prepare``.
         data: Batches as for ``prepare``, to show the accumulator bits that they need beside those of the worst case.
 
     Raises:

@@ -35,10 +35,10 @@ def search_bits(
 
     Args:
         model: The float model; stays as it is.
-        recipe: What is quantized, and how; layers that it leaves in float stay in float.
+        recipe: States what is quantized, and how; layers that it leaves in float stay in float.
         data: Batches as for ``prepare``, for ranges and for errors; one of some tens of samples is enough.
-        budget: How much the network may cost. Of bit operations, and of latencies for pairs of widths, the widths of
-            activations that operations with weights or products read are searched as well.
+        budget: The maximum cost of the network. For bit operations, and for latencies of pairs of widths, the search
+            includes the widths of activations that operations with weights or products read.
         widths: The widths to choose from.
         fold_batch_norm: As for ``prepare``.
         verbose: Print the table of the search.

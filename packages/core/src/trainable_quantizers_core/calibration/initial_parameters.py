@@ -31,7 +31,7 @@ from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.table import table_grid
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
-_BLOCK = 2**18  # weights that are looked at together, if they are not of one channel
+_BLOCK = 2**18  # weights that are processed together, unless they share one channel
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def threshold_within(weight: np.ndarray, quantizer: RangeQuantizer, accumulator:
     lowest, highest = accumulator.levels
     room = 0.75 * largest_sum(accumulator.bits or MAX_ACCUMULATOR_BITS) / max(-lowest, highest)
     found = np.broadcast_to(np.exp2(np.ceil(np.log2(np.asarray(given, np.float64)))), len(rows)).copy()
-    for _ in range(MAX_ACCUMULATOR_BITS):  # no more than that can be missing
+    for _ in range(MAX_ACCUMULATOR_BITS):  # at most so many bits are missing
         levels = np.rint(rows / (found / grid.steps_per_threshold)[:, None]).clip(grid.lowest, grid.highest)
         above, below = np.maximum(levels, 0).sum(axis=1), np.maximum(-levels, 0).sum(axis=1)
         exceeds = (above + below if lowest < 0 else np.maximum(above, below)) > room

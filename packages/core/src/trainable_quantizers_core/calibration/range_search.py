@@ -15,7 +15,7 @@ from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.table import look_up
 
-_PIECE = 2**16  # weights that are quantized together: they stay in the cache of a processor
+_PIECE = 2**16  # weights that are quantized together: they stay in the cache
 
 # Factors by which the search changes a range. Powers of two move by whole exponents.
 _EXPONENTS = 2.0 ** np.arange(1, -11, -1)

@@ -14,7 +14,7 @@ from trainable_quantizers_core.quantizer.serialization import decode, encode
 from trainable_quantizers_core.reading import reading
 
 _BINS = 2**13
-_BLOCK = 2**17  # values that are taken in together: what is made of them stays in the cache of a processor
+_BLOCK = 2**17  # values that are processed together: intermediate results stay in the cache
 _LOWEST_EXPONENT = -148  # that of the smallest float32 as frexp gives it; the largest has 128
 _EXPONENTS = 277
 _MANTISSA_BITS = 24
@@ -125,7 +125,7 @@ class TensorStatistics:
         self._histogram += np.bincount(places, minlength=2 * _BINS).reshape(2, _BINS)
 
     def _widen(self, exponent: int) -> None:
-        doublings = min(exponent - self._exponent, _BINS.bit_length() - 1)  # after these all is in the first bin
+        doublings = min(exponent - self._exponent, _BINS.bit_length() - 1)  # then everything is in the first bin
         if doublings > 0:
             merged = self._histogram.reshape(2, _BINS >> doublings, -1).sum(axis=2)
             self._histogram = np.pad(merged, ((0, 0), (0, _BINS - merged.shape[1])))

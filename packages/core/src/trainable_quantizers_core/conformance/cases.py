@@ -44,7 +44,7 @@ class Case:
     """One configuration of one quantizer.
 
     Args:
-        identifier: What the class is marked with; a ``TrainingMethod`` for the shipped ones.
+        identifier: The identifier that marks the class; a ``TrainingMethod`` for the shipped ones.
         target: Weights or activations.
         method: POWER_OF_TWO, SYMMETRIC, UNIFORM, LUT_SYM_QUANTIZER or LUT_POT_QUANTIZER.
         num_bits: 2..16; 2..7 of a table.

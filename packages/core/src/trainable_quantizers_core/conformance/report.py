@@ -36,7 +36,7 @@ def run_all(trials: Iterable[Trial], quiet: bool = False) -> list[Outcome]:
         try:
             trial.run()
             error = ""
-        except Exception as problem:  # a crash breaks the promise as much as a wrong number
+        except Exception as problem:  # a crash breaks the promise, too
             error = f"{type(problem).__name__}: {problem}"
         outcomes.append(Outcome(trial, error, compared["elements"] - before))
     return outcomes

@@ -24,7 +24,7 @@ class Trial:
     """One check of one quantizer on one case.
 
     Args:
-        adapter: How quantizers are run.
+        adapter: Runs the quantizers.
         quantizer_class: The class.
         case: The configuration.
         check: The promise.
@@ -94,7 +94,7 @@ class CaseTrials:
         for trial in self.trials:
             try:
                 trial.run()
-            except Exception as error:  # a crash breaks the promise as much as a wrong number
+            except Exception as error:  # a crash breaks the promise, too
                 broken[trial.promise] = error
         if broken:
             errors = "".join(f"\n  {name}: {type(error).__name__}: {error}" for name, error in broken.items())
@@ -131,7 +131,7 @@ def iterate_trials(
         adapters: Ways of running quantizers.
         quantizer_classes: The classes to check; those that the cases look up if None.
         expected_failures: Reasons by (class, promise), such as ``{(MyQuantizer, "idempotent"): "adds noise"}``.
-        cases: Where cases come from; those of each class's marks if None.
+        cases: The cases; None takes those of each class's marks.
         everything: Include redundant trials: every width and axis of every promise, in each way of running.
             Your own cases are all checked.
     """

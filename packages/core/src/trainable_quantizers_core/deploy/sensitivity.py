@@ -24,7 +24,7 @@ def measured_sensitivity(
         placed: Its quantizers.
         wrappers: Wrappers that round biases to the grids of accumulators; without quantizers there are none.
         outputs: Gives all outputs on all data.
-        keep: Which of the quantizers to measure.
+        keep: Selects the quantizers to measure.
     """
     complete = list(outputs())
     rows = []

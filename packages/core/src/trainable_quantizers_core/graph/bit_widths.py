@@ -139,8 +139,8 @@ def choose(
 
     Args:
         errors: Of each unit at each width.
-        operations: What the widths cost.
-        budget: How much they may cost.
+        operations: The costs of the operations by width.
+        budget: Their maximum cost.
 
     Raises:
         QuantizerError: the narrowest widths cost more than the budget.

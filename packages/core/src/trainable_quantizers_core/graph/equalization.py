@@ -98,7 +98,7 @@ def equalize(weights: Mapping[int, ScaledWeight], pairs: Sequence[tuple[int, int
 
     Args:
         weights: By position of the layer; their exponents change.
-        pairs: What ``equalizable`` found.
+        pairs: The result of ``equalizable``.
 
     Source: Nagel et al. 2019, arXiv 1906.04721, section 4.1.
 

@@ -45,7 +45,7 @@ class Operation:
         type: Name of the class or function.
         inputs: Positions of the operations whose results it reads, in the order of its arguments.
         layer: Name of the layer that computes it alone; empty for a function.
-        weights: What of it can be quantized as weights.
+        weights: Its weights that can be quantized.
         bias: Name of its bias within the layer; empty if it adds none.
         work: Multiply-accumulates for one batch.
         clips: Whether an activation function is piecewise linear like ReLU, so that hardware applies it to the
@@ -56,7 +56,7 @@ class Operation:
         identity: Whether its result is its input when the model is deployed, as of dropout.
         floating: Whether its result is a floating tensor.
         within: Classes of the layers and models that it is part of, which rules match as well.
-        inside: What it computes inside stays in float, and why.
+        inside: The part of its computation that stays in float, and why.
         note: Anything else that a user should read about it.
         sizes_only: Whether it reads the sizes of its inputs and none of their values.
         later: Positions of those whose results it reads when the model that it is in is called again.

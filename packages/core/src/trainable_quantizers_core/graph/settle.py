@@ -54,7 +54,7 @@ def settle(
 
     Args:
         graph: The model.
-        recipe: What is quantized, and how.
+        recipe: States what is quantized, and how.
         base: The base class of the framework's trainable quantizers.
         weight_values: Gives the values of a weight of the operation at a position.
         observe: Runs the calibration data, if there are positions to observe the results of.

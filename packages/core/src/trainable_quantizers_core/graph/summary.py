@@ -46,9 +46,9 @@ class Summary:
 
     Args:
         rows: One for each layer.
-        work: How much of the model computes on quantized numbers.
+        work: The share of the model that computes on quantized numbers.
         runtime: The package that the converted model needs besides mct-quantizers; empty if it needs none.
-        costs: What its operations cost by widths.
+        costs: The costs of its operations by widths.
 
     Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))

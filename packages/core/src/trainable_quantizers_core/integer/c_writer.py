@@ -27,7 +27,7 @@ class Writer:
 
     Attributes:
         place: Names of the arrays of values.
-        sizes: How many numbers each static array holds, by its name.
+        sizes: The number of elements of each static array, by its name.
         types: Of the static arrays, by name.
         lines: Those written so far.
         ties: The rules for ties that the lines use.

@@ -17,9 +17,9 @@ class Node:
     """An operation on float tensors.
 
     Args:
-        kind: What it computes: a key of ``arithmetic.FLOAT``, or ``"quantize"`` or ``"input"``.
+        kind: The kind of operation: a key of ``arithmetic.FLOAT``, or ``"quantize"`` or ``"input"``.
         name: Its place in the network, for messages.
-        inputs: What it reads: other nodes, and arrays for constants.
+        inputs: Its inputs: other nodes, and arrays for constants.
         attributes: Arguments that are no tensors.
         shape: Of its result, for one sample.
         function: For an elementwise operation, the operation itself: of arrays of any one shape for those inputs that

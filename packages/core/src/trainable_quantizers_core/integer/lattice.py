@@ -121,7 +121,7 @@ class Form:
         high: The largest.
         scale: One, or one per channel; 1 where steps are powers of two.
         axis: Of the channels; None for one exponent.
-        divisor: What averages leave; 1 elsewhere.
+        divisor: The count by which an average is still to be divided; 1 elsewhere.
         exact: Whether float32 computes these numbers without rounding.
         tabled: The same numbers as a function of a tensor of few bits, where they are.
     """
@@ -165,7 +165,7 @@ class Tabled:
 
     Args:
         root: The integers.
-        values: What each of them becomes, from the smallest on; float32.
+        values: The value of each of them, from the smallest on; float32.
     """
 
     root: Form

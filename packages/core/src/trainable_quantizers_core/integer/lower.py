@@ -58,7 +58,7 @@ def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
     if node.kind == "where" and isinstance(read[0], np.ndarray) and (read[0].all() or not read[0].any()):
         chosen = read[1 if read[0].all() else 2]
         if chosen.shape == node.shape and not isinstance(chosen, np.ndarray):
-            return chosen  # a mask that masks nothing
+            return chosen  # a mask without effect
     table = _table(node, read)
     form = None
     if node.kind in MOVES and isinstance(read[0], Tabled) and not _writes(node):

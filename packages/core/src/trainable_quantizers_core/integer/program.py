@@ -284,7 +284,7 @@ class Program:
                 result = computed(step, [held[each] for each in step.inputs], self.values)
             except QuantizerError:
                 raise
-            except Exception as error:  # anything that numpy raises of a file that something else wrote
+            except Exception as error:  # anything that numpy raises for a file from elsewhere
                 told = f"{step.name}: {step.operation} cannot be computed: {type(error).__name__}: {error}"
                 raise QuantizerError(f"{told}. Rebuild the program with to_integer.") from error
             held[step.output] = result if instead is None else instead.get(step.output, result)

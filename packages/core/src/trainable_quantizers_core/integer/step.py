@@ -26,7 +26,7 @@ class Value:
         dtype: ``"integer"``, or numpy's name for what is not.
         exponent: One, or one per channel.
         axis: Of the channels; None for one exponent.
-        divisor: What averages leave; 1 elsewhere.
+        divisor: The count by which an average is still to be divided; 1 elsewhere.
         low: The smallest integer there can be.
         high: The largest.
         scale: One, or one per channel; 1 where steps are powers of two.
@@ -84,7 +84,7 @@ def computed(step: Step, inputs: Sequence[np.ndarray], values: Sequence[Value]) 
 
     Args:
         step: One of a program.
-        inputs: What it reads.
+        inputs: Its inputs.
         values: The tensors of the program.
 
     Raises:

@@ -18,7 +18,7 @@ from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 LARGEST_BIAS = 2**31 - 128
 """In steps: the largest float32 that 32 bits hold."""
 MIN_ACCUMULATOR_BITS, MAX_ACCUMULATOR_BITS = 8, 32
-_HALVINGS = 12  # α is found to 2^-12: a step less or more of the largest weight of 8 bits is 2^-8
+_HALVINGS = 12  # α is found to within 2^-12; one step of the largest 8-bit weight is 2^-8
 
 
 class AccumulatorGrid:
@@ -175,7 +175,7 @@ def rounded_bias(ops: ArrayOps, bias: Any, step: Any, finest: Any, largest: floa
         bias: b.
         step: Δ, the product of Δ_w and the coarsest Δ_x.
         finest: The finest Δ_x over the coarsest; None where they are one.
-        largest: What |b| may be in finest steps.
+        largest: The largest |b| in finest steps.
 
     Examples:
         >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS

@@ -126,7 +126,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         """The variable registered under ``name``.
 
         Raises:
-            QuantizerError: there is none of that name (yet).
+            QuantizerError: there is no such variable (yet).
         """
         if name not in self.quantizer_parameters:
             advice = (
@@ -194,7 +194,7 @@ def _is_config(cls: type, parameter: inspect.Parameter) -> bool:
     if isinstance(annotation, str):
         try:
             annotation = typing.get_type_hints(cls.__init__)[parameter.name]  # type: ignore[misc]
-        except NameError:  # imported for type checkers only: the name is all there is
+        except NameError:  # imported only for type checkers: there is only the name
             classes = {TrainableQuantizerConfig, *get_all_subclasses(TrainableQuantizerConfig)}
             return parameter.annotation.rpartition(".")[2] in {known.__name__ for known in classes}
     options = typing.get_args(annotation) or (annotation,)

@@ -67,7 +67,7 @@ class _TargetConfig(TrainableQuantizerConfig):
         self._check_flag(f"enable_{prefix}_quantization")
         name = f"{prefix}_quantization_candidates"
         minimum: Any = self.min_threshold  # type: ignore[attr-defined]
-        if isinstance(minimum, (list, tuple)) and getattr(self, name) is None:  # the order without min_threshold
+        if isinstance(minimum, (list, tuple)) and getattr(self, name) is None:  # callers that skip min_threshold
             object.__setattr__(self, name, minimum)
             minimum = None
         minimum = MIN_THRESHOLD if minimum is None else minimum

@@ -37,4 +37,4 @@ def threshold(logarithm: np.ndarray, power_of_two: bool) -> np.ndarray:
     found = power(NUMPY_OPS, variable)
     if power_of_two:
         found = np.maximum(found, power(NUMPY_OPS, np.ceil(variable) - 1) * _LEAST)
-    return np.where(np.isfinite(variable), found, variable)  # who reads it looks for training that diverged
+    return np.where(np.isfinite(variable), found, variable)  # kept, because readers look for diverged training

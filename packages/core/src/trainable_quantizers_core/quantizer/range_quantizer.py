@@ -111,7 +111,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """Turn into a quantizer of activations with or without levels below zero, as calibration could have decided."""
         config: Any = self.quantization_config
         params = {**config.activation_quantization_params, SIGNED: signed}
-        if LUT_VALUES in params:  # the state that is loaded brings its own
+        if LUT_VALUES in params:  # the loaded state has its own
             grid = table_grid(signed)
             params[LUT_VALUES] = np.clip(params[LUT_VALUES], grid.lowest, grid.highest)
         self._configure(replace(config, activation_quantization_params=params))
@@ -200,7 +200,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """The value of a variable that the next call uses, as float32: of a threshold t itself, in the log2 domain too.
 
         Raises:
-            QuantizerError: there is none of that name (yet).
+            QuantizerError: there is no such variable (yet).
         """
         return self.specification.parameter(name, np.asarray(self._read_variable(self._current(name)), np.float32))
 
@@ -208,7 +208,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """Give a variable a value of its shape: a threshold t itself, in the log2 domain too.
 
         Raises:
-            QuantizerError: there is none of that name (yet).
+            QuantizerError: there is no such variable (yet).
         """
         value = self.specification.variable(name, value)
         for written in (name, f"{name}_{HELD}"):

@@ -66,7 +66,7 @@ def encode(value: Any) -> Any:
     elif value is None or isinstance(value, (bool, int, str)):
         return value
     elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-        shape = {} if value.size else {"shape": list(value.shape)}  # nested lists do not tell that of an empty one
+        shape = {} if value.size else {"shape": list(value.shape)}  # nested lists hide the shape of an empty one
         return {"$array": encode(value.tolist()), "dtype": value.dtype.name, **shape}
     elif isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}

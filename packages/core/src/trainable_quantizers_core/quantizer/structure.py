@@ -29,7 +29,7 @@ def structural_differences(
     Args:
         owner: Name of the layer that holds them, for messages.
         quantizers: Those that are to take in the state.
-        saved: What ``structure_of`` gave when the state was saved.
+        saved: The result of ``structure_of`` when the state was saved.
         but: Names that may differ.
 
     Examples:

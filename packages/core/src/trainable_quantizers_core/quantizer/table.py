@@ -87,8 +87,8 @@ def look_up(ops: ArrayOps, x: Any, threshold: Any, levels: Any, grid: Grid) -> A
         ops: The array library.
         x: float32 values.
         threshold: The effective threshold, shaped for broadcasting.
-        levels: What ``effective_table`` gave.
-        grid: What ``table_grid`` gave.
+        levels: The result of ``effective_table``.
+        grid: The result of ``table_grid``.
 
     Examples:
         >>> import numpy as np

@@ -30,7 +30,7 @@ class TensorReport(Part):
 
     Args:
         layer: Name of the layer.
-        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         target: ``"weights"`` or ``"activation"``.
         method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or that of a look-up table.
         num_bits: Bits of a level.
@@ -177,7 +177,7 @@ class ModelReport(Part):
         model: Name of the model.
         framework: For example ``"PyTorch 2.13"``.
         tensors: The quantized tensors, in the order of the model.
-        skipped: What was left in float.
+        skipped: The layers that were left in float.
         accuracies: Accuracies to show as well, by label: ``{"float": 0.982, "quantized": 0.979}``.
         coverage: From the summary, by name: ``work``, ``quantized_work``, ``sums``, ``quantized_sums``.
         sensitivity: How much each quantizer alone moves the outputs; None if that was not measured.

@@ -20,7 +20,7 @@ class QuantizerSensitivity(Part):
 
     Args:
         layer: Name of the layer.
-        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         num_bits: Bits of a level.
         error: Σ(y - y_float)² / Σy_float² over all outputs, with this quantizer alone.
 

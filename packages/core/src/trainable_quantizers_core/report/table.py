@@ -41,8 +41,8 @@ def print_report(report: ModelReport, console: Any = None) -> None:
     """Print the table, what was left in float, what each quantizer costs if measured, and the totals.
 
     Args:
-        report: What to print.
-        console: Where to; None is a new ``rich.console.Console``.
+        report: The report.
+        console: The console to print to; None is a new ``rich.console.Console``.
 
     Raises:
         ImportError: rich is not installed; the message says how to install it.

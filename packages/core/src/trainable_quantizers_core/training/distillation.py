@@ -53,7 +53,7 @@ def matched_layers(
         layers: Names that the user gave.
         teacher: Names of all layers of the teacher.
         student: Those of the student.
-        summary: What ``prepare`` did to the student, if it did.
+        summary: The summary of ``prepare`` for the student, if there is one.
 
     Raises:
         QuantizerError: one of them lacks the layer, or its output differs because a norm folded into it.

@@ -29,7 +29,7 @@ class QuantizerState:
 
     Args:
         layer: Name of the layer.
-        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         target: ``"weights"`` or ``"activation"``.
         quantizer: Name of the quantizer's class.
         method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or that of a look-up table.
@@ -114,7 +114,7 @@ def save_parameters(path: str | os.PathLike[str], states: Iterable[QuantizerStat
     except TypeError as error:
         raise invalid("save_parameters", "config", "what JSON holds", str(error), "give get_config()") from error
     tensors = {
-        f"{index}.{name}": np.array(value)  # contiguous, as safetensors takes for granted
+        f"{index}.{name}": np.array(value)  # contiguous, as safetensors assumes
         for index, state in enumerate(states)
         for name, value in state.values.items()
     }

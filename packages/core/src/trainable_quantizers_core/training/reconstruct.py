@@ -35,7 +35,7 @@ class Reconstruction:
         blocks: Names or patterns of names.
 
     Raises:
-        QuantizerError: no number of steps, no positive learning rate, or patterns that are none.
+        QuantizerError: an invalid number of steps, learning rate or pattern.
     """
 
     steps: int

@@ -31,7 +31,7 @@ def convert(model: Any) -> Any:
     are converted too, and a shared layer stays shared.
 
     Args:
-        model: What ``prepare`` made, or any built model that holds trainable wrappers and holders.
+        model: A model from ``prepare``, or any built model that holds trainable wrappers and holders.
 
     Raises:
         QuantizerError: the model is not built, nothing in it can be converted, a layer cannot be rebuilt from its

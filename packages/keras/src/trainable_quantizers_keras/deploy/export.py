@@ -39,7 +39,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     comparison.
 
     Args:
-        model: What ``convert`` returned.
+        model: A model from ``convert``.
         path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no suffix. An older file or SavedModel is replaced.
         example_inputs: A batch as for ``prepare``; the file is run on it.
         sizes: Input sizes that a SavedModel or ``.tflite`` file accepts: ``"free"`` for every size that the inputs of

@@ -37,7 +37,7 @@ def to_integer(
     (products where steps are no powers of two), and functions of one value become tables; see docs/integer.md.
 
     Args:
-        model: What ``convert`` returned.
+        model: A model from ``convert``.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
         rounding: How quantizers round ties: pass the rule of the recipe if it names one; the default is the rule of the
             framework. Or rules by name patterns, of which the first that matches counts: ``{"add*": "half_up"}``.

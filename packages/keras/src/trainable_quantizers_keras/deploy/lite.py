@@ -60,7 +60,7 @@ def lite_model(function: Any, folder: Path) -> tuple[bytes, list[str]]:
         return _of_16_bits(converter), rounded
     if rewriting.centred:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        with suppress(Exception):  # it cannot make integers of all, or writes what no interpreter takes
+        with suppress(Exception):  # it cannot convert everything to integers, or no interpreter takes the result
             data = bytes(converter.convert())
             tf.lite.Interpreter(model_content=data)
             return data, rounded

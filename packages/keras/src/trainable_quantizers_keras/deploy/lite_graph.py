@@ -195,7 +195,7 @@ class Rewriting:
         window, strides = node.attr["ksize"].list.i[1:3], node.attr["strides"].list.i[1:3]
         if node.attr["data_format"].s != b"NHWC" or node.attr["padding"].s != b"VALID" or shape[-1] is None:
             return None
-        if len(set(strides)) > 1:  # which depthwise convolutions do not know
+        if len(set(strides)) > 1:  # not supported by depthwise convolutions
             return None
         part = np.float32(1 / np.prod(window))
         kernel = np.full((*window, shape[-1], 1), part)

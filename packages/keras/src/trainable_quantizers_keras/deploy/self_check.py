@@ -27,7 +27,7 @@ def check_prepared(model: Any, prepared: Any, batch: Any, folded: Collection[str
     """
     quantizers = trainable_quantizers(prepared)
     if not all(isinstance(each, KerasRangeQuantizer) for each in quantizers):
-        return  # what a quantizer of the user's own does cannot be set aside
+        return  # the user's own quantizers cannot be bypassed
     wrappers = [layer for layer in prepared._flatten_layers() if isinstance(layer, KerasTrainableQuantizationWrapper)]
     with quantizers_set_aside(quantizers, wrappers):
         check_computation(

@@ -25,7 +25,7 @@ def sensitivity(model: Any, data: Any) -> Sensitivity:
     are enough.
 
     Args:
-        model: What ``prepare`` made; it stays as it is.
+        model: A model from ``prepare``; it stays as it is.
         data: Batches as for ``prepare``.
 
     Raises:

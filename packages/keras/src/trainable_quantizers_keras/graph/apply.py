@@ -28,7 +28,7 @@ class Placed:
     Args:
         model: Stays as it is.
         recorded: Its graph.
-        settled: What the core decided for each operation.
+        settled: The core's decision for each operation.
         apart: Layers and the norms behind them that are to fold at conversion, by identity of the layer.
 
     Raises:

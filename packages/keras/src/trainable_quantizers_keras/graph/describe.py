@@ -36,12 +36,12 @@ def operation_of(
 
     Args:
         name: Of the operation.
-        layer: What is called.
+        layer: The layer that is called.
         inputs: The operations that it reads.
         call: Its call in a graph; None if its calls are not visible.
         first: The name of the first call of the layer, if this is a later one.
-        note: What a user should read about it.
-        result: Which of the results of the call.
+        note: A note for the user.
+        result: The index among the results of the call.
     """
     if isinstance(layer, keras.layers.InputLayer):
         return Operation(name, "input", "InputLayer", floating=is_floating(layer.dtype))

@@ -79,9 +79,9 @@ class _Opening:
     Args:
         closed: Why layers stay as they are, by identity.
         tried: How often a graph of a layer computed something else, by identity.
-        copies: What stands for layers and variables, by identity.
+        copies: The replacements of layers and variables, by identity.
         notes: By identity of a layer of the original.
-        following: What results of layers go through, by identity of the layer.
+        following: The layers that results of layers go through, by identity of the layer.
         alive: Keeps symbols, whose identities tell them apart.
     """
 
@@ -191,7 +191,7 @@ class _Opening:
         """A model or layer as a functional model, from its call on symbols like these arguments.
 
         Args:
-            layer: What is called.
+            layer: The layer that is called.
             args: Its arguments, symbols among them.
             kwargs: Its arguments by name.
             nested: Whether the copy takes its inputs in the structure of the first argument, or as a list.
@@ -250,7 +250,7 @@ def _difference(graph: Any, args: Any, kwargs: Any, result: Any) -> str:
     """How the graph of a layer differs from a call of the layer; empty if it does not."""
     try:
         values = tf.nest.flatten(graph(*args, **kwargs))
-    except Exception as error:  # anything that a graph raises on a batch that its symbols did not foresee
+    except Exception as error:  # anything that a graph raises on an unexpected batch
         return f"as a graph it does not take the calibration data: {first_line(error)}"
     expected = tf.nest.flatten(result)
     if len(values) == len(expected) and all(map(_is_close, values, expected)):

@@ -28,10 +28,10 @@ class RecordedCall:
 
     Args:
         layer: The layer of the model.
-        place: What tells its result from others.
+        place: A key of its result.
         masked: Whether its result carries a mask.
         reads: The layers of weights that it reads as arguments, by the names of the weights.
-        result: Which of the results of the call.
+        result: The index among the results of the call.
     """
 
     layer: Any
@@ -70,7 +70,7 @@ def record(model: Any, notes: Mapping[int, str] | None = None) -> RecordedModel:
 
     Args:
         model: The model.
-        notes: What else a user should read about layers, by their identity.
+        notes: Further notes for the user about layers, by their identity.
     """
     recorder = _Recorder(notes or {})
     recorder.found.outputs = _joined(recorder.graph(model, "")) if is_graph(model) else recorder.parts(model, "")

@@ -30,7 +30,7 @@ def round_bias(
         bias: b, of shape (channels,).
         step: Δ = Δ_x·Δ_w, of shape () or (channels,), with the coarsest Δ_x.
         finest: The finest Δ_x over the coarsest; None where they are one.
-        largest: What |b| may be in finest steps.
+        largest: The largest |b| in finest steps.
 
     Examples:
         >>> round_bias(tf.constant([0.3, -0.375]), tf.constant(0.25)).numpy().tolist()

@@ -67,7 +67,7 @@ def fake_quantize(
             )
             grad_x = passed
             if from_rounding or ewgs:
-                # The output once more: cheaper than to keep it, or to round x by hand.
+                # Recomputing the output is cheaper than keeping it, or rounding x by hand.
                 error, step = forward(x, low, high) - x, range_step(TF_OPS, low, high, grid)
             if from_rounding:
                 products = tf.math.multiply_no_nan(error, passed)  # an infinite x does not count

@@ -25,7 +25,7 @@ class Call:
         layer: The layer, or the operation.
         index: How many calls of the same layer come before it.
         arguments: Of each tensor among its arguments, the call that gives it, and which of its results that is.
-        node: What Keras keeps of it; None in a Sequential.
+        node: Keras's record of it; None in a Sequential.
     """
 
     graph: int

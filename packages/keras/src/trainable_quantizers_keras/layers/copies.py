@@ -49,11 +49,11 @@ def copied(
 
     Args:
         layer: Stays as it is.
-        replace: What to put in place of a layer: another layer or a function, None to leave it out of a graph, or
+        replace: Gives the replacement of a layer: another layer or a function, None to leave it out of a graph, or
             the layer itself, to copy it. It is asked for each layer inside graphs and subclassed models, and for those
             themselves, with the call in the graph if the layer stands in one.
-        after: What the result of a call goes through, or None; asked for each call of a graph.
-        copies: What was copied before, by identity: a shared layer stays shared.
+        after: Gives the layer that the result of a call goes through, or None; asked for each call of a graph.
+        copies: Earlier copies, by identity: a shared layer stays shared.
         call: The call of the layer in a Sequential or functional model.
 
     Raises:
@@ -82,7 +82,7 @@ def _deep_copy(model: KerasOpenedModel, memo: dict[int, Any]) -> Any:
     return copied(model)
 
 
-KerasOpenedModel.__deepcopy__ = _deep_copy  # here, because it copies layers of every kind, other such models included
+KerasOpenedModel.__deepcopy__ = _deep_copy  # set here, because it copies layers of all kinds, including such models
 
 
 def parts_of(layer: Any) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _set_weights(layer: Any, fresh: Any) -> None:
         raise _not_rebuilt(layer, f"its weights are {_shapes(layer)}, those of the copy {_shapes(fresh)}")
     fresh.set_weights(layer.get_weights())
     for part in fresh._flatten_layers() if KERAS_3 else ():
-        if hasattr(part, "finalize_state"):  # what Normalization computes with follows from its weights
+        if hasattr(part, "finalize_state"):  # Normalization derives its state from its weights
             part.finalize_state()
 
 

@@ -97,7 +97,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         if not isinstance(self.input, Mapping):
             inputs = tf.nest.flatten(inputs)
             inputs = inputs if len(inputs) > 1 else inputs[0]
-        if not KERAS_3 and mask is not None:  # the layers inside take it as an argument, or not at all
+        if not KERAS_3 and mask is not None:  # layers inside take a mask only as an argument
             inputs, mask = tf.nest.map_structure(tf.identity, inputs), None
         return _FUNCTIONAL.call(self, inputs, training=training, mask=mask)
 

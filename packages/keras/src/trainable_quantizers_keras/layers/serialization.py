@@ -23,7 +23,7 @@ class NamedWeights:
         if kwargs.get("name"):
             kwargs["name"] = kwargs["name"].replace("/", "_")
         weight = super().add_weight(*args, **kwargs)  # type: ignore[misc]
-        if KERAS_3 and kwargs.get("name"):  # tf.train.Checkpoint and SavedModels know what is an attribute, or this
+        if KERAS_3 and kwargs.get("name"):  # tf.train.Checkpoint and SavedModels track attributes, or this
             self._track_trackable(weight, kwargs["name"], overwrite=True)  # type: ignore[attr-defined]
         return weight
 

@@ -70,7 +70,7 @@ if KERAS_3:
             self.op_call_kwargs = dict(op_call_kwargs or {})
             self.is_inputs_as_list = is_inputs_as_list
             self.supports_masking = layer.supports_masking
-            if not self.weight_values:  # Keras looks at the arguments of a call, and at their masks, by these names
+            if not self.weight_values:  # Keras looks for call arguments and their masks by these names
                 self._call_signature = inspect.signature(layer.call)
 
         def build(self, input_shape: Any) -> None:
@@ -80,7 +80,7 @@ if KERAS_3:
             else:
                 super().build(input_shape)
             self._set_weights_vars()
-            if not self.trainable:  # Keras asks the variables, which know nothing of the wrapper
+            if not self.trainable:  # Keras asks the variables, which do not know the wrapper
                 self.layer.trainable = False
 
         def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:

@@ -34,7 +34,7 @@ def learn_block(block: Callable[..., Any], wrappers: Sequence[Any], calls: Seque
     steps of the weight's grid, whatever the scale of its channel.
 
     Args:
-        block: What is called.
+        block: The block, which is called.
         wrappers: Its layers with quantized weights.
         calls: On data.
         how: For how many steps, and how fast.

@@ -36,7 +36,7 @@ class Distillation(keras.Model):  # type: ignore[misc]
 
     Args:
         teacher: The float model; stays as it is.
-        student: What ``prepare`` made of it.
+        student: The model that ``prepare`` made from it.
         layers: Names of layers, as in the teacher, whose results are compared too: as later layers read them, so
             quantized where the student quantizes them. ``inner/conv`` is a layer of a model in the model.
         temperature: T, for outputs that are logits.

@@ -20,7 +20,7 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
     gradient goes to α alone. For ``fit``, add it in a loss function that knows the model.
 
     Args:
-        model: What ``prepare`` made, in which weights learn their rounding.
+        model: A model from ``prepare`` whose weights learn their rounding.
 
     Raises:
         QuantizerError: no quantizer of the training method AdaRound with a schedule.
@@ -46,7 +46,7 @@ def budget_regularizer(model: Any, budget: Budget) -> tf.Tensor:
     fixed cost. Its gradient goes to the attention alone. For ``fit``, add it in a loss function that knows the model.
 
     Args:
-        model: What ``prepare`` made.
+        model: A model from ``prepare``.
         budget: Bytes, bit operations of one example, or latency. One that cannot be met pulls all widths down.
 
     Raises:
@@ -76,7 +76,7 @@ def oscillation_damping(model: Any) -> tf.Tensor:
     function that knows the model.
 
     Args:
-        model: What ``prepare`` made, or any model that holds wrappers with trainable quantizers.
+        model: A model from ``prepare``, or any model that holds wrappers with trainable quantizers.
 
     Raises:
         QuantizerError: no layer has quantized weights, or all learn their rounding.

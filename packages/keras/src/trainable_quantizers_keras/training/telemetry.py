@@ -43,7 +43,7 @@ def telemetry(
         step: Number of the step, for the writer.
 
     Raises:
-        QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
+        QuantizerError: no trainable quantizers, data that the model does not take, an invalid loss or writer.
         ImportError: a writer, and TensorBoard is not installed.
 
     Examples:

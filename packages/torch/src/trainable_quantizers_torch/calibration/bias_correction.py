@@ -29,7 +29,7 @@ def correct_biases(
     """
     corrections = {position: BiasCorrection() for position in positions}
     axes = {position: _channel_axis(placed, position) for position in positions}
-    same = {at: nn.Identity() for at in placed.holders}  # PyTorch has other kernels for a layer that nobody looks into
+    same = {at: nn.Identity() for at in placed.holders}  # as PyTorch uses other kernels for layers without hooks
     reference.watch({**same, **{at: _Channels(axes[at], each.expect) for at, each in corrections.items()}})
     placed.watch({at: _Channels(axes[at], each.shift) for at, each in corrections.items()})
     with torch.no_grad():

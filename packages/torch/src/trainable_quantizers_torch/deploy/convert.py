@@ -25,7 +25,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
     converted at any depth, including those of mct-quantizers that hold our quantizers; no quantizer parameter is left.
 
     Args:
-        model: What ``prepare`` made, or any model that holds trainable wrappers and holders.
+        model: A model from ``prepare``, or any model that holds trainable wrappers and holders.
 
     Raises:
         QuantizerError: nothing in the model can be converted, or a float layer stands where ``prepare`` quantized one.

@@ -50,7 +50,7 @@ def export(
     C99, a function of one sample; the compiler of this machine builds it for the comparison.
 
     Args:
-        model: What ``convert`` returned.
+        model: A model from ``convert``.
         path: Ends in ``.onnx``, ``.pt2`` or ``.c``.
         example_inputs: A batch as for ``prepare``; the file is run on it.
         operators: For an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
@@ -181,7 +181,7 @@ def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any], sizes: str) -> Any
         if not isinstance(value, torch.Tensor) or not value.ndim:
             return None
         counted = range(value.ndim if sizes == "free" else 1)
-        channels = 1 if value.ndim >= 4 else None  # no convolution tells the exporter that it takes its channels alone
+        channels = 1 if value.ndim >= 4 else None  # exporters do not infer that channels are fixed
         return {axis: torch.export.Dim.AUTO for axis in counted if axis != channels}
 
     return _pytree.tree_map(axes, dict(kwargs) if kwargs else args)

@@ -29,7 +29,7 @@ def check_prepared(model: nn.Module, prepared: nn.Module, batch: Any, folded: Co
     """
     quantizers = [each for module in prepared.modules() for each in quantizers_in(module)]
     if not all(isinstance(each, PytorchRangeQuantizer) for each in quantizers):
-        return  # what a quantizer of the user's own does cannot be set aside
+        return  # the user's own quantizers cannot be bypassed
     with_quantizers = copied(prepared, "prepare")
     wrappers = [each for each in with_quantizers.modules() if isinstance(each, PytorchTrainableQuantizationWrapper)]
     inside = [each for module in with_quantizers.modules() for each in quantizers_in(module)]

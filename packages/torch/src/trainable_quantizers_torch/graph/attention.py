@@ -51,7 +51,7 @@ def scaled_dot_product(
 def _weights(call: Call, scores: Any, scale: float, mask: Any, dropout_p: float) -> Any:
     scores = call("", masked_scores, scores, scale, mask)
     empty = None if mask is None else (scores == -math.inf).all(-1, keepdim=True)
-    if empty is not None:  # where all is masked, the fused function gives zeros
+    if empty is not None:  # if everything is masked, the fused function gives zeros
         scores = call("", torch.Tensor.masked_fill, scores, empty, 0.0)
     weights = call("softmax", functional.softmax, scores, -1)
     if empty is not None:

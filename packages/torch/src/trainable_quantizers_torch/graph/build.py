@@ -21,7 +21,7 @@ class RecordedGraph:
     """A graph and the nodes that its operations stand for.
 
     Args:
-        graph: What the core sees.
+        graph: The graph for the core.
         nodes: By position of the operation.
         positions: The other way.
     """

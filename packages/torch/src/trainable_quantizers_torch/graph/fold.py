@@ -21,9 +21,9 @@ class Fold:
     Args:
         path: Of the layer that it is a part of.
         layer: That layer.
-        norm: What it was folded by.
-        weight: Of the layer before.
-        bias: The same; None where it had none.
+        norm: The norm with its statistics.
+        weight: The layer's weight before folding.
+        bias: Its bias before folding, or None.
     """
 
     path: str

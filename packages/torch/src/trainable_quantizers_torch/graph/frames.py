@@ -95,8 +95,8 @@ def frames_of(
     Args:
         evaluation: The run that the nodes come from.
         training: A run in training, if there was one: it may call other functions in between.
-        steps: What happens where nodes are computed.
-        calls: What the modules keep, by path.
+        steps: The quantization where nodes are computed.
+        calls: The calls kept in the modules, by path.
         norms: Paths of batch norms whose calls are steps as a whole.
     """
     frames: dict[Invocation, Frame] = {each: Frame() for each in evaluation.places}

@@ -63,7 +63,7 @@ class _Recorder(TorchFunctionMode):
         self.recording = Recording()
         self.known: Any = WeakIdKeyDictionary()  # tensors -> nodes
         self.changed: Any = WeakIdKeyDictionary()  # tensors that a function changed -> its node
-        self.results: Any = WeakIdKeyDictionary()  # what such a function gave instead -> the tensor
+        self.results: Any = WeakIdKeyDictionary()  # the result of such a function -> the tensor
         self.names, self.folded = names, folded
         self.stack: list[Invocation] = []
         self.modules = dict(model.named_modules())
@@ -134,7 +134,7 @@ class _Recorder(TorchFunctionMode):
         self.changed[tensor] = node
         if result is None:
             return None
-        given = tensor.view_as(tensor)  # a forward that reads the tensor itself did not take the result
+        given = tensor.view_as(tensor)  # distinguishes readers of the tensor from readers of the result
         self.results[given] = tensor
         return given
 
@@ -210,7 +210,7 @@ class _Recorder(TorchFunctionMode):
             return Node("constant", "buffer", self.buffers[id(tensor)], constant=True)
         if id(tensor) in self.names:
             return Node("input", "input", self.names[id(tensor)])
-        if id(tensor) not in self.held and tensor.numel() > 1:  # made by what no mode sees
+        if id(tensor) not in self.held and tensor.numel() > 1:  # made by code that no mode sees
             return Node("input", "tensor", self._where("tensor"))
         return Node("constant", "tensor", self._where("constant"), constant=True)
 

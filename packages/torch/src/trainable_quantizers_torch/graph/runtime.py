@@ -49,9 +49,9 @@ class Step:
     """The quantization at one call of a function.
 
     Args:
-        inputs: What quantizes arguments.
-        output: What quantizes the result.
-        items: Which items of a result that is a tuple are quantized; None for a tensor.
+        inputs: The quantizers of arguments.
+        output: The quantizer of the result.
+        items: The items of a tuple result that are quantized; None for a tensor.
         skipped: Whether the call gives its first argument: a batch norm that was folded.
         in_place: Whether the call changes its first argument, from which the forward reads the result.
         norm: The batch norm that this call is, or that reads it and folds into it at conversion. While the norm
@@ -141,7 +141,7 @@ class Frame:
         steps: By function, one for each of its calls; None where nothing happens.
         training: The same for training, where that differs.
         inside: By the calls of a module inside, one for each of them.
-        whole: What happens to the module's own arguments and result; nothing is quantized inside then.
+        whole: The quantization of the module's own arguments and result; nothing is quantized inside then.
         methods: By name of a method that the forward calls: how often functions and modules were called before.
         training_methods: The same for training.
     """
@@ -256,8 +256,8 @@ class _Again:
 
     Args:
         function: The part.
-        frame: What the module computes.
-        steps: What it computes in the mode that it is in.
+        frame: The frame of the module's call.
+        steps: The steps of the mode that the module is in.
         counts: How often each function had been called when the part began.
     """
 
@@ -362,7 +362,7 @@ class Quantizers(nn.ModuleDict):
     A forward that iterates over all its modules calls this one, too.
 
     Args:
-        places: What each quantizes, by name.
+        places: The place of each quantizer, by name.
     """
 
     def __init__(self) -> None:

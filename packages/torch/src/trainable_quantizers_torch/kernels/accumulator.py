@@ -34,7 +34,7 @@ def round_bias(
         bias: b, of shape (channels,).
         step: Δ = Δ_x·Δ_w, of shape () or (channels,), with the coarsest Δ_x.
         finest: The finest Δ_x over the coarsest; None where they are one.
-        largest: What |b| may be in finest steps.
+        largest: The largest |b| in finest steps.
 
     Examples:
         >>> round_bias(torch.tensor([0.3, -0.375]), torch.tensor(0.25)).tolist()

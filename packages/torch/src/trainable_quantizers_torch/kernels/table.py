@@ -50,8 +50,8 @@ def look_up(
 
     Args:
         x: Any floating tensor; the arithmetic is float32, the output has its dtype.
-        threshold: What ``effective_threshold`` gave, of shape (), or (channels,) with ``channel_axis``.
-        levels: What ``effective_table`` gave.
+        threshold: The result of ``effective_threshold``, of shape (), or (channels,) with ``channel_axis``.
+        levels: The result of ``effective_table``.
         grid: The levels that a table can have.
         channel_axis: Non-negative channel axis of x; None is per tensor.
         threshold_scale: r of the threshold.

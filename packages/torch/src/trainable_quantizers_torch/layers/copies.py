@@ -48,6 +48,6 @@ def copied(model: nn.Module, owner: str) -> nn.Module:
                     memo[id(leaf)] = leaf.detach().clone()
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:  # anything that a module raises that cannot be copied
+    except Exception as error:  # anything that a module raises if it cannot be copied
         advice = f"copying says: {error}"
         raise invalid(owner, "model", "one that copy.deepcopy can copy", type(model).__name__, advice) from error

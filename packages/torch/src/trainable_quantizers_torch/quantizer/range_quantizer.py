@@ -237,7 +237,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             tensor = tensor.reshape(1)
         if trainable:
             layer.register_parameter(name, torch.nn.Parameter(tensor))
-        else:  # a buffer: no requires_grad_(True) on the model can set it free
+        else:  # a buffer, which requires_grad_(True) on the model does not unfreeze
             layer.register_buffer(name, tensor)
         return getattr(layer, name)
 
@@ -259,7 +259,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             arguments.update(signed=spec.grid.signed)
         inferable = getattr(pytorch_quantizers, class_name)(**arguments)
         device = self.get_quantizer_variable(next(iter(values))).device
-        for name, value in vars(inferable).items():  # mct-quantizers puts them on a GPU wherever there is one
+        for name, value in vars(inferable).items():  # mct-quantizers puts them on a GPU if there is one
             if isinstance(value, torch.Tensor):
                 setattr(inferable, name, value.to(device))
         if spec.method is QuantizationMethod.UNIFORM:

@@ -31,7 +31,7 @@ class Distillation(nn.Module):
 
     Args:
         teacher: The float model; stays as it is.
-        student: What ``prepare`` made of it.
+        student: The model that ``prepare`` made from it.
         layers: Names of modules, as in the teacher, whose results are compared too: as later layers read them, so
             quantized where the student quantizes them.
         temperature: T, for outputs that are logits.

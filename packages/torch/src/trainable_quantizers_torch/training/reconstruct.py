@@ -43,7 +43,7 @@ def reconstruct(
     The model is ready to ``convert``, or to train on from there. A layer or block that does not improve is left as is.
 
     Args:
-        model: What ``prepare`` made, with the weights of the float model, and biases that were not corrected.
+        model: A model from ``prepare``, with the weights of the float model, and biases that were not corrected.
         data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer or
             block at a time what it reads and gives.
         steps: Steps for each layer or block, each on one batch.

@@ -19,7 +19,7 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
     gradient goes to α alone.
 
     Args:
-        model: What ``prepare`` made, in which weights learn their rounding.
+        model: A model from ``prepare`` whose weights learn their rounding.
 
     Raises:
         QuantizerError: no quantizer of the training method AdaRound with a schedule.
@@ -45,7 +45,7 @@ def budget_regularizer(model: nn.Module, budget: Budget) -> torch.Tensor:
     fixed cost. Its gradient goes to the attention alone.
 
     Args:
-        model: What ``prepare`` made.
+        model: A model from ``prepare``.
         budget: Bytes, bit operations of one example, or latency. One that cannot be met pulls all widths down.
 
     Raises:
@@ -74,7 +74,7 @@ def oscillation_damping(model: nn.Module) -> torch.Tensor:
     learn their rounding are left out. Add it to the loss with a factor that grows from 0.
 
     Args:
-        model: What ``prepare`` made, or any model that holds wrappers with trainable quantizers.
+        model: A model from ``prepare``, or any model that holds wrappers with trainable quantizers.
 
     Raises:
         QuantizerError: no layer has quantized weights, or all learn their rounding.

@@ -41,7 +41,7 @@ def telemetry(
         step: Number of the step, for the writer.
 
     Raises:
-        QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
+        QuantizerError: no trainable quantizers, data that the model does not take, an invalid loss or writer.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
@@ -111,7 +111,7 @@ def _of_batch(
                 if str(key) == each.attribute
             ]
         else:
-            quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
+            quantized = list(inputs.get(id(each), ()))  # recomputed parts of checkpoints come later
         if quantized and all(tensor.requires_grad for tensor in (*parameters, *quantized)):
             wanted.append((each, parameters, quantized))
     tensors = [tensor for _, *parts in wanted for part in parts for tensor in part]
