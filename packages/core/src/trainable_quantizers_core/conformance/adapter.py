@@ -49,7 +49,7 @@ class FrameworkAdapter(Protocol):
         """A weight of the framework, which an optimizer could write."""
 
     def read(self, tensor: Any) -> np.ndarray:
-        """Its values as float32, whatever its type; integers stay integers."""
+        """Its values as float32, from any type; integers stay integers."""
 
     def dtype(self, tensor: Any) -> str:
         """The name of its type."""

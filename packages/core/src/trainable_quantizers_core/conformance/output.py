@@ -119,7 +119,7 @@ def check_dtype_and_shape(adapter: FrameworkAdapter, quantizer_class: type[BaseT
 
 
 def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
-    """Each channel is quantized as if it were alone, whatever the rank of the tensor."""
+    """Each channel is quantized as if it were alone, for tensors of any rank."""
     assert case.axis is not None
     subject = Subject(adapter, quantizer_class, case)
     output, moved = np.moveaxis(subject.output(), case.axis, 0), np.moveaxis(subject.x, case.axis, 0)

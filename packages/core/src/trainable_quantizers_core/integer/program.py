@@ -28,7 +28,7 @@ class Accumulator:
 
     Args:
         name: Of the layer.
-        worst: Bits that they need whatever the input, the sign included.
+        worst: Bits that they need for any input, the sign included.
         seen: Bits that they needed on the given inputs; None without inputs.
     """
 

@@ -100,22 +100,22 @@ class _TargetConfig(TrainableQuantizerConfig):
     # One view for code that serves both targets.
     @property
     def quantization_method(self) -> QuantizationMethod:
-        """The method, whatever the target."""
+        """The method, for either target."""
         return getattr(self, f"{self.target}_quantization_method")
 
     @property
     def num_bits(self) -> int:
-        """The number of bits, whatever the target."""
+        """The number of bits, for either target."""
         return getattr(self, f"{self.target}_n_bits")
 
     @property
     def quantization_params(self) -> dict[str, Any]:
-        """The initial parameters, whatever the target."""
+        """The initial parameters, for either target."""
         return getattr(self, f"{self.target}_quantization_params")
 
     @property
     def enabled(self) -> bool:
-        """Whether the quantizer quantizes at all, whatever the target."""
+        """Whether the quantizer quantizes at all, for either target."""
         return getattr(self, f"enable_{self.target}_quantization")
 
 

@@ -54,7 +54,7 @@ class Grid:
 
 
 def power(ops: ArrayOps, exponent: Any) -> Any:
-    """2^v with 16 significant bits, of which every library gives the same; within 2^-126..2^127 whatever v is.
+    """2^v with 16 significant bits, the same in every library; within 2^-126..2^127 for any v.
 
     Examples:
         >>> import numpy as np
@@ -70,7 +70,7 @@ def power(ops: ArrayOps, exponent: Any) -> Any:
 def effective_threshold(
     ops: ArrayOps, threshold: Any, min_threshold: float, power_of_two: bool, log2: bool = False
 ) -> Any:
-    """t_eff = max(t, min_threshold), rounded up to a power of two on request; finite whatever t is.
+    """t_eff = max(t, min_threshold), rounded up to a power of two on request; finite for any t.
 
     With ``log2``, ``threshold`` is v and t = 2^v, or 2^ceil(v) of powers of two.
 

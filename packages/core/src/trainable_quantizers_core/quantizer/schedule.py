@@ -22,7 +22,7 @@ class QuantizationSchedule:
     In training y = x + share·(q(x) - x), with share = clip((step - start + 1)/(ramp + 1), 0, 1), so its gradient
     is that of q, weighted by share, plus 1 for x, weighted by 1 - share. In evaluation y = q(x) at any step, so
     evaluation always measures the model that conversion deploys. The parameters of q learn while
-    learn_from <= step < learn_until; before and after they keep their values, whatever the optimizer does.
+    learn_from <= step < learn_until; before and after they keep their values, regardless of the optimizer.
 
     Args:
         start: First step that quantizes: training is in float before.

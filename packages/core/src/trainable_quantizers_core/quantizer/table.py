@@ -27,7 +27,7 @@ def table_grid(signed: bool) -> Grid:
 
 
 def effective_table(ops: ArrayOps, table: Any, grid: Grid) -> Any:
-    """The levels of fractions of the threshold, in ascending order: within the grid, and finite whatever they are.
+    """The levels of fractions of the threshold, in ascending order: within the grid, and finite for any fractions.
 
     Examples:
         >>> import numpy as np

@@ -38,7 +38,7 @@ def learn_block(
     """Train weights and biases of a block's layers, in place; a block that does no better stays as it was.
 
     A weight of channel c is w + Δ[c]·v and a bias b + Δ[c]·u, where Adam learns v and u, so that a learning rate means
-    steps of the weight's grid, whatever the scale of its channel.
+    steps of the weight's grid, independent of the scale of its channel.
 
     Args:
         block: The block, which is called.
