@@ -133,7 +133,7 @@ def ste_clip(x: tf.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> tf.Tensor
 
 
 def grad_scale(x: tf.Tensor, scale: Any = 1.0) -> tf.Tensor:
-    """X, bit for bit; dL/dx = g·scale.
+    """The identity x, bit for bit; dL/dx = g·scale.
 
     Examples:
         >>> x = tf.Variable(0.1)

@@ -127,7 +127,7 @@ def ste_clip(x: torch.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> torch.
 
 
 def grad_scale(x: torch.Tensor, scale: Any = 1.0) -> torch.Tensor:
-    """X, bit for bit; dL/dx = g·scale.
+    """The identity x, bit for bit; dL/dx = g·scale.
 
     Examples:
         >>> x = torch.tensor(0.1, requires_grad=True)

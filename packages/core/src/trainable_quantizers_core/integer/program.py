@@ -187,7 +187,7 @@ class Program:
 
     @property
     def rescale(self) -> set[RescaleRule]:
-        """The rules for rescaling by factors that are no powers of two; none if all are."""
+        """The rules for rescaling by factors that are no powers of two; empty if there are none."""
         return {RescaleRule(step.attributes["rescale"]) for step in self.steps if "rescale" in step.attributes}
 
     def with_rounding(self, rounding: Rounding) -> Program:

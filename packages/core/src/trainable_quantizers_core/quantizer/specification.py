@@ -149,7 +149,7 @@ class RangeSpecification:
         )
 
     def lsq_factor(self, shared_by: int) -> float:
-        """R = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
+        """The factor r = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
 
         Examples:
             >>> RangeSpecification("q", QuantizationMethod.SYMMETRIC, Grid(3, True), 2**-16, None, {}).lsq_factor(12)

@@ -81,7 +81,7 @@ def _assigned(ops: ArrayOps, x: Any, threshold: Any, levels: Any, grid: Grid) ->
 
 
 def look_up(ops: ArrayOps, x: Any, threshold: Any, levels: Any, grid: Grid) -> Any:
-    """Y = c/2^(8-s)·t for the level c of the table that is nearest to clip(x/t·2^(8-s)); the lower of two.
+    """The look-up y = c/2^(8-s)·t for the table's level c nearest to clip(x/t·2^(8-s)); the lower of two.
 
     Args:
         ops: The array library.

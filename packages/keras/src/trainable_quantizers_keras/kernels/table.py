@@ -59,7 +59,7 @@ def look_up(
     threshold_scale: float | tf.Tensor = 1.0,
     table_scale: float | tf.Tensor = 1.0,
 ) -> tf.Tensor:
-    """Y = c/2^(8-s)·t for the level c of the table that is nearest to x/t·2^(8-s), clipped to 8 bits.
+    """The look-up y = c/2^(8-s)·t for the table's level c nearest to x/t·2^(8-s), clipped to 8 bits.
 
     Args:
         x: Any floating tensor; the arithmetic is float32, the output has its dtype.

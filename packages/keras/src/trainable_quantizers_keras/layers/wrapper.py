@@ -227,7 +227,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
-        """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when a graph is drawn."""
+        """The wrapper from the result of ``get_config``; it finds the quantizer of its input when a graph is drawn."""
         config = dict(config)
         grid, norm = config.pop("accumulator", None), config.pop("norm", None)
         wrapper = super().from_config(config)

@@ -102,7 +102,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         return fake_quantize(inputs, low, high, grid, self.channel_axis, from_rounding, scale, ewgs)
 
     def rounding_of(self, weight: tf.Tensor) -> tf.Tensor:
-        """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
+        """The soft rounding h of each element of a weight, from 0 for the level below to 1 for the one above."""
         weight = full_precision(weight)
         return soft_rounding(weight, self.broadcast(self.step(), weight), self._alpha())
 

@@ -1,1 +1,1 @@
-"""The fused fake-quantize operation and its fast paths."""
+"""The fused fake-quantize operation and related kernels."""

@@ -26,7 +26,7 @@ def fake_quantize(
     gradient_scale: float = 1.0,
     ewgs: float = 0.0,
 ) -> torch.Tensor:
-    """Y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
+    """Fake quantization y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
 
     The forward is the kernel that the inferable quantizers run, so it equals theirs in every bit: halves
     round to even, and x is multiplied by 1/Δ. The backward is contract section 4, with

@@ -104,7 +104,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale, self._ewgs())
 
     def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
-        """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
+        """The soft rounding h of each element of a weight, from 0 for the level below to 1 for the one above."""
         return soft_rounding(weight.float(), self.broadcast(self.step(), weight), self._alpha())
 
     def rounding_regularizer(self, weight: torch.Tensor) -> torch.Tensor:

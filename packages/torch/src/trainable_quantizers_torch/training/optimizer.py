@@ -1,4 +1,4 @@
-"""Parameter groups that keep quantization parameters out of weight decay."""
+"""Keeps quantization parameters apart from weights in optimizers, without weight decay."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def through_threshold(
 
 
 def gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
-    """R = 1/sqrt(N·highest); N counts one sample of an activation."""
+    """The factor r = 1/sqrt(N·highest); N counts one sample of an activation."""
     shared_by = prod(shape[1:]) if case.is_activation else prod(shape)
     if case.axis is not None:
         shared_by //= shape[case.axis]
