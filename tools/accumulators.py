@@ -1,4 +1,4 @@
-"""What a limit of the accumulators costs in accuracy, on digits: see docs/exact.md.
+"""Measures the accuracy that a limit on the accumulators costs, on the digits; see docs/exact.md.
 
 Run it by ``python3 tools/dev.py accumulators``; three seeds, a few minutes.
 """

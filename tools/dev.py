@@ -30,12 +30,12 @@ def hatch(*arguments: str, folder: Path = ROOT, **environment: str) -> None:
 
 
 def set_up() -> Path:
-    """The program hatch, first installed into ``.venv`` where it is missing."""
+    """The program hatch, installed into ``.venv`` if it is missing."""
     scripts = ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin")
     program = scripts / ("hatch.exe" if os.name == "nt" else "hatch")
     if not program.exists():
         print("Setting up .venv with hatch (once) ...", flush=True)
-        venv.create(ROOT / ".venv", with_pip=True)  # into one that is there, too
+        venv.create(ROOT / ".venv", with_pip=True)  # also if it exists
         run(str(scripts / "python"), "-m", "pip", "install", "--quiet", HATCH)
     return program
 
@@ -75,19 +75,19 @@ def test(arguments: list[str]) -> None:
 
 
 def version_of(python: str) -> str:
-    """The version of a program of Python, such as 3.10.13; empty where it does not run."""
+    """The version of a Python executable, such as 3.10.13; empty if it does not run."""
     return subprocess.run([python, "-V"], capture_output=True, text=True).stdout.removeprefix("Python ").strip()
 
 
 def oldest_python() -> str | None:
-    """Python 3.10 where that is installed, else the one that runs this, if TensorFlow 2.15 knows it."""
+    """Python 3.10 if it is installed, else the running one, if TensorFlow 2.15 supports it."""
     pythons = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))]
     works = [each for each in pythons if each and version_of(each)]
     return works[0] if works else sys.executable if sys.version_info < (3, 12) else None
 
 
 def lint(arguments: list[str]) -> None:
-    """Ruff and mypy; ``lint fix`` mends what can be mended."""
+    """Ruff and mypy; ``lint fix`` applies all automatic fixes."""
     with part("Ruff and mypy"):
         hatch("run", f"lint:{'fix' if 'fix' in arguments else 'check'}")
 
@@ -114,7 +114,7 @@ def versions(arguments: list[str]) -> None:
 
 
 def docs(arguments: list[str]) -> None:
-    """The site, strictly, in ``site``; ``docs serve`` shows it, ``docs plots`` draws its pictures anew."""
+    """Build the site, strictly, in ``site``; ``docs serve`` shows it, ``docs plots`` redraws its plots."""
     hatch("run", "plots:draw" if "plots" in arguments else f"docs:{'serve' if 'serve' in arguments else 'build'}")
 
 
@@ -124,7 +124,7 @@ def bench(arguments: list[str]) -> None:
 
 
 def zoo(arguments: list[str]) -> None:
-    """Public architectures all the way, from float to file: zoo [torch|keras]; see docs/zoo-torch.md."""
+    """Public architectures through all steps, from float to file: zoo [torch|keras]; see docs/zoo-torch.md."""
     hatch("run", f"{'zoo-keras' if 'keras' in arguments else 'zoo-torch'}:run", *arguments)
 
 
@@ -140,12 +140,12 @@ def exact(arguments: list[str]) -> None:
 
 
 def accumulators(arguments: list[str]) -> None:
-    """What a limit of the accumulators costs in accuracy, on digits; see docs/exact.md."""
+    """The accuracy that a limit on the accumulators costs, on the digits; see docs/exact.md."""
     hatch("run", "test:python", "tools/accumulators.py")
 
 
 def mutants(arguments: list[str]) -> None:
-    """Single lines of the packages broken, one at a time: mutants [part of a file's path]; see docs/conformance.md."""
+    """Break single lines of the packages, one at a time: mutants [part of a file's path]; see docs/conformance.md."""
     hatch("run", "test:mutants", *arguments)
 
 
@@ -155,7 +155,7 @@ def fuzz(arguments: list[str]) -> None:
 
 
 def endurance(arguments: list[str]) -> None:
-    """Deep models, many conversions, long training: time and memory; see docs/reliability.md."""
+    """Time and memory of deep models, many conversions and long training; see docs/reliability.md."""
     hatch("run", "test:python", "tools/endurance.py", *arguments)
 
 
@@ -189,7 +189,7 @@ def part(title: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Hand over to the task."""
+    """Run the task."""
     regular = (demo, test, lint, docs, build, release, versions)
     measuring = (bench, zoo, agreement, exact, accumulators, accuracy, mutants, fuzz, endurance, toolkit)
     tasks = {task.__name__: task for task in (*regular, *measuring)}

@@ -1,4 +1,4 @@
-"""Whether memory stays flat and time linear: deep models, many conversions, long training.
+"""Tests that memory stays flat and time linear: deep models, many conversions, long training.
 
 ``python3 tools/dev.py endurance --layers 500 --cycles 10000 --steps 20000``, with PyTorch. ``--framework keras`` tries
 deep models alone, without the step, and with tf-keras if ``TF_USE_LEGACY_KERAS=1``. Each trial prints, for equal parts
@@ -45,7 +45,7 @@ def in_torch(layers: int) -> float:
 
 
 def in_keras(layers: int) -> float:
-    """The same of a functional model, without the step: TensorFlow takes minutes to trace a deep one."""
+    """The same for a functional model, without the step: TensorFlow takes minutes to trace a deep one."""
     import trainable_quantizers_keras as tqk
     from trainable_quantizers_keras.keras_version import keras
 
@@ -71,7 +71,7 @@ def deep(layers: int, whole: Callable[[int], float]) -> None:
 
 
 def repeated(title: str, count: int, once: Callable[[], object]) -> None:
-    """The same thing many times, in equal parts, after a few times for warming up."""
+    """Repeat an action many times, in equal parts, after a few times for warming up."""
     for _ in range(10):
         once()
     for part in range(1, PARTS + 1):

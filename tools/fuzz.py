@@ -1,4 +1,4 @@
-"""Hands damaged data to every reader: each case must end in a result or a typed error, in bounded time.
+"""Feeds damaged data to every reader: each case must end in a result or a typed error, in bounded time.
 
 ``python3 tools/dev.py fuzz [--cases 10000] [--seed 0]``. Prints what escaped, and exits with 1 if anything did.
 """
@@ -33,7 +33,7 @@ from trainable_quantizers_core.report.data import ModelReport, TensorReport
 from trainable_quantizers_core.report.sensitivity import QuantizerSensitivity, Sensitivity
 from trainable_quantizers_core.training.parameter_file import QuantizerState, load_parameters, save_parameters
 
-SECONDS = 5.0  # that a case may take, on a machine that is busy
+SECONDS = 5.0  # limit of a case, on a busy machine
 
 _PLAIN: tuple[Any, ...] = (
     *(None, True, -1, 0, 3.5, "", "threshold", "$array", [], {}, [[]], b"\x00"),
@@ -59,7 +59,7 @@ HOSTILE: list[Callable[[], Any]] = [
 
 
 def nested(depth: int) -> Any:
-    """A list in a list, many times."""
+    """A deeply nested list."""
     found: Any = []
     for _ in range(depth):
         found = [found]
@@ -67,7 +67,7 @@ def nested(depth: int) -> Any:
 
 
 def damaged(value: Any, draw: random.Random) -> Any:
-    """A copy in which one place holds something else, is missing, or stands twice."""
+    """A copy in which one item is replaced, missing, or doubled."""
     if isinstance(value, dict) and value and draw.random() < 0.8:
         copy = dict(value)
         key = draw.choice(list(copy))
@@ -86,7 +86,7 @@ def damaged(value: Any, draw: random.Random) -> Any:
 
 
 def damaged_bytes(data: bytes, draw: random.Random) -> bytes:
-    """Bytes flipped, cut, doubled or put in."""
+    """Bytes flipped, cut, doubled or inserted."""
     found = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 8))):
         at = draw.randrange(len(found) + 1)
@@ -103,7 +103,7 @@ def damaged_bytes(data: bytes, draw: random.Random) -> bytes:
 
 
 def readers(folder: Path) -> dict[str, Callable[[random.Random], Any]]:
-    """By name, a function that hands one damaged thing to a reader."""
+    """Functions, by name, that each pass one damaged input to a reader."""
     weights = TrainableQuantizerWeightsConfig(
         QuantizationMethod.POWER_OF_TWO, 8, {THRESHOLD: np.array([1, 2], np.float32)}, True, 0, True, 2.0**-20
     )
@@ -188,7 +188,7 @@ def small_program() -> Program:
 
 
 def main() -> int:
-    """Run the cases; the number of kinds of escapes."""
+    """Run the cases; returns the number of kinds of escapes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

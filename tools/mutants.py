@@ -125,7 +125,7 @@ def survives(package: str, file: str, line: str, broken: str) -> bool:
 
 
 def main() -> None:
-    """Every mutant that was asked for, one line each."""
+    """Run the requested mutants, one line each."""
     text = "".join(sys.argv[1:2])
     mutants = [mutant for mutant in MUTANTS if text in mutant[1]]
     for package in sorted({mutant[0] for mutant in mutants}):

@@ -78,7 +78,7 @@ def tables() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
 
 
 def rules() -> dict[str, tuple[tq.PytorchRangeQuantizer, str]]:
-    """Weights whose gradients follow another rule than that of their quantizer."""
+    """Weights with a gradient rule other than that of their quantizer."""
     threshold = 0.5
     values = (tq.QuantizationMethod.SYMMETRIC, BITS, {tq.THRESHOLD: threshold}, True, 0, False)
     ewgs = tq.TrainableQuantizerWeightsConfig(*values, ewgs=0.4)
@@ -112,7 +112,7 @@ def curves(quantizer: tq.PytorchRangeQuantizer) -> Curves:
 
 
 def digest(found: Curves) -> str:
-    """What a picture of these curves carries."""
+    """The digest that a plot of these curves carries."""
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

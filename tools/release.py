@@ -65,7 +65,7 @@ def parsed(version: str) -> Version:
 
 
 def compatible(version: Version) -> tuple[int, ...]:
-    """The part of a version that a breaking change raises: the major one, or the minor one before 1.0."""
+    """The part of a version that a breaking change raises: major, or minor before 1.0."""
     return version.release[: 1 if version.major else 2]
 
 
@@ -160,7 +160,7 @@ def entry(package: str, version: str) -> str:
 
 
 def api(package: str) -> None:
-    """Fail if public names broke since the last release, itself aside, while the version says that nothing did."""
+    """Fail if public names broke since the last release before this one, but the version claims compatibility."""
     before = released(package, "--merged", "HEAD", "--no-contains", "HEAD")
     earlier = {version: tag for version, tag in before.items() if not version.is_prerelease}
     if not earlier:
@@ -174,7 +174,7 @@ def api(package: str) -> None:
 
 
 def breakages(package: str, tag: str) -> list[str]:
-    """What breaks a user of the listed names of a package since a tag, one line each."""
+    """Changes since a tag that break users of a package's listed names, one line each."""
     name = f"trainable_quantizers_{package}"
     with tempfile.TemporaryDirectory() as folder:
         sources = unpack(package, tag, Path(folder)) / "src", folder_of(package) / "src"
@@ -258,7 +258,7 @@ def partners(package: str) -> list[str]:
 
 
 def main() -> None:
-    """Hand over to the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
 

@@ -1,4 +1,4 @@
-"""A small network all the way: ``python tools/smoke.py torch`` (or ``keras``), without files by ``--quick``.
+"""Takes a small network through all steps: ``python tools/smoke.py torch`` (or ``keras``); ``--quick`` skips files.
 
 Prepares, trains one step, converts, verifies and exports with the packages that are installed, and fails if an output
 differs. It tests wheels, the releases of the core that a package admits, and the versions in ``pyproject.toml``.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 CHANNELS, CLASSES, SIZE = 4, 3, 8
-TOLERANCE = 0.05  # of files: a step where a sum lies at a tie
+TOLERANCE = 0.05  # for files: one step where a sum lies at a tie
 
 
 def torch_network(folder: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The QAT facade of the Model Compression Toolkit, on its own trainable infrastructure and on ours.
+"""Runs the Model Compression Toolkit's QAT facade on its own trainable infrastructure and on ours.
 
 ``python tools/toolkit.py [torch|keras]`` trains a small convolutional network on the digits of scikit-learn, quantizes
 it, trains, saves, loads and finalizes it, for each training method, quantization method and granularity, and prints how
@@ -39,7 +39,7 @@ BITS, STEPS, BATCH, HELD_BACK = 4, 30, 64, 256
 
 
 def import_toolkit(arrangement: str) -> Any:
-    """The toolkit, after what it is to find has been put in the place of its own modules."""
+    """The toolkit, imported after the infrastructure that it is to use has replaced its own modules."""
     from torch_zoo import import_torchvision
 
     import_torchvision()
@@ -87,7 +87,7 @@ def derive_weights_quantizers() -> None:
 
 
 def target(method: str, granularity: str, weight_bits: int = BITS, activation_bits: int = BITS) -> Any:
-    """The description of hardware that quantizes everything by one method."""
+    """The description of a target platform that quantizes everything by one method."""
     from mct_quantizers import QuantizationMethod
 
     parts = f"{TOOLKIT}.target_platform_capabilities"
@@ -240,7 +240,7 @@ def parameters(modules: Iterable[Any]) -> list[np.ndarray]:
 
 
 def changed(before: list[np.ndarray], after: list[np.ndarray]) -> int:
-    """How many have other values."""
+    """The number of parameters that changed."""
     return sum(not np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
@@ -254,14 +254,14 @@ def compared(trained: np.ndarray, loaded: np.ndarray, finalized: np.ndarray, rel
 
 
 def measure(arrangement: str, frameworks: list[str], file: Path) -> None:
-    """Walk through all cases; what one raises is its result."""
+    """Run all cases; an exception that one raises is its result."""
     toolkit = import_toolkit(arrangement)
     results = []
     for framework, case in product(frameworks, CASES):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = WALKS[framework](toolkit, Path(folder), settings(toolkit, *case))
-            except Exception as error:  # whatever the toolkit raises
+            except Exception as error:  # anything that the toolkit raises
                 found = {"error": type(error).__name__, "message": str(error)}
         results.append({"framework": framework, "case": case, **found})
     file.write_text(json.dumps(results))
@@ -276,7 +276,7 @@ def cell(result: dict[str, Any]) -> str:
 
 
 def is_exact(result: dict[str, Any]) -> bool:
-    """Whether saving, loading and finalizing changed nothing, and training something that LSQ trains."""
+    """Whether saving, loading and finalizing changed nothing, and training changed something that LSQ trains."""
     return cell(result) == "0" and not result["stale"] and (result["moved"] > 0 or result["case"][-1] != "LSQ")
 
 

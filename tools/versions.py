@@ -24,7 +24,7 @@ SHOWN_OF_BOTH = ("numpy", "mct-quantizers")
 
 
 def measure(framework: str) -> dict[str, Any]:
-    """What the suite found with the versions that are installed; ends the program if anything fails."""
+    """The suite's results with the installed versions; ends the program if anything fails."""
     package = f"trainable_quantizers_{framework}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"

@@ -1,4 +1,4 @@
-"""The tables of docs/accuracy.md, from docs/accuracy.json."""
+"""Writes the tables of docs/accuracy.md from docs/accuracy.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METHODS = {"power_of_two": "Powers of two", "symmetric": "Symmetric"}
 
 
 def render(page: str, results: dict[str, dict[str, Any]]) -> str:
-    """The page with its tables anew: what stands between a pair of comments is replaced."""
+    """The page with new tables: the text between each pair of comments is replaced."""
     tables = {"accuracy": figures(results), "rates": rates(results), "versions": versions(results)}
     for name, lines in tables.items():
         parts = re.split(f"(<!-- {name} -->|<!-- end of {name} -->)", page)
@@ -55,7 +55,7 @@ def row(found: dict[str, float], case: Case) -> Iterator[str]:
 
 
 def values(found: dict[str, float], key: str) -> list[float]:
-    """Of the seeds; none unless all were measured."""
+    """The values of the seeds; none unless all were measured."""
     given = [found[f"{key} {seed}"] for seed in SEEDS if f"{key} {seed}" in found]
     return given if len(given) == len(SEEDS) else []
 
@@ -74,7 +74,7 @@ def cell(given: list[float], bold: bool) -> str:
 
 
 def rates(results: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """What the two rates gave each tool at each width; the one that it got is bold."""
+    """The results of each tool with the two rates at each width; the chosen rate is bold."""
     widths = list(dict.fromkeys(case.bits for case in CASES))
     yield from ("", f"| data | network | tool | {' | '.join(widths)} |", "|---" * (3 + len(widths)) + "|")
     for pair, tool in product(dict.fromkeys(f"{case.data} | {case.network}" for case in CASES), TITLES):
@@ -85,7 +85,7 @@ def rates(results: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def trials(found: dict[str, float]) -> str:
-    """One cell: rates, and what they gave."""
+    """One cell: rates and their results."""
     best = max(found, key=found.__getitem__, default="")
     cells = (f"{rate}: {value:.1f}" for rate, value in found.items())
     return ", ".join(f"**{each}**" if each.startswith(f"{best}:") else each for each in cells) or "-"

@@ -1,4 +1,4 @@
-"""The rows of the accuracy page, and which data calibrates."""
+"""The rows of the accuracy page, and the calibration data."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Case:
 
     @property
     def bits(self) -> str:
-        """Of weights and activations."""
+        """The bits of weights and activations."""
         return f"W{self.weight_bits}A{self.activation_bits}"
 
     @property
     def key(self) -> str:
-        """In the file of results."""
+        """The key of the case in the file of results."""
         return f"{self.data} {self.network} {self.method} {self.bits}"
 
 

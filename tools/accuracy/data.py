@@ -1,4 +1,4 @@
-"""The data of the accuracy page, all of which lies in packages: images and series to train and to test."""
+"""The data of the accuracy page: images and series to train and to test, all from Python packages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Data:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return int(self.y.max()) + 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one sample."""
         return tuple(self.x.shape[1:])
 
 
@@ -90,5 +90,5 @@ DATA: dict[str, Callable[[], Data]] = {
 
 @cache
 def load(name: str) -> Data:
-    """One of them."""
+    """The data set of a name."""
     return DATA[name]()

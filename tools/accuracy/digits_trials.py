@@ -1,4 +1,4 @@
-"""What few bits cost on the digits: reconstruction, equalization, widths, look-up tables, oscillations."""
+"""Measures methods for few bits on the digits: reconstruction, equalization, widths, tables, oscillations."""
 
 from __future__ import annotations
 

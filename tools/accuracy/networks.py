@@ -1,4 +1,4 @@
-"""The networks of the accuracy page, with some thousand weights each, for images and for series."""
+"""The networks of the accuracy page, with a few thousand weights each, for images and for series."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 
 class Read(nn.Identity):
-    """Values that later operations read, and that no activation function gives: they are quantized here.
+    """Quantizes values that later operations read and that no activation function gives.
 
-    Brevitas needs to be told where; ours and the toolkit find these places themselves, and some more.
+    Brevitas needs these places in the model; ours and the toolkit find them and some more.
     """
 
 

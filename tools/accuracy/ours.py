@@ -1,4 +1,4 @@
-"""This package on the accuracy page: LSQ alone, and the training that docs/training.md describes."""
+"""This package on the accuracy page: LSQ alone, and the training recommended in docs/training.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packages beside ours, used as their documentation says: each makes its quantized network of a float one."""
+"""The other packages on the accuracy page, each used as its documentation says."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _below_zero(model: nn.Module, data: Data) -> set[str]:
 
 
 def _replace(model: nn.Module, case: Case, signed: set[str]) -> None:
-    """Layers of Brevitas in the place of PyTorch's, with the same weights."""
+    """Layers of Brevitas in place of PyTorch's, with the same weights."""
     import brevitas.nn as qnn
     from brevitas.quant import fixed_point, scaled_int
 

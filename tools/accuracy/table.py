@@ -1,4 +1,4 @@
-"""Fills docs/accuracy.json and the tables of docs/accuracy.md: see there.
+"""Fills docs/accuracy.json and the tables of docs/accuracy.md.
 
 ``python3 tools/dev.py accuracy page`` takes up where it stopped: what the file holds is not measured again. Several
 processes may fill it together, each with networks or tools of its own. ``--quick FILE`` shows in a minute that
@@ -71,7 +71,7 @@ def trial(name: str, network: str, steps: int) -> tuple[nn.Module, Data]:
 
 
 def add(file: Path, part: str, key: str, value: Any) -> None:
-    """One result more; other processes may write to the file as well."""
+    """Add a result; other processes may write to the file as well."""
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -117,7 +117,7 @@ def outcome(tool: str, network: nn.Module, data: Data, case: Case, budget: Budge
 
 
 def applies(tool: str, case: Case) -> bool:
-    """Whether a tool can do it: torchao knows linear layers alone, of 8-bit inputs, and no powers of two."""
+    """Whether a tool supports a case: torchao has only linear layers with 8-bit inputs, and no powers of two."""
     if tool == "torchao":
         return case.network == "transformer" and case.method == "symmetric" and case.activation_bits == 8
     return "norms" not in tool or case.network == "depthwise"
@@ -131,7 +131,7 @@ def measure(
     steps: int = STEPS,
     float_steps: int = FLOAT_STEPS,
 ) -> None:
-    """Everything that the file lacks."""
+    """Measure everything that the file lacks."""
     for case in cases:
         for seed in seeds:
             network, data = trained(case.data, case.network, seed, float_steps), load(case.data)

@@ -1,4 +1,4 @@
-"""One loop and one budget for everybody."""
+"""The training loop of the accuracy page: the same budget for every tool."""
 
 from __future__ import annotations
 

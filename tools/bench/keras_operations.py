@@ -1,4 +1,4 @@
-"""One quantization in TensorFlow, forward and backward, against relu and TensorFlow's own kernel."""
+"""Benchmarks one quantization in TensorFlow, forward and backward, against relu and TensorFlow's own kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def autodiff_lsq(x: tf.Tensor, threshold: tf.Tensor, factor: float) -> tf.Tensor
 
 
 def cases(axis: int | None, channels: int) -> tuple[dict[str, Case], list[Any]]:
-    """By name, the first the baseline; and the variables that learn."""
+    """The cases by name, the baseline first; and the variables that learn."""
     shape = () if axis is None else (channels,)
     low, high = (tf.Variable(tf.fill(shape, end)) for end in (-2.0, 2 * 127 / 128))
     threshold = tf.Variable(tf.fill(shape, 2.0))
@@ -79,7 +79,7 @@ def time_cases(x: tf.Tensor, axis: int | None, xla: bool, seconds: float) -> Res
 
 
 def run(threads: int, quick: bool) -> dict[str, Result]:
-    """Every table of this page."""
+    """Run every benchmark of this group; returns its tables."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     seconds = 0.5 if quick else 4.0

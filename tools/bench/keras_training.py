@@ -1,4 +1,4 @@
-"""Whole training steps in Keras, float against quantized: a MobileNet and a transformer, in small."""
+"""Benchmarks whole training steps in Keras, float against quantized: a MobileNet and a small transformer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def training_step(model: keras.Model, x: np.ndarray, jit_compile: bool) -> Calla
 
 
 def run_steps(name: str, kind: str) -> None:
-    """Three steps of the float or the quantized network, or none: what a process needs at its peak."""
+    """Run three steps of the float or the quantized network, or none, to measure the peak memory of a process."""
     network, x = model(name, kind == "quantized")
     step = training_step(network, x, jit_compile=False)
     for _ in range(0 if kind == "none" else 3):
@@ -105,7 +105,7 @@ def run_steps(name: str, kind: str) -> None:
 
 
 def depth(count: int) -> dict[str, float]:
-    """Seconds to build and to convert a quantized network of so many dense layers."""
+    """Seconds to build and to convert a quantized network with ``count`` dense layers."""
     build = Build(quantized=True)
     start = time.perf_counter()
     x = inputs = keras.Input((16,))
@@ -118,7 +118,7 @@ def depth(count: int) -> dict[str, float]:
 
 
 def with_biases() -> dict[str, Callable[[], None]]:
-    """Steps of a MobileNet with folded norms: what the grid of its biases costs, and a limit of its sums."""
+    """Steps of a MobileNet with folded norms: the cost of its bias grid, and of a limit on its sums."""
     network = keras.applications.MobileNet((96, 96, 3), weights=None, classes=10, classifier_activation=None)
     x, steps = np.random.default_rng(0).normal(size=(16, 96, 96, 3)).astype("float32"), {}
     for title, options in BIASES.items():
@@ -129,7 +129,7 @@ def with_biases() -> dict[str, Callable[[], None]]:
 
 
 def run(threads: int, quick: bool) -> dict[str, Result]:
-    """Every table of this page."""
+    """Run every benchmark of this group; returns its tables."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     results = {}

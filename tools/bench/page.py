@@ -1,4 +1,4 @@
-"""The tables and the plot of a run."""
+"""Writes the tables and the plot of a benchmark run."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def run_group(group: str, threads: int, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Start a process per group and number of threads; or be one."""
+    """Start a process per group and number of threads, or run as one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder to write to")
     parser.add_argument("--only", choices=GROUPS, action="append", help="groups to run; may be repeated")

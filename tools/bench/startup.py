@@ -1,4 +1,4 @@
-"""What is paid before and beside training: imports, preparing and converting, peak memory of a step."""
+"""Benchmarks the costs beside training: imports, preparing and converting, and a step's peak memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HERE = str(Path(__file__).parent)
 
 
 def output(code: str) -> Any:
-    """What a fresh process prints last, as JSON."""
+    """The last line that a fresh process prints, as JSON."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -46,7 +46,7 @@ def output(code: str) -> Any:
 
 
 def run(framework: str, quick: bool) -> dict[str, Any]:
-    """Every table of this page."""
+    """Run every benchmark of this group; returns its tables."""
     before, package = IMPORTS[framework]
     code = IMPORT.format(before=before, package=package)
     seconds = [output(code) for _ in range(2 if quick else 7)]

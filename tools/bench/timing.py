@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: all cases in every round, each as a ratio to the baseline of that round."""
+"""Timing that tolerates a noisy machine: each round runs all cases, as ratios to the baseline of that round."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def compare(cases: Mapping[str, Callable[[], Any]], seconds: float = 3.0, at_lea
     """Median milliseconds of each case, and quartiles of its ratio to the first one, which is the baseline.
 
     Args:
-        cases: What to run, by name; the first is the baseline.
-        seconds: How long to go on, at least ``at_least`` rounds.
+        cases: The functions to run, by name; the first is the baseline.
+        seconds: The time to run, for at least ``at_least`` rounds.
         at_least: Rounds.
     """
     for _ in range(2):

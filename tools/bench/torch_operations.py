@@ -1,4 +1,4 @@
-"""One quantization in PyTorch, forward and backward, against relu, a copy, and what others offer."""
+"""Benchmarks one quantization in PyTorch, forward and backward, against relu, a copy and other packages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def activation(method: str, name: str, params: dict[str, Any]) -> nn.Module:
 
 
 def per_tensor_cases(compiled: bool) -> dict[str, Case]:
-    """By name; the first is the baseline."""
+    """The cases by name; the first is the baseline."""
     threshold = torch.tensor(2.0, requires_grad=True)
     low, high = (torch.tensor(end, requires_grad=True) for end in (-2.0, 2 * 127 / 128))
     symmetric = {tq.THRESHOLD: 2.0, tq.SIGNED: True}
@@ -143,7 +143,7 @@ def time_cases(cases: dict[str, Case], x: torch.Tensor, seconds: float) -> Resul
 
 
 def run(threads: int, quick: bool) -> dict[str, Result]:
-    """Every table of this page."""
+    """Run every benchmark of this group; returns its tables."""
     torch.set_num_threads(threads)
     seconds = 0.5 if quick else 4.0
     results = {}

@@ -1,4 +1,4 @@
-"""Whole training steps in PyTorch, float against quantized: a MobileNet and a transformer, in small."""
+"""Benchmarks whole training steps in PyTorch, float against quantized: a MobileNet and a small transformer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def training_step(model: nn.Module, x: torch.Tensor, compiled: bool = False) -> 
 
 
 def run_steps(name: str, kind: str) -> None:
-    """Three steps of the float or the quantized network, or none: what a process needs at its peak."""
+    """Run three steps of the float or the quantized network, or none, to measure the peak memory of a process."""
     build, shape = NETWORKS[name]
     network, x = build(), torch.randn(shape)
     if kind == "quantized":
@@ -102,7 +102,7 @@ def run_steps(name: str, kind: str) -> None:
 
 
 def depth(layers: int) -> dict[str, float]:
-    """Seconds to prepare and to convert a network of so many linear layers."""
+    """Seconds to prepare and to convert a network with ``layers`` linear layers."""
     network = nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(16, 16), nn.ReLU())))
     start = time.perf_counter()
     prepared = tq.prepare(network, RECIPE, [torch.randn(8, 16)], verbose=False)
@@ -112,7 +112,7 @@ def depth(layers: int) -> dict[str, float]:
 
 
 def with_biases(compiled: bool) -> dict[str, Callable[[], None]]:
-    """Steps of a MobileNet with folded norms: what the grid of its biases costs, and a limit of its sums."""
+    """Steps of a MobileNet with folded norms: the cost of its bias grid, and of a limit on its sums."""
     build, shape = NETWORKS["MobileNet-like"]
     torch.manual_seed(0)
     network, x, steps = build().eval(), torch.randn(shape), {}
@@ -124,7 +124,7 @@ def with_biases(compiled: bool) -> dict[str, Callable[[], None]]:
 
 
 def run(threads: int, quick: bool) -> dict[str, Result]:
-    """Every table of this page."""
+    """Run every benchmark of this group; returns its tables."""
     torch.set_num_threads(threads)
     results = {}
     for name in NETWORKS:

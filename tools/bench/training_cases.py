@@ -1,4 +1,4 @@
-"""Cases of the training benchmarks of both frameworks."""
+"""The cases of the training benchmarks, for both frameworks."""
 
 from __future__ import annotations
 

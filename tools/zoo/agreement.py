@@ -1,4 +1,4 @@
-"""How often EfficientNet-Lite0 with its ImageNet weights, quantized without labels, agrees with itself in float.
+"""Measures how often EfficientNet-Lite0, quantized without labels, agrees with its float version.
 
 ``python3 tools/dev.py agreement``. On 256 random crops of the sample photos of scikit-image and scikit-learn; others
 calibrate and reconstruct. Prints the tables of docs/recipes.md and docs/without-labels.md.
@@ -31,7 +31,7 @@ from trainable_quantizers_torch import (
 )
 
 PHOTOS = ("astronaut", "cat", "coffee", "rocket")
-"""Those that scikit-image brings along; the others it would download."""
+"""The photos that scikit-image includes; it would download the others."""
 SIZE = 224
 BLOCKS = ("_blocks.*", "_conv_head", "_fc")
 
@@ -72,7 +72,7 @@ class Agreement:
         self.reference = classes(self.network, self.images)
 
     def share(self, model: Any) -> float:
-        """Of the crops whose class is that of the float model."""
+        """The share of the crops whose class is that of the float model."""
         return (classes(model.eval(), self.images) == self.reference).float().mean().item()
 
     def prepared(self, recipe: Recipe, network: Any = None, **options: Any) -> Any:
@@ -91,7 +91,7 @@ class Agreement:
         return convert(model.eval())
 
     def with_relu(self) -> Any:
-        """The float model with ReLU in the place of ReLU6, so that more layers can be equalized."""
+        """The float model with ReLU in place of ReLU6, so that more layers can be equalized."""
         network = copy.deepcopy(self.network)
         for module in network.modules():
             if hasattr(module, "_swish"):
@@ -100,7 +100,7 @@ class Agreement:
 
 
 def presets(found: Agreement) -> None:
-    """What bias correction is worth."""
+    """The effect of bias correction."""
     print("| recipe | as calibrated | biases corrected | norms folded | coverage |\n|---|---|---|---|---|")
     for name in Recipe.presets():
         corrected = Recipe.preset(name)
@@ -126,9 +126,9 @@ def steps(found: Agreement) -> None:
 
 
 def equalization(found: Agreement) -> None:
-    """With ReLU in the place of ReLU6, by the granularity of the weights; biases corrected."""
+    """With ReLU in place of ReLU6, by the granularity of the weights; biases corrected."""
     network = found.with_relu()
-    print(f"\nReLU in the place of ReLU6, in float: {found.share(network):.1%}")
+    print(f"\nReLU in place of ReLU6, in float: {found.share(network):.1%}")
     print("| weights | ReLU6 | ReLU | ReLU, equalized |\n|---|---|---|---|")
     for granularity in Granularity:
         given = recipe(8, granularity=granularity, bias_correction=True)

@@ -1,4 +1,4 @@
-"""How many outputs of deployed networks change on other devices; see docs/exact.md.
+"""Counts the outputs of deployed networks that change on other devices; see docs/exact.md.
 
 ``python3 tools/dev.py exact [networks]``.
 W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training; and W8A8 with other ranges, whose
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def with_other_ranges(names: Iterable[str]) -> None:
-    """What the two ways to rescale change: of the values of all quantizers, and of the outputs."""
+    """The share of changed values, of all quantizers and of the outputs, for the two ways to rescale."""
     print("| network | rescale | values of quantizers | outputs | largest class |\n|---|---|---|---|---|", flush=True)
     for name in names:
         model = deployed(name, WeightsScheme(method="symmetric"), ActivationsScheme(method="uniform"))
@@ -124,7 +124,7 @@ def with_other_ranges(names: Iterable[str]) -> None:
 
 
 def with_powers_of_two(names: Iterable[str]) -> None:
-    """Each way to run a network, with biases on their grids and without."""
+    """Each way to run a network, with and without biases on their grids."""
     print(f"| network | bits | bias | {' | '.join(WAYS)} |\n|{'---|' * (len(WAYS) + 3)}", flush=True)
     for name in names:
         for bits in (8, 4):

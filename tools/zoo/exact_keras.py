@@ -1,4 +1,4 @@
-"""How many outputs of deployed Keras networks change on other devices; see docs/exact.md.
+"""Counts the outputs of deployed Keras networks that change on other devices; see docs/exact.md.
 
 ``python3 tools/dev.py exact keras [networks]``.
 W8A8 and W4A8 with power-of-two ranges, norms folded, three steps of training; and the seconds that the integer program
@@ -46,7 +46,7 @@ def deployed(name: str, bits: int, bias: str) -> Any:
     keras.utils.set_random_seed(0)
     network, data = NETWORKS[name](), np.random.default_rng(1).normal(size=(32, SIZE, SIZE, 3)).astype("float32")
     network.compile(keras.optimizers.SGD(0.0), "mse")
-    network.fit(data * 1.5, np.zeros((32, CLASSES)), batch_size=16, epochs=4, verbose=0)  # norms that have seen data
+    network.fit(data * 1.5, np.zeros((32, CLASSES)), batch_size=16, epochs=4, verbose=0)  # gives norms statistics
     recipe = Recipe(WeightsScheme(num_bits=bits, bias=BiasGrid(bias)), ActivationsScheme())
     model = prepare(network, recipe, [data[:16], data[16:]], fold_batch_norm=True, verbose=False)
     model.compile(keras.optimizers.SGD(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -1,4 +1,4 @@
-"""A Keras network all the way: prepared, trained a step, converted, verified and exported."""
+"""Takes a Keras network through all steps: prepare, train a step, convert, verify and export."""
 
 from __future__ import annotations
 

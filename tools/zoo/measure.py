@@ -28,7 +28,7 @@ def row(way: Any, name: str, network: Any) -> str:
     """A row of the table; a failure is a result too."""
     try:
         found, identical, exported, seconds = way.all_the_way(network, RECIPE)
-    except Exception as error:  # whatever a network or its package raises
+    except Exception as error:  # anything that a network or its package raises
         return f"| {name} | {type(error).__name__}: {' '.join(str(error).split())[:120]} | | | | | |"
     folded = sum("folded into" in each.reason for each in found.rows)
     sums = f"{found.work.quantized_sums} of {found.work.sums}"

@@ -125,10 +125,10 @@ class OnAnotherDevice:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        ("text", "array must be of floats, got 'str'; hand in the values of a tensor, detached and on the CPU (<U4 is"),
-        (np.array([1j]), "got 'ndarray'; hand in the values of a tensor, detached and on the CPU (complex128 is not"),
+        ("text", "array must be of floats, got 'str'; pass the values of a tensor, detached and on the CPU (<U4 is"),
+        (np.array([1j]), "got 'ndarray'; pass the values of a tensor, detached and on the CPU (complex128 is not"),
         ([[1.0], [1.0, 2.0]], "array must be of floats, got 'list'"),
-        (OnAnotherDevice(), "got 'OnAnotherDevice'; hand in the values of a tensor, detached and on the CPU (can't"),
+        (OnAnotherDevice(), "got 'OnAnotherDevice'; pass the values of a tensor, detached and on the CPU (can't"),
     ],
 )
 def test_what_is_not_numbers_is_refused(array, message):
@@ -294,7 +294,7 @@ FINDINGS = [  # weight with channels first, parameters per channel of symmetric 
     ([[1.0], [2.0]], [1.0, 2.0], []),
     ([[0.0], [3.0], [0.0], [1.0], [4.0]], [3.0, 3.0, 3.0, 1.0, 4.0], ["2 of 5 channels hold only zeros (0, 2); they"]),
     ([[0.0]] * 20 + [[1.0]], [1.0] * 21, ["20 of 21 channels hold only zeros (0, 1, 2, 3, 4, 5, 6, 7, ...); they"]),
-    ([[0.0, 0.0], [0.0, 0.0]], [1.0, 1.0], ["all 4 values are zero; the range up to 1 stands in"]),
+    ([[0.0, 0.0], [0.0, 0.0]], [1.0, 1.0], ["all 4 values are zero; the range up to 1 is used"]),
     ([[0.5, 0.5], [0.5, 0.5]], [0.5, 0.5], ["all 4 values are 0.5"]),
     ([[np.nan, 1.0], [2.0, -np.inf]], [1.0, 2.0], ["2 of 4 values are NaN or infinite; they count as zero"]),
     ([[np.nan], [2.0]], [2.0, 2.0], ["1 of 2 values are NaN", "1 of 2 channels hold only zeros (0); they take the"]),
@@ -327,8 +327,8 @@ def test_a_dead_channel_of_ends_takes_the_median_of_each():
 @pytest.mark.parametrize(
     ("data", "method", "params", "finding"),
     [
-        ([0.0] * 5, "symmetric", {THRESHOLD: 1.0, SIGNED: False}, "all 5 values are zero; the range up to 1 stands in"),
-        ([0.0, -0.0], "uniform", {RANGE_MIN: 0.0, RANGE_MAX: 1.0}, "all 2 values are zero; the range up to 1 stands"),
+        ([0.0] * 5, "symmetric", {THRESHOLD: 1.0, SIGNED: False}, "all 5 values are zero; the range up to 1 is used"),
+        ([0.0, -0.0], "uniform", {RANGE_MIN: 0.0, RANGE_MAX: 1.0}, "all 2 values are zero; the range up to 1 is used"),
         ([-1.5, -1.5], "power_of_two", None, "all 2 values are -1.5"),
         ([1.0, np.nan, np.inf], "power_of_two", None, "2 of 3 values are NaN or infinite; they were ignored"),
     ],

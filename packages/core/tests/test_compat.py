@@ -48,7 +48,7 @@ def test_thresholds_broadcast_along_the_axis_of_channels(shape, axis, wanted):
 
 
 def test_an_axis_that_is_not_there_is_refused():
-    with pytest.raises(QuantizerError, match=r"quant_axis must be in -2..1, got 2; name the axis that counts channels"):
+    with pytest.raises(QuantizerError, match=r"quant_axis must be in -2..1, got 2; name the channel axis"):
         compat.get_threshold_reshape_shape((8, 2), 2, 8)
 
 

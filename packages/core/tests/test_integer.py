@@ -484,7 +484,7 @@ def test_integers_beyond_their_bounds_stop_a_program():
 )
 def test_a_program_of_other_steps_stops_with_their_name(step, told):
     program = Program([Value((1, 1), "float32"), Value((1, 1), low=-8, high=7)], [step], {}, [0], {"output": 1})
-    with pytest.raises(QuantizerError, match=f"^x: {step.operation} cannot be computed: {told}.*Make the program anew"):
+    with pytest.raises(QuantizerError, match=f"^x: {step.operation} cannot be computed: {told}.*Rebuild the program"):
         program.run(np.float32([[3]]))
 
 

@@ -102,7 +102,7 @@ STATE_MISTAKES = {
     ),
     "shape": (
         {"per_channel": False},
-        "QuantizerState: threshold of conv.weight must be of shape (), got (2,); per_channel says what the shape is.",
+        "QuantizerState: threshold of conv.weight must be of shape (), got (2,); per_channel decides the shape.",
     ),
     "NaN": (
         {"values": {"threshold": np.float32([0.5, np.nan])}},
@@ -111,8 +111,7 @@ STATE_MISTAKES = {
     ),
     "no channels": (
         {"values": {"threshold": np.float32(0.5)}},
-        "QuantizerState: threshold of conv.weight must be of shape (channels,), got (); "
-        "per_channel says what the shape is.",
+        "QuantizerState: threshold of conv.weight must be of shape (channels,), got (); per_channel decides the shape.",
     ),
     "target": (
         {"target": "activations"},
@@ -120,11 +119,11 @@ STATE_MISTAKES = {
     ),
     "bits": (
         {"num_bits": "4"},
-        "QuantizerState: num_bits must be of type int, got '4'; look at the docstring.",
+        "QuantizerState: num_bits must be of type int, got '4'; pass int, not str.",
     ),
     "method": (
         {"method": "SYMMETRIC"},
-        "QuantizerState: method must be of type QuantizationMethod, got 'SYMMETRIC'; look at the docstring.",
+        "QuantizerState: method must be of type QuantizationMethod, got 'SYMMETRIC'; pass QuantizationMethod, not str.",
     ),
 }
 
@@ -227,7 +226,7 @@ DAMAGE = {
     ),
     "bits as text": (
         lambda p: rewritten(p, {"num_bits": "4"}),
-        "{path}: QuantizerState: num_bits must be of type int, got '4'; look at the docstring.",
+        "{path}: QuantizerState: num_bits must be of type int, got '4'; pass int, not str.",
     ),
 }
 

@@ -344,9 +344,9 @@ UNMATCHED = [  # a rule that matches nothing, what the message says
     ({"type": "gru"}, "known: conv, Conv2d, depthwise_conv, activation, ReLU, reshape, Flatten, linear, Linear."),
     (
         {"name": "features.*", "type": "linear"},
-        "no layer fulfils all of it (features.0 is conv/Conv2d; features.1 is depthwise_conv/Conv2d; ",
+        "no layer meets all conditions (features.0 is conv/Conv2d; features.1 is depthwise_conv/Conv2d; ",
     ),
-    ({"position": "first", "name": "head"}, "no layer fulfils all of it (the first is features.0)."),
+    ({"position": "first", "name": "head"}, "no layer meets all conditions (the first is features.0)."),
 ]
 
 

@@ -78,7 +78,7 @@ def test_an_identifier_of_ones_own_needs_no_enumeration():
 def test_no_match_lists_what_exists(arguments):
     with pytest.raises(QuantizerError) as error:
         find(*arguments)
-    assert "0 classes match; below Base there are" in str(error.value)
+    assert "0 classes match; the subclasses of Base are" in str(error.value)
     assert "Mine (Weights, mine, SYMMETRIC)" in str(error.value)
     assert "Shipped (Weights, LSQ, SYMMETRIC)" in str(error.value)
 

@@ -228,26 +228,26 @@ MISTAKES = {
     "not finite": (
         lambda: tensor(parameters={"threshold": np.nan}),
         "TensorReport: threshold must be finite, got nan for 'conv'; "
-        "hand in effective parameters, which are always finite.",
+        "pass effective parameters, which are always finite.",
     ),
     "no range": (
         lambda: tensor(parameters={"threshold": 0.0}),
         "TensorReport: parameters must be a range of some width, got {'threshold': 0.0} for 'conv'; "
-        "hand in effective parameters, which always leave a range.",
+        "pass effective parameters, which always leave a range.",
     ),
     "shapes": (
         lambda: measure(tensor(), np.zeros(3), np.zeros(4)),
-        "measure: y must be of the shape (3,) of x, got (4,) for 'conv'; quantize the very same values.",
+        "measure: y must be of the shape (3,) of x, got (4,) for 'conv'; quantize the same values.",
     ),
     "channels": (
         lambda: measure(per_channel(), np.zeros((2, 3)), np.zeros((2, 3))),
         "measure: x must be of a shape with these channels, got (2, 3) for 'conv' of 3 channels on axis 0; "
-        "look at channel_axis.",
+        "check channel_axis.",
     ),
     "rank": (
         lambda: measure(per_channel(channel_axis=2), np.zeros((3, 3)), np.zeros((3, 3))),
         "measure: x must be of a shape with these channels, got (3, 3) for 'conv' of 3 channels on axis 2; "
-        "look at channel_axis.",
+        "check channel_axis.",
     ),
     "unknown key": (
         lambda: ModelReport.from_dict({**model().to_dict(), "tensor": []}),
@@ -259,7 +259,7 @@ MISTAKES = {
     ),
     "no error": (
         lambda: Sensitivity.from_dict({**COSTS.to_dict(), "error": -1.0}),
-        "Sensitivity: error must be a number, at least 0, got -1.0; divide what differs by the power of the outputs.",
+        "Sensitivity: error must be a number, at least 0, got -1.0; divide the error by the power of the outputs.",
     ),
     "no JSON": (
         lambda: ModelReport.from_json("{"),

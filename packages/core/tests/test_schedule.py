@@ -71,7 +71,7 @@ MISTAKES = {
     "a truth": ({"start": True}, "start must be an integer in 0..16777216, got True; count steps of the optimizer"),
     "nothing between": (
         {"learn_from": 5, "learn_until": 5},
-        "learn_until must be after learn_from (5), got 5; for parameters that never learn there is freeze",
+        "learn_until must be after learn_from (5), got 5; use freeze for parameters that never learn",
     ),
 }
 

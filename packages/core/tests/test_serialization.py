@@ -63,5 +63,5 @@ def test_unknown_tags_and_enumerations_are_refused():
 
 
 def test_a_second_enumeration_of_a_name_is_refused():
-    with pytest.raises(QuantizerError, match="of a name not taken"):
+    with pytest.raises(QuantizerError, match="of a name that is not taken"):
         register_enum(Enum("Rounding", ["DOWN"]))

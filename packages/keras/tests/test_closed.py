@@ -45,8 +45,8 @@ CLOSED = {
     Random: "random numbers that do not come from its inputs",
     OfAnother: "variables that do not come from its inputs",
     Deciding: "its call does not take symbols",
-    Otherwise: "it does other things in training than in evaluation",
-    Counting: "its result is not made of tensors alone",
+    Otherwise: "it computes differently in training and in evaluation",
+    Counting: "its result does not consist of tensors",
 }
 
 

@@ -162,5 +162,5 @@ def test_what_cannot_teach_is_refused():
     rows = keras.Input((24,))
     own = keras.Model(rows, L.Dense(5)(L.Dense(8, lambda x: tf.sin(x), name="hidden")(rows)))
     student = tq.prepare(own, RECIPE, [ROWS], verbose=False)
-    with pytest.raises(tq.QuantizerError, match="got 'hidden'; its activation function is on its own now"):
+    with pytest.raises(tq.QuantizerError, match="got 'hidden'; its activation function is separate now"):
         tq.Distillation(own, student, ("hidden",))

@@ -167,7 +167,7 @@ def test_an_older_file_is_replaced(tmp_path):
 
 
 MISTAKES = {
-    "another ending": ("residual", 8, "model.onnx", IMAGES, "that of a .keras, .tflite or .c file, or a folder"),
+    "another suffix": ("residual", 8, "model.onnx", IMAGES, "that of a .keras, .tflite or .c file, or a folder"),
     "12 bits in tflite": (
         "residual",
         12,

@@ -177,7 +177,7 @@ def test_what_cannot_be_learned_is_refused(tmp_path):
         (lambda: tq.fit_budget(model, 300), "fit_budget: budget must be a Budget, got 300"),
         (lambda: tq.fit_budget(model, tq.Budget(weight_bytes=200)), "weight_bytes must be at least 208"),
         (lambda: tq.fit_budget(model, tq.Budget(latency=9, latency_table=partial)), "one with a time for 4, got"),
-        (lambda: tq.budget_regularizer(restored, bytes_), "must be seen by prepare, got .* not loaded from a file"),
+        (lambda: tq.budget_regularizer(restored, bytes_), "must be known to prepare, got .* not loaded from a file"),
         (lambda: tq.learned_recipe(model, DQA), "learned_recipe: recipe must be a Recipe"),
         (lambda: tq.reconstruct(model, [X]), "quantizers of weights must be of one width"),
     ):

@@ -156,10 +156,10 @@ def test_a_model_whose_call_cannot_be_recorded_keeps_it_and_is_no_keras_file(tmp
     network = Branching()
     network(ROWS)
     model = tq.prepare(network, RECIPE, [ROWS], verbose=False)
-    assert "it does other things in training than in evaluation" in rows(model)["dense"].reason
+    assert "it computes differently in training and in evaluation" in rows(model)["dense"].reason
     assert np.abs(outputs(model, ROWS, training=True)[0] - outputs(model, ROWS)[0] - 1).max() < 1e-5
     check_same(model, tq.convert(model), ROWS)
-    with pytest.raises(tq.QuantizerError, match="write a SavedModel, a path without ending"):
+    with pytest.raises(tq.QuantizerError, match="write a SavedModel, a path without suffix"):
         tq.export(tq.convert(model), tmp_path / "model.keras", ROWS)
     around = keras.Model(rows_in := keras.Input((24,)), model(rows_in))
     for each in (model, tq.convert(model), around, tq.convert(around)):
@@ -262,7 +262,7 @@ def test_a_layer_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_ou
     assert sum(isinstance(layer, WRAPPER) for layer in model._flatten_layers()) == 2
     assert table["twice"].activations
     assert table["twice_1"].activations
-    assert table["twice_1"].reason == "default; shares its weight, and the quantizer of it, with twice"
+    assert table["twice_1"].reason == "default; shares its weight and weight quantizer with twice"
     assert table["inner/conv"].weights
 
 

@@ -147,5 +147,5 @@ def test_weights_that_training_froze_are_refused():
     frozen = np.zeros(moves.shape, np.int32)
     frozen[0, 0] = 4 * 1 + 2  # level 1, frozen
     moves.assign(frozen)
-    with pytest.raises(tq.QuantizerError, match="weights must be of weights that all may move, got '"):
+    with pytest.raises(tq.QuantizerError, match="weights must be of weights that can all move, got '"):
         tq.reconstruct(model, [X], steps=5)

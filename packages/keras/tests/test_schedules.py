@@ -64,7 +64,7 @@ def test_before_start_training_is_in_float_and_evaluation_is_quantized():
     network = keras.Sequential([keras.Input((3,)), layer, holder(start=3)])
     expected = tf.linalg.matmul(inputs, layer.layer.kernel)
     np.testing.assert_array_equal(network(inputs, training=True), expected)
-    with pytest.warns(UserWarning, match="converted at step 0 of a schedule that quantizes in full from step 3"):
+    with pytest.warns(UserWarning, match="converted at step 0, but its schedule quantizes fully only from step 3"):
         deployed = tq.convert(network)
     np.testing.assert_array_equal(deployed(inputs), network(inputs, training=False))
     assert not np.array_equal(deployed(inputs), expected)

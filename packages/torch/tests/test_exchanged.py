@@ -110,7 +110,7 @@ def test_what_is_removed_is_a_warning(path):
     model = prepared()
     remove, options = REMOVED[path]
     remove(model)
-    with pytest.warns(UserWarning, match=f"^{path.strip()}: exchanged or removed after prepare"):
+    with pytest.warns(UserWarning, match=f"^{path.strip()}: replaced or removed after prepare"):
         model(X, **options)
 
 

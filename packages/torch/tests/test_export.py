@@ -175,7 +175,7 @@ def wide():
 
 
 MISTAKES = {
-    "another ending": (deployed, "model.tflite", {}, "that of an .onnx, .pt2 or .c file"),
+    "another suffix": (deployed, "model.tflite", {}, "that of an .onnx, .pt2 or .c file"),
     "other operators": (deployed, "model.onnx", {"operators": "standart"}, "did you mean 'standard'?"),
     "16 bits": (wide, "model.onnx", {}, "must be evenly spaced levels of at most 8 bits in layers, got '16 bits'"),
 }

@@ -42,7 +42,7 @@ def test_the_rest_is_said():
     _, model, _, reasons = folded("reads attributes")
     assert reasons["body.1"] == "folded into body.0"
     assert isinstance(model.body[1], nn.Identity)
-    assert reasons["alone.1"].endswith("not folded: no convolution or linear layer goes into it alone")
+    assert reasons["alone.1"].endswith("not folded: it is not the only reader of a convolution or linear layer")
 
 
 def test_a_layer_with_another_reader_is_not_folded():

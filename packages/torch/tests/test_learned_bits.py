@@ -228,7 +228,7 @@ def test_what_cannot_be_learned_is_refused():
             r"one with a time for 4, got \{'conv1': \{2",
         ),
         (lambda: tq.learned_recipe(model, DQA), "learned_recipe: recipe must be a Recipe"),
-        (lambda: tq.learned_recipe(nn.Sequential(model), recipe), "must be seen by prepare, got 'a quantizer alone'"),
+        (lambda: tq.learned_recipe(nn.Sequential(model), recipe), "must be known to prepare, got 'a quantizer alone'"),
         (lambda: tq.reconstruct(model, [X]), "quantizers of weights must be of one width"),
     ):
         with pytest.raises(tq.QuantizerError, match=told):

@@ -213,7 +213,7 @@ MISTAKES = {
         lambda: tq.LSQSymmetricActivationTrainableQuantizer(
             tq.ActivationsScheme().config({"threshold": 1.0}), oscillations=FOLLOWED
         ),
-        "oscillations must be None but for weights of evenly spaced levels",
+        "oscillations must be None except for weights of evenly spaced levels",
     ),
     "soft rounding": (
         lambda: prepared(training_method="AdaRound"),

@@ -122,7 +122,7 @@ def test_a_module_used_twice_has_one_quantizer_for_its_weight_and_one_for_each_o
     _, model, _ = prepared("shared")
     table = rows(model)
     assert sum(isinstance(module, WRAPPER) for module in model.modules()) == 3
-    assert table["twice_1"].reason.endswith("shares its weight, and the quantizer of it, with twice")
+    assert table["twice_1"].reason.endswith("shares its weight and weight quantizer with twice")
     assert table["twice"].activations
     assert table["twice_1"].activations
     assert "not a floating tensor" in table["tokens"].reason

@@ -141,7 +141,7 @@ def test_what_training_or_conversion_has_settled_is_refused():
     moves = quantizer.get_quantizer_variable("moves")
     with torch.no_grad():
         moves[0, 0] = 4 * 1 + 2  # level 1, frozen
-    with pytest.raises(tq.QuantizerError, match=r"weights must be of weights that all may move, got '2\.1% frozen'"):
+    with pytest.raises(tq.QuantizerError, match=r"weights must be of weights that can all move, got '2\.1% frozen'"):
         tq.reconstruct(model, [X], steps=5)
     _, model = prepared()
     model[2].convert_to_inferable_quantizers()

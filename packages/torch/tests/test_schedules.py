@@ -59,7 +59,7 @@ def test_before_start_training_is_in_float_and_evaluation_is_quantized():
         if hasattr(wrapper, "weights_quantizers"):
             wrapper.layer.eval()
     assert torch.equal(model(IMAGES), network(IMAGES))
-    with pytest.warns(UserWarning, match="converted at step 0 of a schedule that quantizes in full from step 3"):
+    with pytest.warns(UserWarning, match="converted at step 0, but its schedule quantizes fully only from step 3"):
         deployed = tq.convert(model)
     assert torch.equal(model.eval()(IMAGES), deployed.eval()(IMAGES))
     assert not torch.equal(deployed(IMAGES), network(IMAGES))

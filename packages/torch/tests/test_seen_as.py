@@ -33,9 +33,12 @@ def test_operators_are_exported_with_their_quantizers():
 TRACERS = {
     "torch.fx": (
         torch.fx.symbolic_trace,
-        "torch.fx traces no quantizers of functions and operators: take torch.export",
+        "torch.fx does not trace quantizers of functions and operators: use torch.export",
     ),
-    "torch.jit.script": (torch.jit.script, "torch.jit.script takes no model that quantizes as it runs: take torch.jit"),
+    "torch.jit.script": (
+        torch.jit.script,
+        "torch.jit.script cannot compile a model that quantizes as it runs: use torch.jit",
+    ),
 }
 
 
@@ -53,7 +56,7 @@ def test_a_converted_model_is_traced_with_its_quantizers_and_a_trainable_one_ref
     torch.manual_seed(0)
     build, inputs = NETWORKS["residual"]
     model = tq.prepare(build().eval(), tq.Recipe.preset("power_of_two_8bit"), [inputs], verbose=False).eval()
-    with pytest.raises(tq.QuantizerError, match="keep the thresholds of trainable quantizers as they are now"):
+    with pytest.raises(tq.QuantizerError, match="fix the thresholds of trainable quantizers at their current values"):
         torch.jit.trace(model, inputs)
     deployed = tq.convert(model)
     traced, others = torch.jit.trace(deployed, inputs), tuple(torch.cat([each, each]) * 2 for each in inputs)

@@ -23,7 +23,7 @@ class AsksForTheClass(nn.Module):
 
 def test_a_copy_that_computes_something_else_is_refused():
     with pytest.raises(
-        tq.QuantizerError, match=r"quantizers aside, got 'output off by .*; it begins in second, off by"
+        tq.QuantizerError, match=r"quantizers bypassed, got 'output off by .*; it begins in second, off by"
     ):
         tq.prepare(AsksForTheClass(), RECIPE, [IMAGES], verbose=False)
 

@@ -1,4 +1,4 @@
-"""Trainable quantizers, before any framework: configurations, rules, life cycle and look-up."""
+"""The framework-free core of trainable quantizers: configurations, grids, recipes, calibration and integer programs."""
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget, mark_quantizer
 

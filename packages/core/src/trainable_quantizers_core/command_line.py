@@ -1,4 +1,4 @@
-"""The program ``trainable-quantizers``: looks at files, and asks the framework packages where a model is needed."""
+"""The command ``trainable-quantizers``: inspects files, and calls a framework package where it needs a model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _PROGRAM = "trainable-quantizers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if all is well, 1 if what was compared differs, 2 for a mistake, told in one line."""
+    """Run a command; returns 0 on success, 1 if a comparison found differences, 2 for a usage error (one line)."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
     except (QuantizerError, ImportError, OSError) as error:
-        line = " ".join(str(error).split())  # of several lines, as frameworks write them, one
+        line = " ".join(str(error).split())  # one line from several, as frameworks write them
         print(f"{_PROGRAM}: {line.removeprefix(f'{_PROGRAM}: ')}", file=sys.stderr)
         return _MISTAKE
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tolerance(text: str) -> float:
-    """Not NaN, with which any two models would pass."""
+    """A tolerance other than NaN, with which any two models would pass."""
     value = float(text)
     if not (0 <= value < math.inf):
         raise ValueError
@@ -139,7 +139,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     package = _package(options.trained)
     if _package(options.deployed) is not package:
-        advice = "carry what was learned over with save_quantizers, and compare the parameter files"
+        advice = "transfer learned parameters with save_quantizers, and compare the parameter files"
         raise invalid("verify", "deployed", f"of the framework of {options.trained}", str(options.deployed), advice)
     files = package.command_line
     models = [files.load_model(path, options.trust) for path in (options.trained, options.deployed)]

@@ -1,4 +1,4 @@
-"""The Model Compression Toolkit's ``trainable_infrastructure.common`` by name, on the classes of this package.
+"""The names of the Model Compression Toolkit's ``trainable_infrastructure.common``, on the classes of this package.
 
 One module has them all. ``trainable_quantizers_keras.compat`` and ``trainable_quantizers_torch.compat`` add the names
 of the toolkit's ``keras`` and ``pytorch``. See docs/migration-mct.md.
@@ -56,7 +56,7 @@ def get_threshold_reshape_shape(tensor_shape: Sequence[int], quant_axis: int, qu
 
     Args:
         tensor_shape: That of the tensor.
-        quant_axis: Axis that counts channels; negative counts from the end.
+        quant_axis: Channel axis; negative counts from the end.
         quant_axis_dim: Number of channels.
 
     Raises:
@@ -68,7 +68,7 @@ def get_threshold_reshape_shape(tensor_shape: Sequence[int], quant_axis: int, qu
     """
     rank = len(tensor_shape)
     if not -rank <= quant_axis < rank:
-        advice = "name the axis that counts channels"
+        advice = "name the channel axis"
         raise invalid("get_threshold_reshape_shape", "quant_axis", f"in {-rank}..{rank - 1}", quant_axis, advice)
     shape = [1] * rank
     shape[quant_axis] = quant_axis_dim
@@ -76,7 +76,7 @@ def get_threshold_reshape_shape(tensor_shape: Sequence[int], quant_axis: int, qu
 
 
 def get_total_grad_steps(representative_data_gen: Callable[[], Iterable[Any]]) -> int:
-    """Number of batches of representative data, counted by going through them.
+    """Number of batches of representative data, counted by iterating over them.
 
     Examples:
         >>> get_total_grad_steps(lambda: iter("abc"))
@@ -86,7 +86,7 @@ def get_total_grad_steps(representative_data_gen: Callable[[], Iterable[Any]]) -
 
 
 def channel_axis_of(owner: str, parameters: Sequence[int], tensor: Sequence[int | None]) -> int | None:
-    """The axis of a tensor along which parameters differ that broadcast over it; None where one serves all of it.
+    """The axis of a tensor along which broadcast parameters differ; None if they are the same for all of it.
 
     Args:
         owner: Who asks, for messages.
@@ -112,10 +112,10 @@ def channel_axis_of(owner: str, parameters: Sequence[int], tensor: Sequence[int 
 
 
 def full_grid(owner: str, num_bits: int, signed: bool, min_int: int, max_int: int) -> Grid:
-    """The grid of a number of bits, which the limits that a caller computed must be those of.
+    """The grid of a number of bits; the caller's limits must be those of this grid.
 
     Raises:
-        QuantizerError: they are others.
+        QuantizerError: the limits differ from those of the grid.
 
     Examples:
         >>> full_grid("f", 4, True, -8, 7)

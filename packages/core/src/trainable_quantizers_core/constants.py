@@ -1,4 +1,4 @@
-"""Names of the entries of parameter dictionaries, kinds of methods, and the numbers every quantizer shares."""
+"""Keys of parameter dictionaries, groups of methods, and numbers that all quantizers share."""
 
 from mct_quantizers import QuantizationMethod
 
@@ -52,7 +52,7 @@ LARGEST_THRESHOLD = 2.0**126
 """Above it the width of a signed range would overflow float32."""
 
 TARGETS = ("weights", "activation")
-"""What is quantized, as configurations and reports call it."""
+"""The targets of quantization, as configurations and reports name them."""
 
 VAR = "var"
 """Key of the variable in an entry of ``quantizer_parameters``."""

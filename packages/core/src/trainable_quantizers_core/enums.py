@@ -8,8 +8,8 @@ from enum import Enum
 class TrainingMethod(str, Enum):
     """How a shipped quantizer learns. Members equal their strings.
 
-    The set is not closed: ``identifier`` in ``@mark_quantizer`` may be any value, so a new method of
-    yours needs a string of its own and no change here.
+    The set is open: ``identifier`` in ``@mark_quantizer`` may be any value, so your own method only needs
+    its own string.
 
     Examples:
         >>> from trainable_quantizers_core import Recipe
@@ -31,9 +31,9 @@ class TrainingMethod(str, Enum):
 
 
 class VariableGroup(Enum):
-    """What a variable of a quantizer belongs to, so that an optimizer can treat the groups differently.
+    """Groups of a quantizer's variables, which an optimizer can treat differently.
 
-    ``quantizer.get_trainable_variables(VariableGroup.QPARAMS)`` gives those of a group.
+    ``quantizer.get_trainable_variables(VariableGroup.QPARAMS)`` gives the variables of a group.
     """
 
     WEIGHTS = 0
@@ -43,7 +43,7 @@ class VariableGroup(Enum):
 
 
 class ThresholdDomain(str, Enum):
-    """What the variable of a threshold t holds.
+    """The domain in which the variable of a threshold t is trained.
 
     Examples:
         >>> from trainable_quantizers_core import Recipe
@@ -58,7 +58,7 @@ class ThresholdDomain(str, Enum):
 
 
 class Granularity(str, Enum):
-    """What of a weight shares one set of quantization parameters.
+    """Which elements of a weight share one set of quantization parameters.
 
     Examples:
         >>> from trainable_quantizers_core import WeightsScheme, weights_parameters
@@ -72,11 +72,11 @@ class Granularity(str, Enum):
     PER_TENSOR = "per_tensor"
     """The whole tensor."""
     PER_CHANNEL = "per_channel"
-    """Each output channel has its own; which axis counts channels follows from the layer."""
+    """Each output channel has its own; the layer determines the channel axis."""
 
 
 class BiasGrid(str, Enum):
-    """Where the bias of a layer lies."""
+    """The grid on which the bias of a layer lies."""
 
     ACCUMULATOR = "accumulator"
     """On multiples of the step of its input times the step of its weights, as in an integer accelerator."""
@@ -85,7 +85,7 @@ class BiasGrid(str, Enum):
 
 
 class CalibrationMethod(str, Enum):
-    """How initial quantization parameters follow from data.
+    """How calibration derives initial quantization parameters from data.
 
     Examples:
         >>> import numpy as np
@@ -113,7 +113,7 @@ class CalibrationMethod(str, Enum):
 
 
 class RoundingRule(str, Enum):
-    """Which level a value half way between two levels becomes.
+    """How ties, values half way between two levels, are rounded.
 
     Examples:
         >>> import numpy as np
@@ -134,7 +134,7 @@ class RoundingRule(str, Enum):
 
 
 class RescaleRule(str, Enum):
-    """How integers are brought from one grid to another whose step is no power of two apart.
+    """How integers are rescaled to another grid if the ratio of the two steps is not a power of two.
 
     Examples:
         >>> from trainable_quantizers_core.integer.rescale import multiplier

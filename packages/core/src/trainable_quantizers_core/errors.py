@@ -1,4 +1,4 @@
-"""The one exception of the project, and the one form of its messages."""
+"""The project's one exception class and the common form of its messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Member = TypeVar("Member", bound=Enum)
 
 
 class QuantizerError(ValueError):
-    """Something a caller handed in cannot work; the message names it, its value and the way out.
+    """An argument, model or file that cannot be used; the message names it, its value and what to do.
 
     Examples:
         >>> from trainable_quantizers_core import WeightsScheme
@@ -24,7 +24,7 @@ class QuantizerError(ValueError):
 deploy.
     """
 
-    __init__ = Exception.__init__  # by which autograph of TensorFlow knows that it can raise the error in a graph again
+    __init__ = Exception.__init__  # so that TensorFlow's autograph can re-raise it
 
 
 def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where: str = "") -> QuantizerError:
@@ -38,11 +38,11 @@ def invalid(owner: str, argument: str, rule: str, value: Any, advice: str, where
 
 
 def _shown(value: Any) -> str:
-    """The value in at most 200 characters, also where it is deep, large or has no representation."""
+    """The value in at most 200 characters, even if it is deep, large or cannot be represented."""
     try:
         large = isinstance(value, (str, bytes, list, tuple, dict)) and len(value) > 2_000
         text = reprlib.repr(value) if large else repr(value)
-    except Exception:  # of whatever the caller handed in
+    except Exception:  # of anything that the caller passed
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 200 else text[:200] + "..."
 
@@ -65,7 +65,7 @@ def member(owner: str, argument: str, kind: type[Member], value: Any) -> Member:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Advice for a word that is not among the known ones: the nearest of them, or all (of many, the first 20).
+    """Advice for an unknown word: the nearest known one, or all of them (the first 20 of many).
 
     Examples:
         >>> nearest("treshold", ["threshold", "is_signed"])

@@ -1,4 +1,4 @@
-"""Writing files, and what only some users have installed."""
+"""Atomic writing of files, and imports of optional packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file that is, whatever happens, either the old one or complete.
+    """Write a file atomically: after any failure it is either the old one or complete.
 
     Raises:
         OSError: the folder does not exist, or is not writable.
@@ -55,10 +55,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def optional(module: str, extra: str, distribution: str = "trainable-quantizers-core") -> Any:
-    """A module that an extra of a distribution of the project brings.
+    """Import a module that an extra of one of the project's distributions installs.
 
     Raises:
-        ImportError: it is not installed; the message says how to.
+        ImportError: it is not installed; the message says how to install it.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""The quantizers of a live model, as its parameter file and its report see them."""
+"""The quantizers of a live model, for parameter files and reports."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class PlacedQuantizer:
 
     Args:
         layer: Name of the layer whose weight or output is quantized.
-        attribute: What of it: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         quantizer: One of the shipped quantizers, or one that is derived from them.
-        holder: What holds it: a wrapper or holder of the framework.
+        holder: The wrapper or holder of the framework that holds it.
     """
 
     layer: str
@@ -57,12 +57,12 @@ class PlacedQuantizer:
 
     @property
     def accumulator_bits(self) -> int | None:
-        """Bits of two's complement that the sums of its layer need at worst; None if they lie on no known grid."""
+        """Bits of two's complement that its layer's sums need in the worst case; None if they lie on no known grid."""
         needed = getattr(self.holder, "accumulator_bits", None) if self.target == "weights" else None
         return None if needed is None else needed()
 
     def state(self, values: Mapping[str, np.ndarray] | None = None) -> QuantizerState:
-        """What a parameter file keeps of it, with its present values or others.
+        """Its state for a parameter file, with its present values or others.
 
         Raises:
             QuantizerError: a value is not finite.
@@ -107,17 +107,17 @@ class PlacedQuantizer:
 
 
 def accumulator_bits(placed: Iterable[PlacedQuantizer]) -> dict[str, int]:
-    """The bits that the sums of layers need at worst, by layer, of those whose sums lie on known grids."""
+    """The worst-case accumulator bits of layers, by layer, of those whose sums lie on known grids."""
     needed = {each.layer: each.accumulator_bits for each in placed if each.target == "weights"}
     return {layer: bits for layer, bits in needed.items() if bits is not None}
 
 
 def save_quantizers(path: str | os.PathLike[str], placed: Iterable[PlacedQuantizer], framework: str) -> None:
-    """Write the parameters of quantizers to a file, whole or not at all.
+    """Write the parameters of quantizers to a file, atomically.
 
     Raises:
         QuantizerError: there are none, or a variable is not finite.
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     states = [each.state() for each in placed]
     if not states:
@@ -128,16 +128,16 @@ def save_quantizers(path: str | os.PathLike[str], placed: Iterable[PlacedQuantiz
 def load_quantizers(
     path: str | os.PathLike[str], placed: Sequence[PlacedQuantizer], names: Mapping[str, str] | None = None
 ) -> None:
-    """Give quantizers the parameters of a file: all, or none where one does not fit.
+    """Load the parameters in a file into quantizers: all, or none if one does not fit.
 
     Raises:
         QuantizerError: see ``load_parameters`` and ``match``.
-        FileNotFoundError: no file.
-        ImportError: safetensors is not installed; the message says how to.
+        FileNotFoundError: the file does not exist.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     if not placed:
         raise _without_quantizers("load_quantizers")
-    # A model that diverged takes the parameters of one that did not: its present values do not matter.
+    # A diverged model may load the parameters of another: its present values do not matter.
     targets = [each.state({name: np.zeros_like(value) for name, value in each.values.items()}) for each in placed]
     of_target = {id(target): each for target, each in zip(targets, placed, strict=True)}
     for state, target in match(load_parameters(path), targets, names):
@@ -184,7 +184,7 @@ class Sample:
 
     @property
     def values(self) -> np.ndarray:
-        """What was kept."""
+        """The values that were kept."""
         return self._kept
 
 

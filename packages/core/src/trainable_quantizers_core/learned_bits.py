@@ -1,4 +1,4 @@
-"""Widths that weights learn: what they cost, and the recipe that they make; what both frameworks share."""
+"""Learned bit widths: their cost, and the recipe that fixes them; shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LearnedBits:
 
     Args:
         owner: The function that asks, for messages.
-        operations: What the operations of the model cost.
+        operations: The costs of the model's operations.
         learning: The quantizers of the weights of each operation that learn their width.
         others: The widths of all other weights and of activations.
     """
@@ -38,7 +38,7 @@ class LearnedBits:
 
     @classmethod
     def of(cls, owner: str, summary: Summary | None, placed: Sequence[PlacedQuantizer]) -> LearnedBits:
-        """Those of a model.
+        """The learned bits of a model.
 
         Raises:
             QuantizerError: no model that ``prepare`` made, or nothing in it learns its width.
@@ -50,7 +50,7 @@ class LearnedBits:
             unit = units.get((each.layer, each.attribute))
             if isinstance(each.quantizer, CandidatesQuantizer):
                 if unit is None:
-                    rule, advice = "seen by prepare", "pass the model that prepare returned, not loaded from a file"
+                    rule, advice = "known to prepare", "pass the model that prepare returned, not loaded from a file"
                     raise invalid(owner, f"{each.layer}.{each.attribute}", rule, "a quantizer alone", advice)
                 learning.setdefault(unit, []).append(each.quantizer)
             elif unit is not None:
@@ -61,7 +61,7 @@ class LearnedBits:
         return cls(owner, operations, learning, others)
 
     def costs(self, budget: Budget) -> tuple[float, dict[Unit, list[float]]]:
-        """What the rest of the network costs, and each unit at each of its widths, as shares of the budget.
+        """The cost of the rest of the network, and of each unit at each of its widths, as shares of the budget.
 
         Raises:
             QuantizerError: no budget, a table of latencies that does not fit, or bit operations of a model that was
@@ -89,7 +89,7 @@ class LearnedBits:
         lacks = {unit: np.mean([each.max() - each for each in of], axis=0) for unit, of in attention.items()}
         errors: dict[Unit, dict[int, float]] = {unit: {bits: 0.0} for unit, bits in self.others.items()}
         for unit, (first, *_) in self.learning.items():
-            order = 1e-6 * np.arange(len(first.widths))  # of equal ones the first, as in the quantizer
+            order = 1e-6 * np.arange(len(first.widths))  # ties go to the first, as in the quantizer
             errors[unit] = dict(zip(first.widths, (lacks[unit] + order).tolist(), strict=True))
         chosen = choose(errors, self.operations, budget)
         for unit, quantizers in self.learning.items():
@@ -98,7 +98,7 @@ class LearnedBits:
         return cost_of(self.operations, chosen, budget)
 
     def recipe(self, recipe: Any) -> Recipe:
-        """The recipe with the widths in use, and LSQ in the place of what learned them.
+        """The recipe with the widths in use, and LSQ in place of DQA.
 
         Raises:
             QuantizerError: no recipe.

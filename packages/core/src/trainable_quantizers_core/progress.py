@@ -1,4 +1,4 @@
-"""A progress bar where rich is installed."""
+"""A progress bar, shown if rich is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], description: str, shown: bool) -> Iterator[Item]:
-    """The items, with a bar on the terminal if ``shown`` and rich is installed.
+    """The items, with a progress bar in the terminal if ``shown`` and if rich is installed.
 
     Examples:
         >>> list(track([1, 2], "counting", shown=False))

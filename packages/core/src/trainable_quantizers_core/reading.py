@@ -1,4 +1,4 @@
-"""Data from outside: whatever is wrong with them becomes one typed error, in bounded time and memory."""
+"""Reading of untrusted data: any fault becomes one typed error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionEr
 
 @contextmanager
 def reading(owner: str, argument: str, data: Any) -> Iterator[None]:
-    """What fails while data are read becomes an error that says what was read, and why it failed.
+    """Turn any failure while data are read into an error that says what was read, and why it failed.
 
     Args:
         owner: Who reads, for messages.
         argument: Name of the data, for messages.
-        data: What is read; its size is checked first.
+        data: The data; their size is checked first.
 
     Raises:
         QuantizerError: data that are too deep or too large, or anything that a reader of damaged data raises.
@@ -46,7 +46,7 @@ def reading(owner: str, argument: str, data: Any) -> Iterator[None]:
 
 
 def check_size(owner: str, argument: str, data: Any) -> None:
-    """Nothing, or an error about data that nothing of this project writes.
+    """Refuse data that are larger than anything this project writes.
 
     Raises:
         QuantizerError: more than 64 levels or 2^20 values, or an integer beyond 64 bits.
@@ -67,10 +67,10 @@ def check_size(owner: str, argument: str, data: Any) -> None:
 
 
 def parsed_json(owner: str, text: Any) -> Any:
-    """What a JSON text says.
+    """The content of a JSON text.
 
     Raises:
-        QuantizerError: no text, or none of JSON.
+        QuantizerError: not a text, or not valid JSON.
     """
     try:
         return json.loads(text)

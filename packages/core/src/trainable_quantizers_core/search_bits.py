@@ -1,4 +1,4 @@
-"""A recipe whose widths fit a budget: what both frameworks share."""
+"""The search for a recipe whose bit widths fit a budget; shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class BitWidths:
     Args:
         errors: Of weights and activations, at each width, alone: Σ(y - y_float)²/Σy_float² of the outputs.
         chosen: Their widths.
-        counts: What the budget counts.
-        budget: Its amount.
-        cost: Of the chosen widths.
-        error: Of the outputs with all quantizers, at the chosen widths.
+        counts: The amount that the budget limits, by name.
+        budget: Its maximum.
+        cost: The cost of the chosen widths.
+        error: The error of the outputs with all quantizers, at the chosen widths.
     """
 
     errors: Mapping[Unit, Mapping[int, float]]
@@ -58,12 +58,12 @@ def _decibels(error: float) -> str:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """What a search asks of a model that ``prepare`` made.
+    """The facts of a prepared model that a search needs.
 
     Args:
-        operations: What its operations cost, for one example.
+        operations: The costs of its operations, for one example.
         placed: Its quantizers.
-        sensitivity: Measures those that it is told to.
+        sensitivity: Measures the quantizers that it is asked to.
     """
 
     operations: Sequence[OperationCost]
@@ -74,17 +74,17 @@ class PreparedModel:
 def searched(
     recipe: Any, budget: Any, widths: Any, prepared: Callable[[Recipe], PreparedModel]
 ) -> tuple[Recipe, BitWidths]:
-    """The recipe with a rule for each layer whose widths differ from its own, and the table of the search.
+    """The recipe with a rule for each layer whose width changes, and the table of the search.
 
     Args:
-        recipe: What is quantized, and how.
-        budget: How much it may cost.
+        recipe: States what is quantized, and how.
+        budget: Its maximum cost.
         widths: The widths to choose from.
-        prepared: Prepares the model by a recipe.
+        prepared: Prepares the model with a recipe.
 
     Raises:
-        QuantizerError: arguments that are none of these, a budget that the narrowest widths exceed, a layer whose
-            width no rule by its name sets, or a width that is no candidate of weights that learn theirs.
+        QuantizerError: invalid arguments, a budget that the narrowest widths exceed, a layer whose width no rule for
+            its name can set, or a width that is no candidate of weights that learn theirs.
     """
     _check(recipe, budget, widths)
     widths = sorted(set(widths))
@@ -139,7 +139,7 @@ def _bits(placed: PlacedQuantizer) -> int:
 def units_of(
     operations: Sequence[OperationCost], placed: Sequence[PlacedQuantizer], activations: bool
 ) -> dict[tuple[str, str], Unit]:
-    """What each quantizer is part of, by layer and attribute: the weights of an operation, or what operations read.
+    """The unit of each quantizer, by layer and attribute: the weights of an operation, or a tensor operations read.
 
     Args:
         operations: Of the model.

@@ -1,4 +1,4 @@
-"""Trainable quantizers for Keras, and everything of the core that their user needs."""
+"""Trainable quantizers for Keras, with all names of the core that its users need."""
 
 from trainable_quantizers_core import (
     LUT_VALUES,

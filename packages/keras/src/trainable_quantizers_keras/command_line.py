@@ -1,4 +1,4 @@
-"""What the program ``trainable-quantizers`` needs of Keras."""
+"""The Keras part of the command ``trainable-quantizers``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def load_model(path: Path, trust: bool) -> Any:
 
     Raises:
         QuantizerError: Keras cannot load it.
-        FileNotFoundError: no file.
+        FileNotFoundError: the file does not exist.
     """
     path.stat()
     try:
         return keras_load_quantized_model(path, compile=False)
-    except Exception as error:  # whatever Keras raises
+    except Exception as error:  # anything that Keras raises
         advice = f"Keras says: {str(error).strip().partition(chr(10))[0]}"
         raise invalid("trainable-quantizers", "model", "one that Keras loads", str(path), advice) from error
 

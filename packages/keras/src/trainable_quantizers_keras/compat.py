@@ -1,4 +1,4 @@
-"""The Model Compression Toolkit's ``trainable_infrastructure`` for Keras by name, on the classes of this package.
+"""The names of the Model Compression Toolkit's ``trainable_infrastructure`` for Keras, on this package's classes.
 
 See docs/migration-mct.md. The functions have the signatures that the toolkit's have, in both frameworks, and compute
 the contract: their outputs and gradients are those of the quantizers of this package.
@@ -91,7 +91,7 @@ __all__ = [
 
 
 def config_serialization(quantization_config: TrainableQuantizerConfig) -> dict[str, Any]:
-    """A configuration in terms of what JSON holds, with nothing lost.
+    """A configuration as JSON-compatible values, with nothing lost.
 
     Examples:
         >>> from trainable_quantizers_keras import QuantizationMethod
@@ -133,7 +133,7 @@ def ste_clip(x: tf.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> tf.Tensor
 
 
 def grad_scale(x: tf.Tensor, scale: Any = 1.0) -> tf.Tensor:
-    """X, bit for bit; dL/dx = g·scale.
+    """The identity x, bit for bit; dL/dx = g·scale.
 
     Examples:
         >>> x = tf.Variable(0.1)
@@ -164,7 +164,7 @@ def adjust_range_to_include_zero(
 
 
 def symmetric_quantizer(tensor_data: tf.Tensor, threshold: Any, n_bits: int, sign: bool = False) -> tf.Tensor:
-    """What the STE quantizers compute with a threshold, symmetric.
+    """Quantize over a symmetric range as the STE quantizers do.
 
     Args:
         tensor_data: x, floating.
@@ -183,7 +183,7 @@ def symmetric_quantizer(tensor_data: tf.Tensor, threshold: Any, n_bits: int, sig
 
 
 def uniform_quantizer(tensor_data: tf.Tensor, range_min: Any, range_max: Any, n_bits: int) -> tf.Tensor:
-    """What the STE quantizers compute with a range, uniform.
+    """Quantize over a range with two ends as the STE quantizers do.
 
     Args:
         tensor_data: x, floating.
@@ -204,7 +204,7 @@ def uniform_quantizer(tensor_data: tf.Tensor, range_min: Any, range_max: Any, n_
 def symmetric_lsq_quantizer(
     x: tf.Tensor, thresholds: Any, num_bits: int, sign: bool, min_int: int, max_int: int, scale_factor: float
 ) -> tf.Tensor:
-    """What the LSQ quantizers compute with a threshold, symmetric; the gradient of the threshold by ``scale_factor``.
+    """Quantize over a symmetric range as the LSQ quantizers do; ``scale_factor`` scales the threshold's gradient.
 
     Args:
         x: Floating.
@@ -229,7 +229,7 @@ def symmetric_lsq_quantizer(
 def uniform_lsq_quantizer(
     x: tf.Tensor, min_range: Any, max_range: Any, num_bits: int, min_int: int, max_int: int, scale_factor: float
 ) -> tf.Tensor:
-    """What the LSQ quantizers compute with a range, uniform; the gradients of its ends by ``scale_factor``.
+    """Quantize over a range with two ends as the LSQ quantizers do; ``scale_factor`` scales the gradients of the ends.
 
     Args:
         x: Floating.

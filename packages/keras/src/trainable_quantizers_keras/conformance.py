@@ -1,4 +1,4 @@
-"""How the conformance suite runs Keras: eager, ``tf.function`` and XLA, on a GPU too where there is one."""
+"""Adapters that run the conformance suite in Keras: eager, ``tf.function`` and XLA, on a GPU if there is one."""
 
 from __future__ import annotations
 

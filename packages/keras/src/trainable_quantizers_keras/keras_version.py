@@ -1,4 +1,4 @@
-"""Which Keras TensorFlow brings, and the few things that Keras 2 and Keras 3 say differently."""
+"""The installed Keras version, and the few differences between Keras 2 and Keras 3."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if KERAS_3 and keras.backend.backend() != "tensorflow":
 
 
 def infers_shapes() -> bool:
-    """Whether Keras 2 calls a layer for the shapes of its results alone, which it does for every call on symbols."""
+    """Whether Keras 2 is calling a layer only to infer shapes, as it does for every call on symbols."""
     return not KERAS_3 and getattr(tf.compat.v1.get_default_graph(), "name", "").endswith("_scratch_graph")
 
 
@@ -39,7 +39,7 @@ def add_float32_weight(layer: Any, name: str, value: np.ndarray, trainable: bool
 
 
 def regularizer_of(layer: Any, variable: Any) -> Any:
-    """The regularizer of a weight of a layer; None without. Keras 2 keeps it in a function that gives the loss."""
+    """The regularizer of a layer's weight, or None. Keras 2 keeps it inside a function that gives the loss."""
     if KERAS_3:
         return variable.regularizer
     for loss in layer._callable_losses:
@@ -50,7 +50,7 @@ def regularizer_of(layer: Any, variable: Any) -> Any:
 
 
 def rename(layer: Any, name: str) -> None:
-    """Give a layer or operation another name."""
+    """Rename a layer or operation."""
     setattr(layer, "name" if KERAS_3 else "_name", name)
 
 

@@ -1,4 +1,4 @@
-"""Widths that weights learned: within a budget, and as a recipe."""
+"""Learned bit widths: fits them to a budget, and turns them into a recipe."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trainable_quantizers_keras.prepare import find_summary
 
 
 def fit_budget(model: Any, budget: Budget) -> float:
-    """Let the weights that learn their width use those with the most attention within a budget; the cost then.
+    """Set learned widths to those with the most attention that fit a budget; returns the cost with these widths.
 
-    Σ over the layers of (largest a - a of the width) is least; where the widths in use fit, they stay. Call it near the
-    end of the schedule or after it, and train on from there. Widths of other weights and of activations stay.
+    They minimize Σ over the layers of (largest a - a of the width); if the widths in use fit, they stay. Call it near
+    the end of the schedule or after it, and train on from there. Widths of other weights and of activations stay.
 
     Args:
-        model: What ``prepare`` made, in which weights learn their widths.
-        budget: How much the network may cost.
+        model: A model from ``prepare`` whose weights learn their widths.
+        budget: The maximum cost of the network.
 
     Raises:
         QuantizerError: no weights of the training method DQA, the narrowest widths exceed the budget, a table of
@@ -39,14 +39,14 @@ def fit_budget(model: Any, budget: Budget) -> float:
 
 
 def learned_recipe(model: Any, recipe: Recipe) -> Recipe:
-    """The recipe with rules that give each layer the width in use, trained by LSQ in the place of DQA.
+    """The recipe with rules that give each layer the width in use, trained by LSQ instead of DQA.
 
-    It is a recipe like any other: write it to a file, prepare a model by it, train. Where several weights of one layer
+    It is a recipe like any other: write it to a file, prepare a model with it, train. If the weights of one layer
     use several widths, it has the widest.
 
     Args:
-        model: What ``prepare`` made by ``recipe``, and training taught its widths.
-        recipe: Where the training method DQA left its place to LSQ, the schedule goes with it.
+        model: The model that ``prepare`` made with ``recipe``, after its widths were learned.
+        recipe: The recipe of the model. Where LSQ replaces the training method DQA, the schedule is dropped.
 
     Raises:
         QuantizerError: no weights of the training method DQA, or no recipe.

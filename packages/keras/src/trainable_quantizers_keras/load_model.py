@@ -1,4 +1,4 @@
-"""Loading a saved model with all its quantizers."""
+"""Loads a saved model with all its quantizers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainable_quantizers_keras.layers.wrapper import KerasTrainableQuantization
 def keras_load_quantized_model(
     filepath: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, options: Any = None
 ) -> Any:
-    """``keras.models.load_model`` that knows every quantizer class, also those nobody registered.
+    """``keras.models.load_model`` that knows all quantizer classes, including unregistered ones.
 
     Args:
         filepath: Path of the saved model.

@@ -1,4 +1,4 @@
-"""From a float model to one whose weights and activations are quantized and learn their ranges."""
+"""Turns a float model into one that quantizes its weights and activations and learns their ranges."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def prepare(
 
     Args:
         model: A built Sequential, functional or subclassed model; stays as it is.
-        recipe: What is quantized, and how.
+        recipe: States what is quantized, and how.
         calibration_data: Batches for the ranges of activations: arrays, tuples (of which as many items are used as
             the model has inputs), or dictionaries. A ``tf.data.Dataset`` is fine.
         fold_batch_norm: Fold batch norms into the layers before them first; ``"at_conversion"`` lets them normalize
             while the model trains, and quantizes the weights that ``convert`` folds them into.
         equalize: Scale channels from one layer into the next, by powers of two, so that the ranges of their weights are
             alike.
-        check: Compare the copy, its quantizers set aside, with the model on the first batch, if there is one.
+        check: Compare the copy, with its quantizers bypassed, to the model on the first batch, if there is one.
         verbose: Show a progress bar and print the summary.
 
     Raises:
         QuantizerError: no built model, no recipe, no data, another word for ``fold_batch_norm``, or the one that
             ``equalize`` does not go with, a rule that matches nothing, nothing to quantize, a layer that its
-            configuration does not rebuild, or a copy that computes something else than the model.
+            configuration does not rebuild, or a copy that computes something other than the model.
 
     Examples:
         >>> import numpy as np
@@ -123,11 +123,11 @@ def prepare(
 
 
 def summary(model: Any, data: Any = None) -> Summary:
-    """What ``prepare`` did to each layer, and the bits that its sums need as it is now.
+    """What ``prepare`` did to each layer, and the accumulator bits that it needs now.
 
     Args:
-        model: What ``prepare`` made.
-        data: Batches as for ``prepare``: the bits that sums need on them stand beside those that they need at worst.
+        model: A model from ``prepare``.
+        data: Batches as for ``prepare``, to show the accumulator bits that they need beside those of the worst case.
 
     Raises:
         QuantizerError: the model does not come from ``prepare``, was loaded from a file, holds a layer with weights
@@ -176,7 +176,7 @@ def _check(model: Any, recipe: Any) -> None:
 
 
 def _inner(layer: Any) -> Any:
-    """The layer inside its wrappers."""
+    """The innermost layer of nested wrappers."""
     return _inner(layer.layer) if isinstance(layer, keras.layers.Wrapper) else layer
 
 

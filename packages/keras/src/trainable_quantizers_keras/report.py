@@ -1,4 +1,4 @@
-"""What quantization does to the tensors of a model."""
+"""Reports the effect of quantization on the tensors of a model."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def report(
     Args:
         model: Holds trainable quantizers.
         data: Batches as for ``prepare``; without them activations are listed, but not measured.
-        accuracies: Figures to show beside, by label.
-        sensitivity: What ``sensitivity(model, data)`` found, to show what each quantizer costs.
+        accuracies: Accuracies to show as well, by label.
+        sensitivity: The result of ``sensitivity(model, data)``, to show the error of each quantizer.
 
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.
@@ -69,7 +69,7 @@ def report(
 
 
 def _samples(model: Any, placed: list[PlacedQuantizer], data: Any) -> tuple[dict[int, Sample], dict[str, int]]:
-    """Of each holder, by identity; and the bits that sums needed, by layer."""
+    """The samples of each holder, by identity; and the bits that sums needed, by layer."""
     samples = {id(each.holder): Sample() for each in placed if each.target == "activation"}
 
     def see(holder: Any, inputs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Trainable quantizers for PyTorch, and everything of the core that their user needs."""
+"""Trainable quantizers for PyTorch, with all names of the core that its users need."""
 
 import torch  # noqa: F401  before anything that imports TensorFlow
 from trainable_quantizers_core import (

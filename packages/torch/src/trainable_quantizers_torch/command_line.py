@@ -1,4 +1,4 @@
-"""What the program ``trainable-quantizers`` needs of PyTorch."""
+"""The PyTorch part of the command ``trainable-quantizers``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load_model(path: Path, trust: bool) -> Any:
 
     Raises:
         QuantizerError: a pickled module without ``trust``, or a file that holds no module.
-        FileNotFoundError: no file.
+        FileNotFoundError: the file does not exist.
     """
     path.stat()
     if path.suffix.lower() == ".pt2":
@@ -35,7 +35,7 @@ def load_model(path: Path, trust: bool) -> Any:
 def _loaded(path: Path, load: Callable[[Path], Any]) -> Any:
     try:
         return load(path)
-    except Exception as error:  # whatever unpickling raises, classes that cannot be imported among it
+    except Exception as error:  # anything that unpickling raises, such as a missing class
         advice = f"PyTorch says: {type(error).__name__}: {error}; classes of your own must be on PYTHONPATH"
         raise invalid("trainable-quantizers", "model", "one that PyTorch loads", str(path), advice) from error
 

@@ -1,4 +1,4 @@
-"""The Model Compression Toolkit's ``trainable_infrastructure`` for PyTorch by name, on the classes of this package.
+"""The names of the Model Compression Toolkit's ``trainable_infrastructure`` for PyTorch, on this package's classes.
 
 See docs/migration-mct.md. The functions have the signatures that the toolkit's have, in both frameworks, and compute
 the contract: their outputs and gradients are those of the quantizers of this package.
@@ -127,7 +127,7 @@ def ste_clip(x: torch.Tensor, min_val: Any = -1.0, max_val: Any = 1.0) -> torch.
 
 
 def grad_scale(x: torch.Tensor, scale: Any = 1.0) -> torch.Tensor:
-    """X, bit for bit; dL/dx = g·scale.
+    """The identity x, bit for bit; dL/dx = g·scale.
 
     Examples:
         >>> x = torch.tensor(0.1, requires_grad=True)
@@ -151,7 +151,7 @@ def adjust_range_to_include_zero(
 
 
 def symmetric_quantizer(tensor_data: torch.Tensor, threshold: Any, n_bits: int, sign: bool = False) -> torch.Tensor:
-    """What the STE quantizers compute with a threshold, symmetric.
+    """Quantize over a symmetric range as the STE quantizers do.
 
     Args:
         tensor_data: x, floating.
@@ -170,7 +170,7 @@ def symmetric_quantizer(tensor_data: torch.Tensor, threshold: Any, n_bits: int, 
 
 
 def uniform_quantizer(tensor_data: torch.Tensor, range_min: Any, range_max: Any, n_bits: int) -> torch.Tensor:
-    """What the STE quantizers compute with a range, uniform.
+    """Quantize over a range with two ends as the STE quantizers do.
 
     Args:
         tensor_data: x, floating.
@@ -191,7 +191,7 @@ def uniform_quantizer(tensor_data: torch.Tensor, range_min: Any, range_max: Any,
 def symmetric_lsq_quantizer(
     x: torch.Tensor, thresholds: Any, num_bits: int, sign: bool, min_int: int, max_int: int, scale_factor: float
 ) -> torch.Tensor:
-    """What the LSQ quantizers compute with a threshold, symmetric; the gradient of the threshold by ``scale_factor``.
+    """Quantize over a symmetric range as the LSQ quantizers do; ``scale_factor`` scales the threshold's gradient.
 
     Args:
         x: Floating.
@@ -216,7 +216,7 @@ def symmetric_lsq_quantizer(
 def uniform_lsq_quantizer(
     x: torch.Tensor, min_range: Any, max_range: Any, num_bits: int, min_int: int, max_int: int, scale_factor: float
 ) -> torch.Tensor:
-    """What the LSQ quantizers compute with a range, uniform; the gradients of its ends by ``scale_factor``.
+    """Quantize over a range with two ends as the LSQ quantizers do; ``scale_factor`` scales the gradients of the ends.
 
     Args:
         x: Floating.

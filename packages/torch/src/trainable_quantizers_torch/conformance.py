@@ -1,4 +1,4 @@
-"""How the conformance suite runs PyTorch: as small and large tensors do, compiled, and on a GPU where there is one."""
+"""Adapters that run the conformance suite in PyTorch: eager, compiled, and on a GPU if there is one."""
 
 from __future__ import annotations
 

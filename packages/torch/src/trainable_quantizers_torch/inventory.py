@@ -1,4 +1,4 @@
-"""The quantizers of a model, with the names of the layers they belong to."""
+"""The quantizers of a model, with the names of their layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _all(model: nn.Module) -> Iterator[PlacedQuantizer]:
 
 @contextmanager
 def watched_sums(placed: Iterable[PlacedQuantizer]) -> Iterator[dict[str, int]]:
-    """While it is open: the bits that the sums of layers needed so far, by layer, where they lie on known grids."""
+    """Inside the context: the accumulator bits needed so far, by layer, of those whose sums lie on known grids."""
     seen: dict[str, int] = {}
 
     def watch(each: PlacedQuantizer) -> Any:
@@ -84,15 +84,15 @@ def quantized_weights(model: nn.Module) -> Iterator[tuple[torch.Tensor, PytorchR
 
 
 def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the parameters of the quantizers to a file that every framework reads, whole or not at all.
+    """Write the parameters of the quantizers to a file that every framework reads, atomically.
 
     Args:
-        model: What ``prepare`` made, trained or not.
+        model: A model from ``prepare``, trained or not.
         path: The file: safetensors.
 
     Raises:
         QuantizerError: the model holds no trainable quantizers, or a parameter is not finite.
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -108,17 +108,17 @@ def save_quantizers(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_quantizers(model: nn.Module, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> None:
-    """Give the quantizers of a model the parameters in a file: all, or none where one does not fit.
+    """Load the parameters in a file into the quantizers of a model: all, or none if one does not fit.
 
     Args:
-        model: The twin of the model that the file was saved from, in whatever framework.
-        path: What ``save_quantizers`` wrote.
+        model: The same model as the one that the file was saved from, in any framework.
+        path: A file that ``save_quantizers`` wrote.
         names: Name of a layer in the file -> name in the model, where they differ by more than ``.``, ``/``, ``_``.
 
     Raises:
         QuantizerError: no such file as ``save_quantizers`` writes, or quantizers that do not fit; it names them.
-        FileNotFoundError: no file.
-        ImportError: safetensors is not installed; the message says how to.
+        FileNotFoundError: the file does not exist.
+        ImportError: safetensors is not installed; the message says how to install it.
 
     Examples:
         >>> from tempfile import TemporaryDirectory

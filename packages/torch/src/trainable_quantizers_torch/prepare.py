@@ -1,4 +1,4 @@
-"""From a float model to one whose weights and activations are quantized and learn their ranges."""
+"""Turns a float model into one that quantizes its weights and activations and learns their ranges."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def prepare(
 
     Args:
         model: Stays as it is.
-        recipe: What is quantized, and how.
+        recipe: States what is quantized, and how.
         calibration_data: Batches for the ranges of activations: tensors, tuples (of which as many items are used as
             the model requires), or dictionaries of keyword arguments. A ``DataLoader`` is fine. Without any, the
             weights of layers alone can be quantized.
@@ -79,14 +79,14 @@ def prepare(
             normalize while the copy trains, and layers quantize the weights that they have once the norms are folded.
         equalize: Scale channels from one layer into the next, by powers of two, so that the ranges of their weights are
             alike; needs data.
-        check: Compare the copy, its quantizers set aside, with the model on the first batch.
+        check: Compare the copy, with its quantizers bypassed, to the model on the first batch.
         process_group: Of ``torch.distributed``: the processes that all call ``prepare``, each with data of its own.
             Their statistics are merged, so that all get the same quantizers.
         verbose: Show a progress bar and print the summary.
 
     Raises:
         QuantizerError: not a module, no recipe, no data, a rule that matches nothing, nothing to quantize, less
-            coverage than the recipe requires, or a copy that computes something else than the model.
+            coverage than the recipe requires, or a copy that computes something other than the model.
 
     Examples:
         >>> import torch
@@ -117,11 +117,11 @@ def prepare(
 
 
 def summary(model: nn.Module, data: Any = None) -> Summary:
-    """What ``prepare`` did to each layer, and the bits that its sums need as it is now.
+    """What ``prepare`` did to each layer, and the accumulator bits that it needs now.
 
     Args:
-        model: What ``prepare`` made.
-        data: Batches as for ``prepare``: the bits that sums need on them stand beside those that they need at worst.
+        model: A model from ``prepare``.
+        data: Batches as for ``prepare``, to show the accumulator bits that they need beside those of the worst case.
 
     Raises:
         QuantizerError: the model does not come from ``prepare``, or does not take the data.
@@ -204,7 +204,7 @@ def _prepare_graph(
     process_group: Any,
     verbose: bool,
 ) -> Summary:
-    """With data: whatever a run of the model on the first batch shows, in place."""
+    """With data: prepare everything that a run of the model on the first batch shows, in place."""
     (batch, *further), data = first_batches(data, BATCHES, "prepare", "calibration_data")
     runs = _Runs.of(model, batch)
     recorded = build(runs.evaluation, model)

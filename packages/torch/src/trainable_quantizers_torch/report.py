@@ -1,4 +1,4 @@
-"""What quantization does to the tensors of a model."""
+"""Reports the effect of quantization on the tensors of a model."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def report(
     Args:
         model: Holds trainable quantizers.
         data: Batches as for ``prepare``; without them activations are listed, but not measured.
-        accuracies: Figures to show beside, by label.
-        sensitivity: What ``sensitivity(model, data)`` found, to show what each quantizer costs.
+        accuracies: Accuracies to show as well, by label.
+        sensitivity: The result of ``sensitivity(model, data)``, to show the error of each quantizer.
 
     Raises:
         QuantizerError: no trainable quantizers, or data that the model does not take.
@@ -72,7 +72,7 @@ def _samples(
 ) -> tuple[dict[int, np.ndarray], dict[str, int]]:
     """Values of activations, spread over the batches, and of weights that forwards compute, by quantizer.
 
-    And the bits that sums needed, by layer.
+    Also returns the accumulator bits that were needed, by layer.
     """
     samples: dict[int, Any] = {}
 

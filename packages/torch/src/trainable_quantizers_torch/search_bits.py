@@ -1,4 +1,4 @@
-"""A recipe whose widths fit a budget."""
+"""The search for a recipe whose bit widths fit a budget."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def search_bits(
     fold_batch_norm: bool | str = False,
     verbose: bool = True,
 ) -> Recipe:
-    """The recipe with rules that give each layer the width it needs, within a budget and without labels.
+    """Search, without labels, for the width of each layer within a budget; returns the recipe with rules for them.
 
-    For each width the model is prepared with it everywhere and runs once for each quantizer, all others set aside:
+    For each width the model is prepared with it everywhere and runs once for each quantizer, all others bypassed:
     error = Σ(y - y_float)²/Σy_float² of the outputs, in evaluation. Then the widths with the least sum of
     errors within the budget are searched: exactly, but for bit operations. The result is a recipe like any other: write
-    it to a file, prepare the model by it with the same ``fold_batch_norm``, train.
+    it to a file, prepare the model with it and the same ``fold_batch_norm``, train.
 
     Args:
         model: The float model; stays as it is.
-        recipe: What is quantized, and how; layers that it leaves in float stay in float.
+        recipe: States what is quantized, and how; layers that it leaves in float stay in float.
         data: Batches as for ``prepare``, for ranges and for errors; one of some tens of samples is enough.
-        budget: How much the network may cost. Of bit operations, and of latencies for pairs of widths, the widths of
-            activations that operations with weights or products read are searched as well.
+        budget: The maximum cost of the network. For bit operations, and for latencies of pairs of widths, the search
+            includes the widths of activations that operations with weights or products read.
         widths: The widths to choose from.
         fold_batch_norm: As for ``prepare``.
         verbose: Print the table of the search.

@@ -1,1 +1,1 @@
-"""Initial parameters from data."""
+"""Calibration: initial quantization parameters from data."""

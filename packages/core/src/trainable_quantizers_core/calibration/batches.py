@@ -1,4 +1,4 @@
-"""Batches of data: what they may be, how many calibration takes, and errors that show them."""
+"""Batches of data: the forms they may have, calibration's limit on them, and errors that show their shapes."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def at_most(batches: Iterable[Batch], limit: int | None, owner: str) -> Iterator
 
 @dataclass(frozen=True)
 class Batches:
-    """How users of a framework give data, and the words for that in errors.
+    """The forms in which users of a framework give data, and the words for these in errors.
 
     Args:
-        tensors: Types of what is one batch, beside dictionaries.
+        tensors: Types of a single batch, beside dictionaries.
         tensor: Such a batch in words.
         named: A dictionary in words.
-        loader: What gives batches, beside lists.
+        loader: Source of batches in words, beside lists.
 
     Examples:
         >>> import numpy as np
@@ -69,7 +69,7 @@ class Batches:
     loader: str
 
     def of(self, data: Any, owner: str, argument: str = "data") -> Iterable[Any]:
-        """One batch, or an iterable of them, as the latter.
+        """An iterable of batches, from one batch or an iterable of them.
 
         Raises:
             QuantizerError: neither.
@@ -82,7 +82,7 @@ class Batches:
         return data
 
     def first(self, data: Any, count: int, owner: str, argument: str) -> tuple[list[Any], Any]:
-        """The first batches, as many as there are, and the data; an iterator that they were taken from is whole again.
+        """The first batches, at most ``count``, and the data; an iterator is restored, so that it still gives these.
 
         Raises:
             QuantizerError: ``data`` is no iterable, or empty.
@@ -95,20 +95,20 @@ class Batches:
         return first, chain(first, batches) if batches is given else given
 
     def none(self, owner: str, argument: str, data: Any) -> QuantizerError:
-        """The error of data that hold no batch."""
+        """The error for data without a batch."""
         advice = f"an iterator that was used before is empty: pass a list or {self.loader}"
         return invalid(owner, argument, "at least one batch", data, advice)
 
     @contextmanager
     def explained(self, owner: str, argument: str, batch: Any, count: int = 0) -> Iterator[None]:
-        """Whatever a model raises for a batch becomes an error that shows the batch.
+        """Turn anything that a model raises for a batch into an error that shows the batch.
 
         Raises:
             QuantizerError: the model raises something.
         """
         try:
             yield
-        except Exception as error:  # whatever the user's model raises
+        except Exception as error:  # anything that the user's model raises
             rule = f"batches that the model takes: {self.tensor}, a tuple of inputs, or {self.named}"
             advice = f"the model says: {type(error).__name__}: {error}"
             raise invalid(owner, argument, rule, self.in_words(batch), advice, f" in batch {count}") from error

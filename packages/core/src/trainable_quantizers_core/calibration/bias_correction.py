@@ -1,4 +1,4 @@
-"""Biases that make up for the mean error of quantization, before any training."""
+"""Bias correction: biases that compensate for the mean quantization error, before training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class BiasCorrection:
 
     Rounding the weights shifts what a layer gives on average; few weights per channel, as in depthwise convolutions,
     shift it most. On each batch, layer by layer in order of execution, the shift is mean(float) - mean(quantized), and
-    what follows sees the shifted result, so that it corrects its own error alone. The bias takes the mean over batches.
+    later layers see the shifted result, so each corrects only its own error. The bias gets the mean over batches.
     Source: Nagel et al. 2019, arXiv 1906.04721, section 4.2, with means from data.
 
     Examples:
@@ -30,15 +30,15 @@ class BiasCorrection:
         self._shifts: list[np.ndarray] = []
 
     def expect(self, mean: np.ndarray) -> None:
-        """Note the mean of each channel in float, of shape (channels,), on the batch that comes next."""
+        """Record the float mean of each channel, of shape (channels,), for the next batch."""
         self._expected.append(mean)
 
     def shift(self, mean: np.ndarray) -> np.ndarray:
-        """What to add on this batch, given the mean of each channel of the quantized model with its own bias."""
+        """The shift for this batch, given the mean of each channel of the quantized model with its own bias."""
         self._shifts.append(self._expected[len(self._shifts)] - mean)
         return self._shifts[-1]
 
     @property
     def mean_shift(self) -> np.ndarray:
-        """What to add to the bias; zero where a mean is not finite."""
+        """The shift of the bias; zero where a mean is not finite."""
         return np.nan_to_num(np.mean(self._shifts, axis=0), nan=0.0, posinf=0.0, neginf=0.0)

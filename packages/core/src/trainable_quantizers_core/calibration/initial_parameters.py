@@ -1,4 +1,4 @@
-"""Initial quantization parameters from data: of activations by their statistics, of weights directly."""
+"""Initial quantization parameters: of activations from their statistics, of weights from their values."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 from trainable_quantizers_core.quantizer.table import table_grid
 from trainable_quantizers_core.recipe.schemes import ActivationsScheme, WeightsScheme
 
-_BLOCK = 2**18  # weights that are looked at together, if they are not of one channel
+_BLOCK = 2**18  # weights that are processed together, unless they share one channel
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Initial parameters, ready for ``config`` of the scheme, and what was noticed about the data, in words.
+    """Calibrated initial parameters for ``config`` of the scheme, and findings about the data in words.
 
     Args:
         params: ``{THRESHOLD: t}``, with ``SIGNED`` for activations and ``LUT_VALUES`` of tables, or
             ``{RANGE_MIN: a, RANGE_MAX: b}``; floats, or per channel float32 arrays of shape (channels,).
-        findings: What a user should know: dead channels, constant tensors, values that are NaN.
+        findings: Notes for the user: dead channels, constant tensors, NaN values.
 
     Examples:
         >>> found = weights_parameters([[0.5, -1.0]], WeightsScheme(granularity="per_tensor", calibration="min_max"))
@@ -74,7 +74,7 @@ def threshold_within(weight: np.ndarray, quantizer: RangeQuantizer, accumulator:
     lowest, highest = accumulator.levels
     room = 0.75 * largest_sum(accumulator.bits or MAX_ACCUMULATOR_BITS) / max(-lowest, highest)
     found = np.broadcast_to(np.exp2(np.ceil(np.log2(np.asarray(given, np.float64)))), len(rows)).copy()
-    for _ in range(MAX_ACCUMULATOR_BITS):  # no more than that can be missing
+    for _ in range(MAX_ACCUMULATOR_BITS):  # at most so many bits are missing
         levels = np.rint(rows / (found / grid.steps_per_threshold)[:, None]).clip(grid.lowest, grid.highest)
         above, below = np.maximum(levels, 0).sum(axis=1), np.maximum(-levels, 0).sum(axis=1)
         exceeds = (above + below if lowest < 0 else np.maximum(above, below)) > room
@@ -85,7 +85,7 @@ def threshold_within(weight: np.ndarray, quantizer: RangeQuantizer, accumulator:
 
 
 def activation_parameters(statistics: TensorStatistics, scheme: ActivationsScheme) -> Calibrated:
-    """Initial parameters of an activation: unsigned where no negative value was seen.
+    """Initial parameters of an activation; unsigned if no negative value was seen.
 
     Args:
         statistics: Of its values.
@@ -121,7 +121,7 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
     params = _calibrate(data, scheme, ranges)
     if not statistics.max_magnitude:
         params = ranges.around(np.zeros(1), np.ones(1))
-        findings.append(f"all {statistics.count} values are zero; the range up to 1 stands in")
+        findings.append(f"all {statistics.count} values are zero; the range up to 1 is used")
     table: dict[str, Any] = {}
     if scheme.method in TABLED:
         seen = Points(np.append(points, np.float32(0))[None], np.append(counts, statistics.zeros))
@@ -134,13 +134,13 @@ def activation_parameters(statistics: TensorStatistics, scheme: ActivationsSchem
 def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | None = None) -> Calibrated:
     """Initial parameters of a weight, from its values.
 
-    A channel of zeros takes the median of the parameters of the others, so that it is in their range should
-    it come alive. NaN and infinity count as zero.
+    A channel of zeros takes the median of the other channels' parameters, so that its range fits if its values
+    become nonzero. NaN and infinity count as zero.
 
     Args:
-        array: The weight: anything that numpy takes for an array of floats.
+        array: The weight: anything that numpy converts to an array of floats.
         scheme: How it is quantized and calibrated.
-        channel_axis: Axis of the weight that counts channels; needed where they have parameters of their own.
+        channel_axis: Channel axis of the weight; needed if channels have parameters of their own.
 
     Raises:
         QuantizerError: no elements, or an axis that the weight does not have.
@@ -157,7 +157,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
         raise invalid("weights_parameters", "array", "of at least one element", weight, "leave it in float", where)
     per_channel = scheme.granularity is Granularity.PER_CHANNEL
     if per_channel and (channel_axis is None or not -weight.ndim <= channel_axis < weight.ndim):
-        advice = "name the axis that counts channels, or quantize per tensor"
+        advice = "name the channel axis, or quantize per tensor"
         rule = f"in {-weight.ndim}..{weight.ndim - 1}"
         raise invalid("weights_parameters", "channel_axis", rule, channel_axis, advice, where)
     rows = np.moveaxis(weight, channel_axis or 0, 0) if per_channel else weight[None]
@@ -171,7 +171,7 @@ def weights_parameters(array: Any, scheme: WeightsScheme, channel_axis: int | No
     dead = (low == 0) & (high == 0)
     if dead.all():
         params = ranges.around(-np.ones(len(dead)), np.ones(len(dead)))
-        findings.append(f"all {weight.size} values are zero; the range up to 1 stands in")
+        findings.append(f"all {weight.size} values are zero; the range up to 1 is used")
     elif dead.any():
         params[:, dead] = ranges.effective(np.median(params[:, ~dead], axis=1, keepdims=True))
         shown = ", ".join(map(str, dead.nonzero()[0][:8])) + (", ..." if dead.sum() > 8 else "")
@@ -205,7 +205,7 @@ def _of_rows(rows: np.ndarray, scheme: WeightsScheme, ranges: Ranges) -> tuple[n
 
 
 def _clean(rows: np.ndarray) -> np.ndarray:
-    """Float32 values of shape (channels, any), zero where they are NaN or infinite."""
+    """Float32 values of shape (channels, any), with zero for NaN and infinity."""
     values = as_float32(rows).reshape(len(rows), -1)
     return np.where(np.isfinite(values), values, np.float32(0))
 
@@ -249,7 +249,7 @@ def _calibrate(data: ChannelData, scheme: ActivationsScheme | WeightsScheme, ran
 
 
 def _extremes(low: np.ndarray, high: np.ndarray, size: int) -> list[str]:
-    """What extremes that are not both zero tell a user."""
+    """Notes for the user about extremes that are not both zero."""
     findings = []
     largest = max(-low.min(), high.max())
     if largest and size > 1 and low.min() == high.max():

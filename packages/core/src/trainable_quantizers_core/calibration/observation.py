@@ -1,4 +1,4 @@
-"""What calibration saw of one tensor."""
+"""Calibration statistics of one tensor."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from trainable_quantizers_core.calibration.tensor_statistics import TensorStatistics
 
-UNBOUNDED = "it holds infinities, as masks do: quantized they would be numbers like others"
+UNBOUNDED = "it holds infinities, as masks do, which quantization would turn into ordinary numbers"
 UNREACHED = "calibration never reached it"
 NOT_FLOATING = "not a floating tensor"
 
 
 class Observation:
-    """Statistics of a tensor over all batches, in constant memory, or why there are none.
+    """Statistics of a tensor over all batches, in constant memory, or the reason why there are none.
 
     Examples:
         >>> import numpy as np
@@ -29,7 +29,7 @@ class Observation:
         self.left_in_float = UNREACHED
 
     def merge(self, other: Observation) -> None:
-        """Take in what another process saw of the same tensor."""
+        """Add the statistics that another process gathered of the same tensor."""
         self.statistics.merge(other.statistics)
         if NOT_FLOATING in (self.left_in_float, other.left_in_float):
             self.left_in_float = NOT_FLOATING

@@ -1,4 +1,4 @@
-"""The ranges that a quantization method can have, the error each makes, and the search for the best."""
+"""The search for the range with the least squared error, among those that a quantization method allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.grid import Grid
 from trainable_quantizers_core.quantizer.table import look_up
 
-_PIECE = 2**16  # weights that are quantized together: they stay in the cache of a processor
+_PIECE = 2**16  # weights that are quantized together: they stay in the cache
 
 # Factors by which the search changes a range. Powers of two move by whole exponents.
 _EXPONENTS = 2.0 ** np.arange(1, -11, -1)
@@ -52,7 +52,7 @@ class Points:
 
 @dataclass(frozen=True)
 class ChannelData(Points):
-    """What calibration needs to know of a tensor, one entry or row per channel.
+    """The data of a tensor that calibration needs, one entry or row per channel.
 
     Args:
         points: Values of shape (channels, any), over which errors are summed.
@@ -71,7 +71,7 @@ class ChannelData(Points):
 
 @dataclass(frozen=True)
 class Ranges:
-    """The ranges a method can have. Their parameters are arrays of shape (1 or 2, channels): threshold, or both ends.
+    """The ranges of a method. Their parameters are arrays of shape (1 or 2, channels): threshold, or both ends.
 
     Args:
         method: The method.
@@ -138,7 +138,7 @@ class Ranges:
 
 
 def search(params: np.ndarray, data: Points, ranges: Ranges) -> np.ndarray:
-    """The parameters of least squared error among those that the moves reach, ``params`` among them."""
+    """The parameters with the least squared error among ``params`` and those that the moves reach."""
     best, least = params.copy(), ranges.squared_error(params, data)
     for moved, factors in _MOVES[ranges.method]:
         start = best.copy()

@@ -1,4 +1,4 @@
-"""The initial table of a quantizer, and thresholds that fit it."""
+"""Initial look-up tables, and thresholds that fit them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fit_table(
 
     Args:
         params: Thresholds that suit the 8 bits of an entry.
-        data: The values; of many a sample is looked at.
+        data: The values; a sample of them if there are many.
         ranges: The thresholds that the method can have, and the grid of the entries.
         num_bits: b.
         searched: Whether thresholds may move.
@@ -38,7 +38,7 @@ def fit_table(
 
 
 def even_table(num_bits: int, grid: Grid) -> np.ndarray:
-    """The levels of ``num_bits`` bits among those of ``grid``: what stands in where there is nothing to fit.
+    """The levels of ``num_bits`` bits among those of ``grid``, used if there is nothing to fit.
 
     Examples:
         >>> even_table(2, Grid(8, signed=True)).tolist()
@@ -48,7 +48,7 @@ def even_table(num_bits: int, grid: Grid) -> np.ndarray:
 
 
 def _sampled(data: Points) -> Points:
-    """Some columns of the values, drawn by a fixed seed: every n-th could be of one place in a kernel."""
+    """Some columns of the values, drawn with a fixed seed: every n-th could be the same place in a kernel."""
     channels, size = data.points.shape
     wanted = max(1, _SAMPLE // channels)
     if data.counts is not None or size <= wanted:

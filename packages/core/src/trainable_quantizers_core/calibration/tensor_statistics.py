@@ -1,4 +1,4 @@
-"""What calibration remembers of an activation: a few numbers and a histogram, however much data passes."""
+"""Statistics of an activation in constant memory: a few numbers and a histogram."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainable_quantizers_core.quantizer.serialization import decode, encode
 from trainable_quantizers_core.reading import reading
 
 _BINS = 2**13
-_BLOCK = 2**17  # values that are taken in together: what is made of them stays in the cache of a processor
+_BLOCK = 2**17  # values that are processed together: intermediate results stay in the cache
 _LOWEST_EXPONENT = -148  # that of the smallest float32 as frexp gives it; the largest has 128
 _EXPONENTS = 277
 _MANTISSA_BITS = 24
@@ -34,19 +34,19 @@ def float_array(owner: str, array: Any) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor that requires a gradient
         problem = str(error)
     if problem:
-        advice = f"hand in the values of a tensor, detached and on the CPU ({problem})"
+        advice = f"pass the values of a tensor, detached and on the CPU ({problem})"
         raise invalid(owner, "array", "of floats", type(array).__name__, advice)
     return found
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
-    """A copy in float32; what is too large becomes infinite."""
+    """A copy in float32; values that are too large become infinite."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
 
 
 class TensorStatistics:
-    """Count, extremes, mean magnitude and a histogram of all values shown so far, in constant memory.
+    """Count, extremes, mean magnitude and a histogram of all values seen so far, in constant memory.
 
     All values are taken as float32; NaN and infinity are counted and otherwise ignored. Either side of zero
     has 8192 bins whose width is the smallest power of two that reaches the largest magnitude so far. When
@@ -93,7 +93,7 @@ class TensorStatistics:
     __hash__ = None  # type: ignore[assignment]
 
     def update(self, array: Any) -> None:
-        """Take in the values of an array of any shape.
+        """Add the values of an array of any shape.
 
         Raises:
             QuantizerError: something that is not numbers.
@@ -125,14 +125,14 @@ class TensorStatistics:
         self._histogram += np.bincount(places, minlength=2 * _BINS).reshape(2, _BINS)
 
     def _widen(self, exponent: int) -> None:
-        doublings = min(exponent - self._exponent, _BINS.bit_length() - 1)  # after these all is in the first bin
+        doublings = min(exponent - self._exponent, _BINS.bit_length() - 1)  # then everything is in the first bin
         if doublings > 0:
             merged = self._histogram.reshape(2, _BINS >> doublings, -1).sum(axis=2)
             self._histogram = np.pad(merged, ((0, 0), (0, _BINS - merged.shape[1])))
         self._exponent = max(self._exponent, exponent)
 
     def merge(self, other: TensorStatistics) -> None:
-        """Take in what another has seen, as if this one had seen it too."""
+        """Add the values that another object has seen."""
         widened = deepcopy(other)
         widened._widen(self._exponent)
         self._widen(widened._exponent)
@@ -203,12 +203,12 @@ class TensorStatistics:
         return np.clip(lower[places], *ends), np.clip(upper[places], *ends), counts[places], places
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole state in terms of what JSON holds."""
+        """The whole state as JSON-compatible values."""
         return {name: encode(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorStatistics:
-        """The statistics that ``to_dict`` was called on.
+        """The statistics restored from the result of ``to_dict``.
 
         Raises:
             QuantizerError: unknown or missing keys.

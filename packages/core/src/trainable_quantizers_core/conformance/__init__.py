@@ -1,4 +1,4 @@
-"""The suite that proves a quantizer keeps the contract, for the shipped ones and for everybody's.
+"""The conformance suite, which tests that a quantizer keeps the contract: the shipped ones and your own.
 
 Needs the extra ``conformance`` (pytest and rich) and the package of the framework it runs.
 """

@@ -13,7 +13,7 @@ from trainable_quantizers_core.errors import QuantizerError, invalid, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the suite; 0 if every promise is kept, 1 if one is broken, 2 for a mistake in the call."""
+    """Run the suite; returns 0 if every promise is kept, 1 if one is broken, 2 for a usage error."""
     parser = argparse.ArgumentParser(prog="python -m trainable_quantizers_core.conformance", description=__doc__)
     parser.add_argument("package", help="trainable_quantizers_torch or trainable_quantizers_keras")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome to a file")

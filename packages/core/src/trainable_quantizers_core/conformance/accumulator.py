@@ -1,4 +1,4 @@
-"""The promises of a layer's sums: the bias on their grid, and their bits."""
+"""Checks of a layer's accumulator: the bias on its grid, and the limit of its bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHANNELS, _INPUTS = 4, 15
 
 
 class _Layer:
-    """A dense layer with a quantizer of a case, whose sums lie on a grid."""
+    """A dense layer with the quantizer of a case, and its sums on a grid."""
 
     def __init__(
         self,

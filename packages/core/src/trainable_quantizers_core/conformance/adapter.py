@@ -1,4 +1,4 @@
-"""What the checks need of a framework."""
+"""The interface through which the checks run a framework."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FrameworkAdapter(Protocol):
         """A weight of the framework, which an optimizer could write."""
 
     def read(self, tensor: Any) -> np.ndarray:
-        """Its values as float32, whatever its type; integers stay integers."""
+        """Its values as float32, from any type; integers stay integers."""
 
     def dtype(self, tensor: Any) -> str:
         """The name of its type."""
@@ -67,7 +67,7 @@ class FrameworkAdapter(Protocol):
         """Forward and backward of Σ g·quantizer(x)."""
 
     dense_axis: int
-    """Axis of the weight of a dense layer that counts the channels of its result."""
+    """Axis of a dense layer's weight for its output channels."""
 
     def dense(self, quantizer: Any, weight: np.ndarray, bias: np.ndarray, grid: AccumulatorGrid) -> Any:
         """A dense layer whose weight has the quantizer, and whose sums lie on the grid."""
@@ -76,7 +76,7 @@ class FrameworkAdapter(Protocol):
         """Forward and backward of Σ g·layer(x), eager; the gradients are those of ``"weight"`` and ``"bias"``."""
 
     def deployed_dense(self, layer: Any, x: np.ndarray) -> np.ndarray:
-        """What the layer gives once it is converted, which it may be in place."""
+        """The output of the layer once it is converted, possibly in place."""
 
     def save_and_load(self, quantizer: Any, layer: Any, fresh: Any, tensor_shape: tuple[int, ...] | None) -> Any:
         """Write the layer's variables to a file and read them into ``fresh``, built on a layer of its own."""

@@ -1,4 +1,4 @@
-"""What is checked: quantizers, numbers of bits, signs and channel axes, as data."""
+"""Test cases as data: quantizers, numbers of bits, signs and channel axes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NUM_BITS = (2, 3, 4, 8, 16)
 SOFT_ROUNDING_BITS = (4,)
 """Soft rounding adds an offset to what STE quantizes at all widths."""
 CANDIDATES = {4: (4, 8, 2)}
-"""Of DQA, by the width that is first in use: all candidates in the order of its attention."""
+"""Candidates of DQA in the order of its attention, by the width that is first in use."""
 TABLE_BITS = (4,)
 """A table of fewer or more entries has nothing that one of 16 lacks."""
 SHAPE = (4, 5, 3)
@@ -44,7 +44,7 @@ class Case:
     """One configuration of one quantizer.
 
     Args:
-        identifier: What the class is marked with; a ``TrainingMethod`` for the shipped ones.
+        identifier: The identifier that marks the class; a ``TrainingMethod`` for the shipped ones.
         target: Weights or activations.
         method: POWER_OF_TWO, SYMMETRIC, UNIFORM, LUT_SYM_QUANTIZER or LUT_POT_QUANTIZER.
         num_bits: 2..16; 2..7 of a table.
@@ -102,11 +102,11 @@ class Case:
 
     @property
     def tensor_shape(self) -> tuple[int, ...] | None:
-        """What ``initialize_quantization`` is told."""
+        """The shape for ``initialize_quantization``."""
         return None if self.is_activation else self.shape
 
     def initial_values(self) -> dict[str, np.ndarray]:
-        """What the variables hold at the start, different for every channel."""
+        """The initial values of the variables, different for every channel."""
         values = self.parameters()
         return {**values, "threshold": np.log2(values["threshold"])} if self.log2 else values
 
@@ -203,7 +203,7 @@ def _params(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def can_be(case: Case) -> bool:
-    """Excludes what no quantizer of the contract can be.
+    """Whether a quantizer of the contract can have this case.
 
     Activations have one set of parameters, and neither rounding nor widths that are learned; weights and uniform grids
     have no choice of sign; tables are learned by LSQ, those of activations as powers of two.

@@ -1,4 +1,4 @@
-"""The promises, a function each, and to which quantizers and cases they are made.
+"""All checks, one function for each promise of the contract, and the quantizers and cases they apply to.
 
 Each raises an ``AssertionError`` that names what was broken.
 """
@@ -78,7 +78,7 @@ def _has_sums(quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool
 
 
 def _can_oscillate(quantizer_class: type[BaseTrainableQuantizer], case: Case) -> bool:
-    """Whether weights can be followed, which is the same for every width."""
+    """Whether oscillations of weights can be followed, which is the same for every width."""
     follows = issubclass(quantizer_class, RangeQuantizer) and "oscillations" in constructor_parameters(quantizer_class)
     return follows and not case.is_activation and not case.tabled and case.num_bits == 4
 

@@ -1,4 +1,4 @@
-"""What checks compare: each of these counts the numbers it looked at, and raises an ``AssertionError`` otherwise."""
+"""Comparisons for checks: each counts the numbers it compares, and raises an ``AssertionError`` if they differ."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ compared: Counter[str] = Counter()
 
 
 def that(condition: bool, text: str) -> None:
-    """A condition of one thing."""
+    """Assert a single condition."""
     compared.update(elements=1)
     assert condition, text
 
 
 def everywhere(condition: Any, where: Any, text: str, x: np.ndarray) -> None:
-    """A condition of each element, where it counts; ``x`` are the inputs that the error shows."""
+    """Assert a condition for each element where it counts; the error shows inputs from ``x``."""
     compared.update(elements=np.size(condition))
     broken = ~np.asarray(condition) & np.broadcast_to(where, np.shape(condition))
     if broken.any():
@@ -34,14 +34,14 @@ def everywhere(condition: Any, where: Any, text: str, x: np.ndarray) -> None:
 
 
 def close(found: np.ndarray, wanted: np.ndarray, expected: Expectation, text: str, x: np.ndarray) -> None:
-    """Off the ties, an ulp of the step for each level at most."""
+    """Off the ties, equal to within an ulp of the step per level."""
     largest = np.maximum(np.abs(expected.range.low), np.abs(expected.range.high))
     decided = ~(expected.near_tie | expected.overflow)
     everywhere(np.abs(found - wanted) <= 2 * EPS * largest, decided, text, x)
 
 
 def same_bits(one: np.ndarray, other: np.ndarray, text: str, x: np.ndarray) -> None:
-    """Equal bit for bit, whatever NaN it is."""
+    """Equal bit for bit, where any NaN equals any other."""
     assert one.shape == other.shape, f"{text}: shapes {one.shape} and {other.shape}"
     same = (one.view(np.int32) == other.view(np.int32)) | (np.isnan(one) & np.isnan(other))
     everywhere(same, True, text, x)
@@ -79,7 +79,7 @@ def same_as_contract(run: Run, expected: Expectation, x: np.ndarray) -> None:
 
 
 def refused(what: str, action: Callable[[], Any]) -> None:
-    """A ``QuantizerError``."""
+    """Assert that an action raises a ``QuantizerError``."""
     try:
         action()
         accepted = True

@@ -1,4 +1,4 @@
-"""The promises of construction, saving and loading."""
+"""Checks of construction, saving and loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promise of widths that are learned."""
+"""Checks of quantizers that learn their number of bits."""
 
 from __future__ import annotations
 

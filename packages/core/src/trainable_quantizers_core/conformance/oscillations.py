@@ -1,4 +1,4 @@
-"""The promise of weights that are followed."""
+"""Checks of flip rates and of frozen weights."""
 
 from __future__ import annotations
 

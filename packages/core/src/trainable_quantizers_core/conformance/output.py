@@ -1,4 +1,4 @@
-"""The promises of values: levels, deployment, dtypes and channels."""
+"""Checks of the output: levels, deployment, dtypes and channels."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_idempotent(adapter: FrameworkAdapter, quantizer_class: type[BaseTraina
 def check_train_is_deploy(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
     """The deployed output is the trained one: bit for bit, or where not exact within an ulp per level off the ties.
 
-    Inferables derive their step anew, and go wrong for a few parameters in a hundred: so many are tried.
+    Inferables derive their step again, and go wrong for a few parameters in a hundred, so the check tries many.
     """
     subject = Subject(adapter, quantizer_class, case)
     for at, values in enumerate((subject.values, updated(subject.values), *_seeded(case, subject.values, 16))):
@@ -119,7 +119,7 @@ def check_dtype_and_shape(adapter: FrameworkAdapter, quantizer_class: type[BaseT
 
 
 def check_channel_axis(adapter: FrameworkAdapter, quantizer_class: type[BaseTrainableQuantizer], case: Case) -> None:
-    """Each channel is quantized as if it were alone, whatever the rank of the tensor."""
+    """Each channel is quantized as if it were alone, for tensors of any rank."""
     assert case.axis is not None
     subject = Subject(adapter, quantizer_class, case)
     output, moved = np.moveaxis(subject.output(), case.axis, 0), np.moveaxis(subject.x, case.axis, 0)

@@ -1,4 +1,4 @@
-"""The promises of parameters: how they learn, and what they may become."""
+"""Checks of parameters: their gradients, and the values they may take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that find faults: every level, every tie, both ends, their float neighbours, and the odd numbers."""
+"""Inputs that expose faults: every level, tie and range end with their float neighbours, and unusual numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract for arbitrary parameters, numbers of bits, shapes, axes and inputs, searched by Hypothesis."""
+"""Property tests of the contract: Hypothesis draws parameters, numbers of bits, shapes, axes and inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running trials to the end and showing what came of them: a table, and JSON."""
+"""Runs all trials and reports the outcomes as a table or JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("trainable-quantizers-core", "mct-quantizers", "numpy", "torch", "te
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one trial; ``error`` is empty when the promise is kept, ``comparisons`` counts numbers."""
+    """The outcome of one trial; ``error`` is empty if the promise is kept, ``comparisons`` counts compared numbers."""
 
     trial: Trial
     error: str
@@ -29,14 +29,14 @@ class Outcome:
 
 
 def run_all(trials: Iterable[Trial], quiet: bool = False) -> list[Outcome]:
-    """Run every trial, whatever the others do."""
+    """Run every trial, even if others fail."""
     outcomes = []
     for trial in track(list(trials), "Checking", disable=quiet, transient=True):
         before = compared["elements"]
         try:
             trial.run()
             error = ""
-        except Exception as problem:  # a crash breaks the promise as much as a wrong number
+        except Exception as problem:  # a crash breaks the promise, too
             error = f"{type(problem).__name__}: {problem}"
         outcomes.append(Outcome(trial, error, compared["elements"] - before))
     return outcomes
@@ -73,7 +73,7 @@ def _cell(counts: Counter[bool]) -> str:
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Everything a machine may want to know, in terms of what JSON holds."""
+    """All outcomes, as JSON-compatible values."""
     versions = {}
     for package in PACKAGES:
         try:

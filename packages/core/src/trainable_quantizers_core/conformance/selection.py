@@ -1,4 +1,4 @@
-"""Which trials tell something that no other one told: what is checked each time, and what with ``everything``."""
+"""The selection of trials: the default ones, and those that only ``everything`` runs because others cover them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def one_of_structure(adapter: FrameworkAdapter, case: Case) -> bool:
 
 
 def worth_checking(adapter: FrameworkAdapter, check: Check, case: Case) -> bool:
-    """Whether a trial tells what the others do not: a width or an axis is one number where another trial shows all.
+    """Whether a trial adds information: some widths and axes are only other numbers in what another trial shows.
 
     - Promises that widths do not touch are checked at 4 bits, all others at every width, there per tensor and along
       the first axis.

@@ -1,4 +1,4 @@
-"""The promise of soft rounding."""
+"""Checks of soft rounding."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Subject:
 
 
 def rounds_softly(quantizer_class: type[BaseTrainableQuantizer]) -> bool:
-    """Whether quantizers of a class learn how each element of one weight is rounded."""
+    """Whether quantizers of a class learn the rounding of each element of one weight."""
     return issubclass(quantizer_class, RangeQuantizer) and quantizer_class.gradient.soft_rounding
 
 
@@ -85,6 +85,6 @@ def _weight(case: Case) -> np.ndarray:
 
 
 def updated(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What training might turn parameters into: other numbers, no power of two among them."""
+    """Parameters as training might change them: other numbers, no power of two among them."""
     factors = {"threshold": 1.37, "min_range": 1.21, "max_range": 0.83}
     return {name: (value * np.float32(factors.get(name, 1.1))).astype(np.float32) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Which checks run on which cases, and the three ways to run them: pytest, an iterator, a command."""
+"""The suite: which checks run on which cases, under pytest, as an iterator or as a command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Trial:
     """One check of one quantizer on one case.
 
     Args:
-        adapter: How quantizers are run.
+        adapter: Runs the quantizers.
         quantizer_class: The class.
         case: The configuration.
         check: The promise.
@@ -39,7 +39,7 @@ class Trial:
 
     @property
     def worth_its_time(self) -> bool:
-        """Whether it tells what no other trial does."""
+        """Whether it adds information to the other trials."""
         return worth_checking(self.adapter, self.check, self.case)
 
     @property
@@ -85,7 +85,7 @@ class CaseTrials:
         return str(self.trials[0]).removesuffix(f"-{self.trials[0].promise}")
 
     def run(self) -> None:
-        """Run them all, also behind one that fails.
+        """Run them all, even after one fails.
 
         Raises:
             AssertionError: promises are broken; it names each, with its error, and carries the first as its cause.
@@ -94,7 +94,7 @@ class CaseTrials:
         for trial in self.trials:
             try:
                 trial.run()
-            except Exception as error:  # a crash breaks the promise as much as a wrong number
+            except Exception as error:  # a crash breaks the promise, too
                 broken[trial.promise] = error
         if broken:
             errors = "".join(f"\n  {name}: {type(error).__name__}: {error}" for name, error in broken.items())
@@ -131,8 +131,8 @@ def iterate_trials(
         adapters: Ways of running quantizers.
         quantizer_classes: The classes to check; those that the cases look up if None.
         expected_failures: Reasons by (class, promise), such as ``{(MyQuantizer, "idempotent"): "adds noise"}``.
-        cases: Where cases come from; those of each class's marks if None.
-        everything: Also what others tell already: every width and axis of every promise, in each way of running.
+        cases: The cases; None takes those of each class's marks.
+        everything: Include redundant trials: every width and axis of every promise, in each way of running.
             Your own cases are all checked.
     """
     reasons = dict(expected_failures or {})

@@ -1,1 +1,1 @@
-"""From a trained model to a deployed one."""
+"""Self-check and verification of models, and the sensitivity of their outputs to each quantizer."""

@@ -1,4 +1,4 @@
-"""Whether a prepared model computes what the float model does, its quantizers set aside."""
+"""The check that a prepared model, with its quantizers bypassed, computes the same as the float model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHARE = 0.01  # of the largest value: sums in another order, and folded norms, 
 
 @contextmanager
 def quantizers_set_aside(quantizers: Iterable[RangeQuantizer], wrappers: Iterable[Any]) -> Iterator[None]:
-    """Tensors, weights and biases as they are, for the time of the context."""
+    """Bypass quantizers inside the context: tensors, weights and biases stay as they are."""
     disabled = [each for each in quantizers if each.enabled]
     grids = [(wrapper, wrapper.accumulator) for wrapper in wrappers]
     try:
@@ -34,11 +34,11 @@ def quantizers_set_aside(quantizers: Iterable[RangeQuantizer], wrappers: Iterabl
 def check_computation(
     alone: Callable[[], Verification], prepared: Callable[[bool], Verification], folded: Collection[str]
 ) -> None:
-    """Nothing, or an error that names the first layer that computes something else.
+    """Check that a prepared model computes the same; an error names the first layer that does not.
 
     Args:
-        alone: Compares two runs of the float model: one that draws random numbers, or remembers, tells nothing.
-        prepared: Compares it with the prepared model, whose quantizers are set aside; with the layers, if it is told.
+        alone: Compares two runs of the float model: if it draws random numbers or keeps state, the check is void.
+        prepared: Compares it with the prepared model, whose quantizers are bypassed; with the layers, if asked to.
         folded: Names of layers that took in a batch norm, whose outputs differ.
 
     Raises:
@@ -52,8 +52,8 @@ def check_computation(
     if wrong is not None and not excused:
         first = next((each for each in prepared(True).layers if each.exceeds(_SHARE) and each.name not in folded), None)
         where = f"; it begins in {first.name}, {_in_words(first)}" if first else ""
-        advice = "leave that layer out by a rule with skip = true, or pass check=False to train it as it is"
-        rule = "one that computes the same when it is prepared, quantizers aside"
+        advice = "exclude that layer by a rule with skip = true, or pass check=False to train it as it is"
+        rule = "one that computes the same when it is prepared, quantizers bypassed"
         raise invalid("prepare", "model", rule, f"{wrong.name} {_in_words(wrong)}{where}", advice)
 
 

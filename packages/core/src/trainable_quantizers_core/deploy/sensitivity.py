@@ -1,4 +1,4 @@
-"""How much each quantizer alone moves the outputs of a model."""
+"""The effect of each quantizer alone on the outputs of a model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def measured_sensitivity(
     outputs: Callable[[], Iterable[np.ndarray]],
     keep: Callable[[PlacedQuantizer], bool] = lambda each: True,
 ) -> Sensitivity:
-    """Run a model once in float, once in full, and once with each quantizer alone.
+    """Run a model once in float, once fully quantized, and once with each quantizer alone.
 
     Args:
         placed: Its quantizers.
-        wrappers: What rounds biases to the grids of accumulators; without quantizers there are none.
+        wrappers: Wrappers that round biases to the grids of accumulators; without quantizers there are none.
         outputs: Gives all outputs on all data.
-        keep: Which of the quantizers to measure.
+        keep: Selects the quantizers to measure.
     """
     complete = list(outputs())
     rows = []

@@ -1,4 +1,4 @@
-"""Whether a deployed model computes what the trained one does, and where it stops doing so."""
+"""The comparison of a deployed model with the trained one, and the first layer that differs."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Verification:
 
     Args:
         outputs: The outputs of the models.
-        layers: Layers that both have, in order of execution; or the operations of a file, where ``alone``.
-        causes: Where outputs differ, and no such layer does or the other is an integer program: what of the network
-            leaves room for it.
+        layers: Layers that both have, in order of execution; or the operations of a file, if ``alone``.
+        causes: Possible causes in the network if outputs differ, and no such layer does or the other model is an
+            integer program.
         alone: Whether each layer was compared on what the deployed model gave it, so that differences before it do not
             count.
 
@@ -102,7 +102,7 @@ class Verification:
         return next(iter(self.different), None)
 
     def raise_if_different(self, tolerance: float = 0.0) -> None:
-        """Nothing, or an error that says what ``print`` says.
+        """Raise an error with the text that ``print`` shows if an output differs.
 
         Raises:
             QuantizerError: an output value differs by more than ``tolerance``.
@@ -191,7 +191,7 @@ class Comparison:
                         self.layer(name, one, other)
 
     def result(self) -> Verification:
-        """What was found so far.
+        """The result so far.
 
         Raises:
             QuantizerError: nothing was compared.
@@ -202,14 +202,14 @@ class Comparison:
 
 
 def result_of(deployed: Any, call: Callable[..., Any], *args: Any) -> Any:
-    """What ``call(*args)`` gives, which runs the deployed model on a batch.
+    """The result of ``call(*args)``, which runs the deployed model on a batch.
 
     Raises:
         QuantizerError: it raises something.
     """
     try:
         return call(*args)
-    except Exception as error:  # whatever it raises
+    except Exception as error:  # anything that it raises
         rule, advice = "one that takes the batches of the trained model", f"it says: {type(error).__name__}: {error}"
         raise invalid("verify", "deployed", rule, type(deployed).__name__, advice) from error
 

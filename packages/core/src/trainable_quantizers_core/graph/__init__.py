@@ -1,1 +1,1 @@
-"""Models as graphs of operations, and where quantizers stand in them."""
+"""Models as graphs of operations, and the places of quantizers in them."""

@@ -1,4 +1,4 @@
-"""Which widths cost least error within a budget."""
+"""The choice of bit widths with the least error within a budget."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Unit = tuple[str, str]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a network may cost at most: one of three amounts.
+    """The maximum cost of a network, as one of three amounts.
 
     Args:
         weight_bytes: Σ elements·bits/8 over all quantized weights, in bytes.
         bit_operations: Σ multiply-accumulates·(bits of the weights)·(bits of the input) for one example; of a product
             of two activations, the bits of both. What is not quantized counts 32 bits.
         latency: Σ of the times in ``latency_table``, in its unit.
-        latency_table: By name of the layer, its time for each width of its weights ({4: 0.8, 8: 1.3}), or for each
-            pair of the widths of weights and input ({(4, 8): 0.9, (8, 8): 1.3}). Other layers cost nothing.
+        latency_table: By layer name, the time for each width of its weights ({4: 0.8, 8: 1.3}), or for each pair of
+            the widths of weights and input ({(4, 8): 0.9, (8, 8): 1.3}). Other layers cost nothing.
 
     Raises:
         QuantizerError: not one positive amount, or a latency without a table.
@@ -68,7 +68,7 @@ class Budget:
 
     @property
     def amount(self) -> float:
-        """That amount."""
+        """The amount that was given."""
         return float(getattr(self, self.counts))
 
     @property
@@ -77,7 +77,7 @@ class Budget:
         return self.counts == "bit_operations" or any(map(_has_pairs, self.latency_table.values()))
 
     def check_table(self, operations: Sequence[OperationCost], widths: Sequence[int]) -> None:
-        """Nothing, or an error where the table does not fit.
+        """Check that the latency table fits the operations.
 
         Raises:
             QuantizerError: a layer that has no quantized weights, or a width without a time.
@@ -128,7 +128,7 @@ def _has_pairs(table: Mapping[Any, float]) -> bool:
 def choose(
     errors: Mapping[Unit, Mapping[int, float]], operations: Sequence[OperationCost], budget: Budget
 ) -> dict[Unit, int]:
-    """The widths with least Σ errors whose cost is within the budget.
+    """The widths with the least Σ errors among those within the budget.
 
     Where each operation costs by one width that is open, as bytes and most latencies do, a dynamic program finds them:
     it goes through the units and keeps, of all choices so far, those that no other beats in both cost and error. Bit
@@ -139,8 +139,8 @@ def choose(
 
     Args:
         errors: Of each unit at each width.
-        operations: What the widths cost.
-        budget: How much they may.
+        operations: The costs of the operations by width.
+        budget: Their maximum cost.
 
     Raises:
         QuantizerError: the narrowest widths cost more than the budget.
@@ -164,7 +164,7 @@ def choose(
 
 
 def cost_of(operations: Sequence[OperationCost], bits: Mapping[Unit, int], budget: Budget) -> float:
-    """What all operations cost together."""
+    """The total cost of all operations."""
     return sum(budget.of(each, bits) for each in operations)
 
 
@@ -246,7 +246,7 @@ class _Search:
         return found
 
     def filled(self, bits: dict[Unit, int]) -> dict[Unit, int]:
-        """Steps up that fit, those that save most error first."""
+        """Take steps up that fit, starting with those that save most error."""
         bits, room = dict(bits), self.budget.amount - self.cost(bits)
         while fitting := [step for step in self.steps(bits, up=True) if step.cost <= room and step.error < 0]:
             best = min(fitting, key=lambda step: step.error)
@@ -254,7 +254,7 @@ class _Search:
         return bits
 
     def traded(self, bits: dict[Unit, int]) -> dict[Unit, int]:
-        """One width down for others up, as long as that helps."""
+        """Trade one width down for others up, as long as that helps."""
         while True:
             down = (step for step in self.steps(bits, up=False) if step.cost < 0)
             trials = (self.filled({**bits, step.unit: step.width}) for step in down)

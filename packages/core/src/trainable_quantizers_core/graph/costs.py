@@ -1,4 +1,4 @@
-"""What operations cost, by the widths of what they read: weights, inputs, multiply-accumulates."""
+"""The costs of operations: the widths of their weights and inputs, and their multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class OperationCost:
     Args:
         name: Name of the operation, which rules match.
         weights: Name of its quantized weights, the same for all operations that read them; empty if it has none.
-        elements: How many numbers they are; 0 where an operation before it reads the same.
+        elements: Number of their elements; 0 if an earlier operation reads the same weights.
         work: Multiply-accumulates; in the summary of a prepared model those of one example.
-        inputs: For each tensor that it reads, the operations whose quantized results these values are; none of a float
+        inputs: For each tensor that it reads, the operations whose quantized results it consists of; none for a float
             tensor.
         known_as: Other names of the layer and of the weights.
     """
@@ -68,7 +68,7 @@ def costs_of(
 
 
 def _quantized(graph: ModelGraph, outputs: Sequence[bool], position: int) -> tuple[str, ...]:
-    """The operations whose quantized results a tensor holds, past what moves values."""
+    """The operations whose quantized results a tensor holds, past operations that move values."""
     operation: Operation = graph[position]
     if outputs[position]:
         return (operation.name,)

@@ -1,4 +1,4 @@
-"""Channels scaled from one layer into the next, so that the ranges of their weights are alike."""
+"""Cross-layer equalization: channels scaled from one layer into the next, so that weight ranges become similar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = 16
 
 
 def equalizable(graph: ModelGraph) -> list[tuple[int, int]]:
-    """Positions of layers, and of the layers that alone read their results, at most past functions like ReLU.
+    """Pairs of positions: a layer, and the only layer that reads its result, directly or past functions like ReLU.
 
     Both are convolutions, or both linear. A bounded function, such as ReLU6, stands between no pair: its bound
     would have to differ by channel.
@@ -72,12 +72,12 @@ class ScaledWeight:
 
     @property
     def factors(self) -> np.ndarray:
-        """What the weight is multiplied with, of shape (inputs of a group, outputs): powers of two."""
+        """Factors of the weight, of shape (inputs of a group, outputs): powers of two."""
         return np.exp2(self._exponents())
 
     @property
     def bias_factors(self) -> np.ndarray:
-        """What the bias is multiplied with, of shape (outputs,)."""
+        """Factors of the bias, of shape (outputs,)."""
         return np.exp2(-self.exponents_out)
 
     def ranges_out(self) -> np.ndarray:
@@ -98,7 +98,7 @@ def equalize(weights: Mapping[int, ScaledWeight], pairs: Sequence[tuple[int, int
 
     Args:
         weights: By position of the layer; their exponents change.
-        pairs: What ``equalizable`` found.
+        pairs: The result of ``equalizable``.
 
     Source: Nagel et al. 2019, arXiv 1906.04721, section 4.1.
 

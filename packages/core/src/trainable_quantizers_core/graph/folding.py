@@ -1,4 +1,4 @@
-"""A batch norm and the layer before it as one layer: when they become it, and its arithmetic, in float64."""
+"""Folding batch norms into the layers before them: the conditions, and the arithmetic in float64."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from trainable_quantizers_core.errors import invalid
 
 AT_CONVERSION = "at_conversion"
-"""What ``fold_batch_norm`` is for norms that normalize while the model trains."""
+"""The value of ``fold_batch_norm`` for norms that normalize while the model trains."""
 
 _SMALLEST = 2.0**-40
 """Of |s|: the square of what 1/s multiplies stays far below the largest float32."""
 
 
 def check_folding(given: Any, equalizes: bool = False) -> None:
-    """Nothing, or an error for what ``fold_batch_norm`` cannot be.
+    """Check the value of ``fold_batch_norm``.
 
     Args:
         given: The value.

@@ -1,4 +1,4 @@
-"""A model as the operations of one run, whatever framework it is written in."""
+"""A model as the operations of one run, in the same form for every framework."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Weight:
 
     Args:
         name: Name within the layer, or of the argument.
-        axis: The axis that counts its channels; None if it has none.
+        axis: Its channel axis; None if it has none.
         shared: Name of the parameter that several operations read, where this one is not of a layer alone.
     """
 
@@ -45,7 +45,7 @@ class Operation:
         type: Name of the class or function.
         inputs: Positions of the operations whose results it reads, in the order of its arguments.
         layer: Name of the layer that computes it alone; empty for a function.
-        weights: What of it can be quantized as weights.
+        weights: Its weights that can be quantized.
         bias: Name of its bias within the layer; empty if it adds none.
         work: Multiply-accumulates for one batch.
         clips: Whether an activation function is piecewise linear like ReLU, so that hardware applies it to the
@@ -56,7 +56,7 @@ class Operation:
         identity: Whether its result is its input when the model is deployed, as of dropout.
         floating: Whether its result is a floating tensor.
         within: Classes of the layers and models that it is part of, which rules match as well.
-        inside: What it computes inside stays in float, and why.
+        inside: The part of its computation that stays in float, and why.
         note: Anything else that a user should read about it.
         sizes_only: Whether it reads the sizes of its inputs and none of their values.
         later: Positions of those whose results it reads when the model that it is in is called again.
@@ -139,7 +139,7 @@ class ModelGraph:
         return tuple(self._users[position])
 
     def follower(self, position: int) -> Operation | None:
-        """The one operation that a result goes into, past what passes values on; None if there are several or none."""
+        """The one reader of a result, past operations that pass values on; None if there are several or none."""
         found = self.follower_at(position)
         return None if found is None else self[found]
 
@@ -152,7 +152,7 @@ class ModelGraph:
         return self.follower_at(user) if self[user].identity else user
 
     def folded(self) -> dict[int, int]:
-        """Batch norms that can be folded, and the layers whose results alone they read.
+        """Batch norms that can be folded, each with the layer whose result it alone reads.
 
         Examples:
             >>> conv = Operation("c", "conv", "Conv2d", layer="c", folds=True)

@@ -1,4 +1,4 @@
-"""Where quantizers stand: each tensor is quantized once, where an accelerator leaves it."""
+"""The placement of quantizers: each tensor is quantized once, where an accelerator writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the graph of a model and a recipe to quantizers and a summary, in every framework alike."""
+"""From a graph and a recipe to quantizers and a summary, the same for every framework."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Settled:
     Args:
         weights: By name of the weight; operations that share one share its quantizer.
         output: That of its result, if it has one.
-        corrects_bias: Whether its bias is to make up for the mean error.
+        corrects_bias: Whether its bias is to compensate for the mean error.
         accumulator: Of its sums: where its bias lies, and its limit; None for a bias in float and no limit.
     """
 
@@ -54,7 +54,7 @@ def settle(
 
     Args:
         graph: The model.
-        recipe: What is quantized, and how.
+        recipe: States what is quantized, and how.
         base: The base class of the framework's trainable quantizers.
         weight_values: Gives the values of a weight of the operation at a position.
         observe: Runs the calibration data, if there are positions to observe the results of.
@@ -111,7 +111,7 @@ def _settle_sums(
     notes: Sequence[list[str]],
     values: WeightValues,
 ) -> None:
-    """Which biases make up for the mean error, and which layers have accumulators with a grid or a limit."""
+    """Decide which biases compensate for the mean error, and which layers have accumulators with a grid or a limit."""
     calls: dict[str, list[int]] = {}
     for position, operation in enumerate(graph):
         calls.setdefault(operation.layer or f"{operation.name} alone", []).append(position)
@@ -194,7 +194,7 @@ def _weights(
                 quantizer, noticed = made[weight.shared]
                 if owner != position:
                     noticed = ()
-                    notes.append(f"shares its weight, and the quantizer of it, with {graph[owner].name}")
+                    notes.append(f"shares its weight and weight quantizer with {graph[owner].name}")
             if quantizer is not None:
                 quantizers[weight.name] = quantizer
                 findings += noticed
@@ -214,7 +214,7 @@ def _owners(graph: ModelGraph) -> dict[str, int]:
 
 
 def _calibrated(scheme: WeightsScheme, base: type, array: np.ndarray, axis: int | None) -> tuple[Any, tuple[str, ...]]:
-    """The quantizer of a weight, and what its values showed."""
+    """The quantizer of a weight, and findings about its values."""
     each = {
         bits: weights_parameters(array, replace(scheme, num_bits=bits), axis)
         for bits in scheme.bits_candidates or (scheme.num_bits,)

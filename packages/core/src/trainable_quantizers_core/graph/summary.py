@@ -1,4 +1,4 @@
-"""What preparing a model did to each layer, and why it left others alone."""
+"""The summary of a prepared model: what was quantized in each layer, and why others stayed in float."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLDED, _AT_CONVERSION = "folded into ", " at conversion"
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """What became of a layer.
+    """How one layer was quantized.
 
     Args:
         layer: Its full name.
@@ -24,7 +24,7 @@ class SummaryRow:
         weights: How its weights are quantized; empty if they are not.
         activations: How its output is quantized; empty if it is not.
         reason: What decided, or why it was left in float.
-        findings: What calibration saw and the user should know.
+        findings: Notes for the user from calibration.
 
     Examples:
         >>> found = Summary((SummaryRow("stem", "Conv2d", "4-bit power of two, LSQ"), SummaryRow("head", "Linear")))
@@ -45,10 +45,10 @@ class Summary:
     """All layers of a model, in order of execution; ``print`` it.
 
     Args:
-        rows: What became of each.
-        work: How much of the model computes on quantized numbers.
+        rows: One for each layer.
+        work: The share of the model that computes on quantized numbers.
         runtime: The package that the converted model needs besides mct-quantizers; empty if it needs none.
-        costs: What its operations cost by widths.
+        costs: The costs of its operations by widths.
 
     Examples:
         >>> print(Summary((SummaryRow("head", "Linear", "4-bit power of two, LSQ", "", "default"),)))
@@ -75,17 +75,17 @@ class Summary:
         return {row.layer: row.reason.removeprefix(_FOLDED).removesuffix(_AT_CONVERSION) for row in rows}
 
     def with_norms(self, folded: Mapping[str, str], at_conversion: bool = False) -> Summary:
-        """The summary of a model whose batch norms were to fold.
+        """The summary with the batch norms that fold into layers.
 
         Args:
             folded: The layer that each folded norm is a part of, by the name of the norm.
-            at_conversion: Whether they normalize until then.
+            at_conversion: Whether they fold at conversion, and normalize until then.
 
         Examples:
             >>> [row.layer for row in Summary((SummaryRow("conv", "Conv2d"),)).with_norms({"norm": "conv"}).rows]
             ['conv', 'norm']
         """
-        not_folded = "not folded: no convolution or linear layer goes into it alone"
+        not_folded = "not folded: it is not the only reader of a convolution or linear layer"
         rows = [
             replace(row, reason=f"{row.reason}; {not_folded}") if "BatchNorm" in row.type else row for row in self.rows
         ]
@@ -96,7 +96,7 @@ class Summary:
         return replace(self, rows=tuple(rows))
 
     def with_equalized(self, equalized: Mapping[str, str]) -> Summary:
-        """The summary of a model whose layers were equalized.
+        """The summary with the layers that were equalized.
 
         Args:
             equalized: The layer that the channels of a layer were scaled into, by name.
@@ -114,7 +114,7 @@ class Summary:
         return replace(self, rows=tuple(rows))
 
     def with_accumulators(self, bits: Mapping[str, int], seen: Mapping[str, int] = MappingProxyType({})) -> Summary:
-        """The summary with the bits that the sums of layers need at worst, by layer, and those that data needed.
+        """The summary with the accumulator bits of each layer: the worst case, and those needed on data.
 
         Examples:
             >>> row = SummaryRow("conv", "Conv2d", reason="default")
@@ -153,7 +153,7 @@ def _joined(cells: tuple[str, ...], widths: list[int]) -> str:
 
 
 def scheme_in_words(scheme: WeightsScheme | ActivationsScheme) -> str:
-    """Such as ``4-bit power of two, LSQ, per channel``.
+    """A scheme as text, such as ``4-bit power of two, LSQ, per channel``.
 
     Examples:
         >>> scheme_in_words(WeightsScheme(num_bits=4))

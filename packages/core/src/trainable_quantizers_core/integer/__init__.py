@@ -1,1 +1,1 @@
-"""Networks as programs of integer operations: what an accelerator without floating point computes."""
+"""Networks as integer programs, as an accelerator without floating point runs them."""

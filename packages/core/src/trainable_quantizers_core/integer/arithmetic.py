@@ -1,4 +1,4 @@
-"""The operations of integer programs in numpy. Most are the same for integers (int64) and for floats (float32)."""
+"""The operations of integer programs in numpy. Most work on integers (int64) and on floats (float32)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainable_quantizers_core.integer.sums import convolution, like, matmul, ma
 
 
 def spread(x: np.ndarray, *, axes: Sequence[int], factors: Sequence[int], after: Sequence[int]) -> np.ndarray:
-    """Zeros between the values along axes, and some after the last: what a transposed convolution reads.
+    """Insert zeros between the values along axes, and some after the last: the input of a transposed convolution.
 
     Examples:
         >>> spread(np.array([[1, 2]]), axes=[1], factors=[2], after=[1]).tolist()
@@ -30,7 +30,7 @@ def spread(x: np.ndarray, *, axes: Sequence[int], factors: Sequence[int], after:
 
 
 def pad(x: np.ndarray, *, padding: Sequence[Sequence[int]], value: Any = 0) -> np.ndarray:
-    """More values around a tensor, before and after along each axis."""
+    """Pad a tensor before and after along each axis."""
     return np.pad(x, padding, constant_values=value)
 
 

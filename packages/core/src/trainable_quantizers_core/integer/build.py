@@ -1,4 +1,4 @@
-"""A program while it is made: its steps, and the integers that they give."""
+"""The builder of integer programs: adds steps, and tracks the integers that they give."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from trainable_quantizers_core.quantizer.accumulator import bits_of
 FAR = 40
 """Grids whose steps differ by more powers of two have no common one here."""
 SETTLED_BITS = 29
-"""Of numbers that are brought to a common grid by a multiplication."""
+"""Bits of numbers that a multiplication brings to a common grid."""
 _WIDER = 1 + 2.0**-20  # than exact products: those in float32
 
 
 class Builder:
-    """Takes down steps; ``name`` is the operation of the network that they belong to."""
+    """Collects steps; ``name`` is the operation of the network that they belong to."""
 
     def __init__(self, rescale: RescaleRule = RescaleRule.FLOAT32, rule: RoundingRule = RoundingRule.HALF_EVEN) -> None:
         self.name = ""
@@ -235,7 +235,7 @@ class Builder:
 
 
 def _settled_exponent(value: Any) -> int:
-    """Of the finest power of two of which 29 bits hold a tensor or a constant."""
+    """The exponent of the finest power of two for which 29 bits hold a tensor or a constant."""
     if isinstance(value, np.ndarray):
         return int(np.frexp(np.abs(value).max(initial=0.0))[1]) - SETTLED_BITS
     ends = np.maximum(np.abs(value.low), np.abs(value.high)) * value.step
@@ -266,7 +266,7 @@ class Aligned:
 
     @property
     def grid(self) -> dict[str, Any]:
-        """What a step that joins the operands passes on."""
+        """The grid for a step that joins the operands."""
         return {"divisor": self.divisor, "exact": self.exact, "scale": self.scale}
 
     def add(self, operand: Any, low: int, high: int, exact: bool) -> None:

@@ -1,4 +1,4 @@
-"""The operations of a program that move values, in C."""
+"""C code for operations that move values."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ _TIES = {
 def c_source(program: Program, name: str = "model") -> str:
     r"""The C99 source of a program.
 
-    ``{name}_run`` takes quantized inputs and gives quantized results; a comment at its head says on which grids.
+    ``{name}_run`` takes quantized inputs and gives quantized results; a comment at its head states their grids.
 
     Args:
-        program: On integers alone.
-        name: Of the function, a C identifier.
+        program: One of integers alone.
+        name: Prefix of the function's name, a C identifier.
 
     Raises:
-        QuantizerError: the program computes something in float, or rescales in float; or the name is none of C.
+        QuantizerError: the program computes something in float, or rescales in float; or the name is no C identifier.
 
     Examples:
         >>> program = Program([Value((1, 2), "float32"), Value((1, 2), low=-8, high=7)],

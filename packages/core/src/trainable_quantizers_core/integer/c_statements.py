@@ -1,4 +1,4 @@
-"""The operations of a program that compute, in C."""
+"""C code for operations that compute values."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _convolution(to: Writer, step: Step, attributes: Attributes) -> None:
 def _seen(
     to: Writer, place: Sequence[str], at: Sequence[str], sizes: Sequence[int], attributes: Attributes, depth: int
 ) -> list[str]:
-    """What a place of a window sees along each spatial axis; padding is passed over."""
+    """The positions that a place of a window covers along each spatial axis; padding is skipped."""
     gaps = attributes.get("dilation", [1] * len(sizes))
     steps = zip(place, attributes["strides"], at, gaps, attributes["padding"], strict=True)
     found = []

@@ -1,4 +1,4 @@
-"""Lines of C: names, types and places of a program's values, and loops over their indices."""
+"""A writer of C code: names, types and storage of a program's values, and loops over their indices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Writer:
 
     Attributes:
         place: Names of the arrays of values.
-        sizes: How many numbers each static array holds, by its name.
+        sizes: The number of elements of each static array, by its name.
         types: Of the static arrays, by name.
         lines: Those written so far.
         ties: The rules for ties that the lines use.
@@ -53,13 +53,13 @@ class Writer:
         return self._program.constants[key]
 
     def type(self, key: int | str) -> str:
-        """Of the numbers of a value or constant."""
+        """The C type of the numbers of a value or constant."""
         if isinstance(key, int):
             return integer_type(self.value(key))
         return _fitting(int(self.array(key).min(initial=0)), int(self.array(key).max(initial=0)))
 
     def shape(self, key: int | str) -> tuple[int, ...]:
-        """Of a value or constant."""
+        """The shape of a value or constant."""
         return self.value(key).shape if isinstance(key, int) else self.array(key).shape
 
     def read(self, key: int | str) -> str:

@@ -1,4 +1,4 @@
-"""The C file of a program, built and run on this machine."""
+"""Compiles the C file of a program and runs it on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-
 
 
 def compiled(program: Program, name: str = "model") -> Callable[..., Any]:
-    """What ``c_source`` writes, built by the compiler ``$CC``, or ``cc``; takes and gives what the program does.
+    """The C code of a program as a function, built by the compiler ``$CC`` or ``cc``; called like ``Program.run``.
 
     Args:
         program: On integers alone.

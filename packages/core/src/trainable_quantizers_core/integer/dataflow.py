@@ -1,4 +1,4 @@
-"""A deployed network as a framework hands it over: operations on float tensors of fixed shapes, in order."""
+"""A deployed network in a framework-free form: operations on float tensors of fixed shapes, in order."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Node:
     """An operation on float tensors.
 
     Args:
-        kind: What it computes: a key of ``arithmetic.FLOAT``, or ``"quantize"`` or ``"input"``.
-        name: Where it stands in the network, for people.
-        inputs: What it reads: other nodes, and arrays for constants.
+        kind: The kind of operation: a key of ``arithmetic.FLOAT``, or ``"quantize"`` or ``"input"``.
+        name: Its place in the network, for messages.
+        inputs: Its inputs: other nodes, and arrays for constants.
         attributes: Arguments that are no tensors.
         shape: Of its result, for one sample.
         function: For an elementwise operation, the operation itself: of arrays of any one shape for those inputs that
@@ -42,7 +42,7 @@ def no_definition(kind: str, name: str) -> QuantizerError:
 
 @dataclass(eq=False)
 class Translation:
-    """Takes down nodes while the graph of a framework is walked through.
+    """Collects nodes while walking through the graph of a framework.
 
     Args:
         ties: How quantizers round them.
@@ -64,7 +64,7 @@ class Translation:
 
 
 def as_node(to: Translation, value: Any) -> Node:
-    """A result of the network as a node, where it is a constant too."""
+    """A result of the network as a node, even if it is a constant."""
     if isinstance(value, Node):
         return value
     shape = list(np.shape(value))
@@ -73,7 +73,7 @@ def as_node(to: Translation, value: Any) -> Node:
 
 @dataclass(frozen=True, eq=False)
 class Dataflow:
-    """A network of one sample.
+    """A network for one sample.
 
     Args:
         inputs: Nodes of kind ``"input"``, in the order of the program's arguments.

@@ -1,4 +1,4 @@
-"""Numbers that are integers times a step, mostly a power of two: constants taken apart; tensors of a program."""
+"""Tensors as integers times a step, mostly a power of two, and the decomposition of constants into these."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Form:
         high: The largest.
         scale: One, or one per channel; 1 where steps are powers of two.
         axis: Of the channels; None for one exponent.
-        divisor: What averages leave; 1 elsewhere.
+        divisor: The count by which an average is still to be divided; 1 elsewhere.
         exact: Whether float32 computes these numbers without rounding.
         tabled: The same numbers as a function of a tensor of few bits, where they are.
     """
@@ -144,7 +144,7 @@ class Form:
 
     @property
     def step(self) -> np.ndarray:
-        """Of its numbers, one or one per channel."""
+        """The step of its numbers, one or one per channel."""
         return np.ldexp(self.scale, self.exponent) / self.divisor  # type: ignore[no-any-return]
 
     @property
@@ -165,7 +165,7 @@ class Tabled:
 
     Args:
         root: The integers.
-        values: What each of them becomes, from the smallest on; float32.
+        values: The value of each of them, from the smallest on; float32.
     """
 
     root: Form
@@ -173,7 +173,7 @@ class Tabled:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return self.root.shape
 
 

@@ -1,4 +1,4 @@
-"""From a network on floats that lie on grids to the program of the integers behind them."""
+"""Lowering: from a network on floats that lie on grids to an integer program."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def lower(dataflow: Dataflow, rescale: RescaleRule = RescaleRule.FLOAT32) -> Pro
 
 
 def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
-    """Integers, or a function of few integers, or floats: the first that an operation can give."""
+    """Lower an operation to integers, to a function of few integers, or to floats: the first that is possible."""
     if node.kind == "where" and isinstance(read[0], np.ndarray) and (read[0].all() or not read[0].any()):
         chosen = read[1 if read[0].all() else 2]
         if chosen.shape == node.shape and not isinstance(chosen, np.ndarray):
-            return chosen  # a mask that masks nothing
+            return chosen  # a mask without effect
     table = _table(node, read)
     form = None
     if node.kind in MOVES and isinstance(read[0], Tabled) and not _writes(node):
@@ -77,7 +77,7 @@ def _lowered(builder: Builder, node: Node, read: Sequence[Any]) -> Any:
 
 
 def _writes(node: Node) -> bool:
-    """Whether a move adds values of its own, or those of other tensors."""
+    """Whether a move adds new values, or values of other tensors."""
     return node.kind in ("concatenate", "pad", "spread")
 
 

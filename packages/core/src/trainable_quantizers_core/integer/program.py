@@ -1,4 +1,4 @@
-"""A network as operations on integers, run by numpy: what a device has to compute, and the judge of whether it does."""
+"""A network as integer operations, run by numpy: a reference for the results of a device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Accumulator:
 
     Args:
         name: Of the layer.
-        worst: Bits that they need whatever the input, the sign included.
+        worst: Bits that they need for any input, the sign included.
         seen: Bits that they needed on the given inputs; None without inputs.
     """
 
@@ -39,7 +39,7 @@ class Accumulator:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A network of one sample as operations on integers; ``to_integer`` makes it of a converted model.
+    """A network for one sample as integer operations; ``to_integer`` makes it from a converted model.
 
     Args:
         values: Its tensors.
@@ -47,7 +47,7 @@ class Program:
         constants: Weights, biases, tables, by name.
         inputs: Positions of its arguments among the values.
         outputs: Position of each result by name.
-        notes: Where it departs from the network that it was made of, and why.
+        notes: Where and why it differs from the network that it was made from.
 
     Examples:
         >>> values = [Value((1, 3), "float32"), Value((1, 3), exponent=-1, low=-8, high=7)]
@@ -68,12 +68,12 @@ class Program:
     notes: Sequence[str] = ()
 
     def run(self, *inputs: Any, integers: bool = False, **named: Any) -> Any:
-        """What the network gives for a batch, one sample after the other.
+        """Run the program on a batch, one sample after the other.
 
         Args:
             inputs: Arrays or tensors, samples along the first axis; or lists, tuples or dictionaries of them, a
                 dictionary in the order of its keys.
-            integers: Whether to return integers, not the floats that they stand for.
+            integers: Whether to return integers instead of the floats that they stand for.
             named: Further inputs, in the order of their names.
 
         Returns:
@@ -89,13 +89,13 @@ class Program:
     def observed(
         self, *inputs: Any, given: Mapping[str, Sequence[Any]] | None = None, **named: Any
     ) -> tuple[Any, dict[str, list[np.ndarray]]]:
-        """What ``run`` returns, and beside it what the quantizers gave, in floats, by name and in order of execution.
+        """The result of ``run``, and the outputs of the quantizers as floats, by name in order of execution.
 
         Args:
             inputs: As of ``run``.
-            given: What the quantizers of a device gave for these inputs, as far as it shows them: likewise in floats,
-                by name and in order of execution, with None for what is unknown. Operations behind a quantizer read
-                this, so that each quantizer tells what differs there alone, and not what came before.
+            given: The outputs of a device's quantizers for these inputs, in the same form, with None for unknown ones.
+                Operations behind a quantizer read these, so that each quantizer shows only the difference that
+                arises there, not those before it.
             named: As of ``run``.
 
         Raises:
@@ -123,7 +123,7 @@ class Program:
     def joined(
         self, inputs: Any, compute: Callable[[list[np.ndarray]], Mapping[int, np.ndarray]], integers: bool = False
     ) -> Any:
-        """The results of ``run`` from what computes those of one sample, by position.
+        """The results of ``run``, where ``compute`` gives those of one sample by position.
 
         Raises:
             QuantizerError: as of ``run``.
@@ -137,7 +137,7 @@ class Program:
         return joined if len(joined) > 1 else next(iter(joined.values()))
 
     def accumulators(self, *inputs: Any) -> list[Accumulator]:
-        """The sums of each layer, in bits: what they need at worst, and what they needed on a batch.
+        """The accumulator bits of each layer: the worst case, and those needed on a batch.
 
         Raises:
             QuantizerError: as of ``run``.
@@ -153,7 +153,7 @@ class Program:
 
     @property
     def float_operations(self) -> list[str]:
-        """Names of the operations that have no definition in integers here: float islands."""
+        """Names of the operations that stay in float (float islands)."""
         names = [
             f"{step.name} ({step.operation})"
             for step in self.steps
@@ -163,7 +163,7 @@ class Program:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """What can make another runtime, or another order of sums, give other bits than the network."""
+        """Reasons why another runtime, or another order of sums, can give other results than the network."""
         found = list(self.notes)
         wide = [each for each in self.accumulators() if each.worst > EXACT_FLOAT_BITS + 1]
         if wide:
@@ -182,25 +182,25 @@ class Program:
 
     @property
     def rounding(self) -> set[RoundingRule]:
-        """The rules by which ties are rounded."""
+        """The rules for rounding ties."""
         return {RoundingRule(step.attributes["rule"]) for step in self.steps if "rule" in step.attributes}
 
     @property
     def rescale(self) -> set[RescaleRule]:
-        """The rules by which it multiplies where steps are no powers of two; none where all are."""
+        """The rules for rescaling by factors that are no powers of two; empty if there are none."""
         return {RescaleRule(step.attributes["rescale"]) for step in self.steps if "rescale" in step.attributes}
 
     def with_rounding(self, rounding: Rounding) -> Program:
-        """The program with other rules for ties where it shifts and reads its inputs; tables stay as they are.
+        """The program with other rules for ties in its shifts and for its inputs; tables stay as they are.
 
-        How many values of a network depend on the rule of a device: compare its results with those of the program.
+        Compare its results with those of the program to see how many values depend on the rule of a device.
 
         Args:
-            rounding: One rule, or rules by patterns of names of operations, of which the first that fits counts;
+            rounding: One rule, or rules by patterns of operation names, of which the first that matches counts;
                 others keep theirs.
 
         Raises:
-            QuantizerError: no such rule, or a pattern that fits no name.
+            QuantizerError: no such rule, or a pattern that matches no name.
         """
         ties = TieRules("Program", rounding)
 
@@ -215,21 +215,21 @@ class Program:
         return replace(self, steps=steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: constants as tensors, the rest as JSON in its metadata; whole or not at all.
+        """Write a safetensors file atomically: constants as tensors, the rest as JSON in its metadata.
 
         Raises:
-            ImportError: safetensors is not installed; the message says how to.
+            ImportError: safetensors is not installed; the message says how to install it.
         """
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         program_file.write(path, parts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Program:
-        """The program that ``save`` wrote.
+        """Load a program that ``save`` wrote.
 
         Raises:
-            QuantizerError: the file is of something else.
-            ImportError: safetensors is not installed; the message says how to.
+            QuantizerError: the file holds no program.
+            ImportError: safetensors is not installed; the message says how to install it.
         """
         return cls(**program_file.read(path))
 
@@ -284,9 +284,9 @@ class Program:
                 result = computed(step, [held[each] for each in step.inputs], self.values)
             except QuantizerError:
                 raise
-            except Exception as error:  # whatever numpy raises of a file that something else wrote
+            except Exception as error:  # anything that numpy raises for a file from elsewhere
                 told = f"{step.name}: {step.operation} cannot be computed: {type(error).__name__}: {error}"
-                raise QuantizerError(f"{told}. Make the program anew with to_integer.") from error
+                raise QuantizerError(f"{told}. Rebuild the program with to_integer.") from error
             held[step.output] = result if instead is None else instead.get(step.output, result)
             made |= {step.output: result} if step.output in kept else {}
             for each in step.inputs:

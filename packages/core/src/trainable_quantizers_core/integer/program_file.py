@@ -1,4 +1,4 @@
-"""The file of a program: constants as tensors, the rest as JSON in the metadata of a safetensors file."""
+"""The file format of programs: safetensors, with constants as tensors and the rest as JSON in the metadata."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PER_CHANNEL = ("exponent", "scale")
 
 
 def write(path: str | os.PathLike[str], parts: Mapping[str, Any]) -> None:
-    """Write the parts of a program by name, whole or not at all.
+    """Write the parts of a program by name, atomically.
 
     Raises:
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     safetensors = optional("safetensors.numpy", "portability")
     described = {
@@ -40,8 +40,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The parts that ``write`` wrote.
 
     Raises:
-        QuantizerError: the file is of something else.
-        ImportError: safetensors is not installed; the message says how to.
+        QuantizerError: the file holds no program.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     safetensors = optional("safetensors", "portability")
     try:

@@ -1,4 +1,4 @@
-"""Integers brought to another grid by a multiplication, where the steps of the two are no power of two apart."""
+"""Rescaling: multiplies integers to bring them to a grid whose step is no power of two apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST_FACTOR = 2.0**30  # of which every integer but zero leaves a grid of 16
 
 
 def multiplier(factor: Any, bits: int, rule: RescaleRule) -> tuple[np.ndarray, ...]:
-    """What ``rescaled`` multiplies by: numbers in float32; or integers m and shifts n, for factors m·2^-n.
+    """The factors for ``rescaled``: numbers in float32; or integers m and shifts n, for factors m·2^-n.
 
     m has 31 bits, fewer where the product with integers of ``bits`` bits would need more than 63.
 

@@ -1,4 +1,4 @@
-"""Quotients, floats and grids rounded to whole numbers, with a rule for ties."""
+"""Rounding of quotients and floats, and requantization, with a rule for ties."""
 
 from __future__ import annotations
 

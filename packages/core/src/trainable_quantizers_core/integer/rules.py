@@ -1,4 +1,4 @@
-"""What each operation of a network is in integers; None where it is nothing, for floats among its operands too."""
+"""The integer form of each operation of a network; None where it has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors and operations of a program, and what an operation gives in numpy."""
+"""Tensors and operations of a program, and the evaluation of one operation in numpy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Value:
         dtype: ``"integer"``, or numpy's name for what is not.
         exponent: One, or one per channel.
         axis: Of the channels; None for one exponent.
-        divisor: What averages leave; 1 elsewhere.
+        divisor: The count by which an average is still to be divided; 1 elsewhere.
         low: The smallest integer there can be.
         high: The largest.
         scale: One, or one per channel; 1 where steps are powers of two.
@@ -43,18 +43,18 @@ class Value:
 
     @property
     def bits(self) -> int:
-        """Bits that its integers need at worst."""
+        """Bits that its integers need in the worst case."""
         return bits_of(self.low, self.high)
 
     def floats(self, integers: np.ndarray) -> np.ndarray:
-        """The float32 numbers that integers of it stand for; what is no integer as it is."""
+        """The float32 numbers that its integers stand for; other values unchanged."""
         if self.dtype != "integer":
             return integers
         scale, exponent = (along(each, self.axis, integers.ndim) for each in (self.scale, self.exponent))
         return numbers_of(integers, scale, exponent, self.divisor)
 
     def integers(self, numbers: Any) -> np.ndarray:
-        """Those that stand for floats on its grid."""
+        """The integers that stand for floats on its grid."""
         scale, exponent = (along(each, self.axis, np.ndim(numbers)) for each in (self.scale, self.exponent))
         levels = np.rint(np.ldexp(np.asarray(numbers, np.float64) * self.divisor / scale, -np.asarray(exponent)))
         return np.clip(levels, self.low, self.high).astype(np.int64)
@@ -84,7 +84,7 @@ def computed(step: Step, inputs: Sequence[np.ndarray], values: Sequence[Value]) 
 
     Args:
         step: One of a program.
-        inputs: What it reads.
+        inputs: Its inputs.
         values: The tensors of the program.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What operations that add up are in integers: products with weights, averages, totals."""
+"""The integer form of operations that add up: products with weights, averages, sums."""
 
 from __future__ import annotations
 

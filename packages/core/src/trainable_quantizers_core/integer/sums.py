@@ -1,4 +1,4 @@
-"""Sums of products and over windows in numpy, of integers (int64) and of floats (float32)."""
+"""Convolutions, matrix products and pooling in numpy, of integers (int64) and of floats (float32)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def output_sizes(
 def _seen(
     at: Sequence[int], spatial: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
 ) -> tuple[slice, ...]:
-    """What a place of the window sees of samples, channels and spatial axes."""
+    """The slices of samples, channels and spatial axes that a place of the window covers."""
     starts = [place * gap for place, gap in zip(at, dilation, strict=True)]
     steps = zip(starts, spatial, strides, strict=True)
     return (slice(None), slice(None), *(slice(start, start + (size - 1) * by + 1, by) for start, size, by in steps))

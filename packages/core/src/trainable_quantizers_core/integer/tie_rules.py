@@ -1,4 +1,4 @@
-"""Which quantizer of a network rounds ties by which rule."""
+"""Rules for rounding ties, chosen by the names of quantizers."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class TieRules:
         self._names: set[str] = set()
 
     def of(self, name: str, default: RoundingRule) -> RoundingRule:
-        """The rule of a quantizer; ``default`` where no pattern fits."""
+        """The rule of a quantizer; ``default`` if no pattern matches."""
         self._names.add(name)
         return next((rule for pattern, rule in self._rules.items() if fnmatchcase(name, pattern)), default)
 
     def check_used(self) -> None:
-        """Whether each pattern fits a name that was asked for.
+        """Check that each pattern matches a name that was asked for.
 
         Raises:
-            QuantizerError: one fits none.
+            QuantizerError: a pattern matches none.
         """
         for pattern in self._rules:
             if not any(fnmatchcase(name, pattern) for name in self._names):

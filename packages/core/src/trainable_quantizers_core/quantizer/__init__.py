@@ -1,1 +1,1 @@
-"""Quantizers: configurations, grids, their parameters and life cycle."""
+"""Quantizers: configurations, grids, parameters and life cycle."""

@@ -1,4 +1,4 @@
-"""The accumulator of a layer: the grid of its sums, with the bias on it, and its bits: contract section 5."""
+"""The accumulator of a layer: the grid of its sums and bias, and its number of bits (contract section 5)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from trainable_quantizers_core.quantizer.range_quantizer import RangeQuantizer
 LARGEST_BIAS = 2**31 - 128
 """In steps: the largest float32 that 32 bits hold."""
 MIN_ACCUMULATOR_BITS, MAX_ACCUMULATOR_BITS = 8, 32
-_HALVINGS = 12  # α is found to 2^-12: a step less or more of the largest weight of 8 bits is 2^-8
+_HALVINGS = 12  # α is found to within 2^-12; one step of the largest 8-bit weight is 2^-8
 
 
 class AccumulatorGrid:
-    """Multiples of Δ_x·Δ_w[c], on which the products of a layer and their sums lie, and with this its bias too.
+    """The grid of a layer's accumulator: multiples of Δ_x·Δ_w[c], for products, sums and the bias.
 
     Δ_w[c] is the step of the weights of channel c, Δ_x that of the layer's input. Both are powers of two, so that
     float32 adds multiples of their product exactly, in any order, as long as sums stay below 2^24 of them.
 
     Args:
         inputs: Δ_x: a power of two, or the power-of-two quantizer of the input, whose step the grid follows; its place
-            in a model, until it is found there. Several, where the layer is called on several inputs: the coarsest
+            in a model, until it is found there. Several if the layer is called on several inputs: the coarsest step
             counts, whose multiples are multiples of the others.
-        bits: Bits of two's complement that no sum exceeds, nor any part of one; None sets no limit.
-        channel_axis: Axis of the weight that counts the channels of the result; None for that of its quantizer.
-        bias: Whether the layer has a bias, which is one of the numbers that are summed.
+        bits: Bits of two's complement that no sum or partial sum exceeds; None sets no limit.
+        channel_axis: Axis of the weight for the output channels; None for that of its quantizer.
+        bias: Whether the layer has a bias, which is part of the sum.
 
     Raises:
         QuantizerError: no input, a number that is no power of two, or a quantizer of another method; a limit
@@ -73,13 +73,14 @@ class AccumulatorGrid:
         )
         if bits < least:
             rule = f"at least {least} with inputs up to {widest}"
-            raise invalid(owner, "bits", rule, bits, "fewer hold no product and bias; give the input fewer bits")
+            advice = "fewer cannot hold a product and the bias; give the input fewer bits"
+            raise invalid(owner, "bits", rule, bits, advice)
 
     def check(self, owner: str, layer: Any, has_bias: bool, quantizers: Mapping[Any, Any]) -> None:
-        """Refuse a layer whose sums cannot lie on this grid.
+        """Check that the sums of a layer can lie on this grid.
 
         Raises:
-            QuantizerError: weights are not on one power-of-two grid, or the bias is missing that the grid speaks of.
+            QuantizerError: the weights are not on one power-of-two grid, or the layer lacks the bias that the grid has.
         """
         if self.bias and not has_bias:
             advice = "write AccumulatorGrid(..., bias=False)"
@@ -91,11 +92,11 @@ class AccumulatorGrid:
             )
             raise invalid(owner, "weights_quantizers", rule, quantizers, advice)
         if self.bits is not None and self.axis(next(iter(quantizers.values()))) is None:
-            advice = "give AccumulatorGrid the axis of the weight that counts the channels of the result"
+            advice = "give AccumulatorGrid the axis of the weight for the output channels"
             raise invalid(owner, "channel_axis", "known where bits are limited", None, advice)
 
     def with_inputs(self, inputs: Any) -> AccumulatorGrid:
-        """The same of other inputs."""
+        """The same grid for other inputs."""
         return AccumulatorGrid(inputs, self.bits, self.channel_axis, self.bias)
 
     @property
@@ -105,7 +106,7 @@ class AccumulatorGrid:
         return min(grid.lowest for grid in grids), max(grid.highest for grid in grids)
 
     def axis(self, quantizer: RangeQuantizer) -> int | None:
-        """The axis of the weight that counts the channels of the result; None if it is unknown."""
+        """The axis of the weight for the output channels; None if it is unknown."""
         given = self.channel_axis
         return quantizer.specification.channel_axis if given is None else given
 
@@ -115,7 +116,7 @@ class AccumulatorGrid:
         return is_power_of_two(quantizer) and not (limited and quantizer.specification.method in TABLED)
 
     def always_holds(self, quantizer: RangeQuantizer, count: int) -> bool:
-        """Whether no ``count`` weights of a channel exceed the bits, whatever they are: nothing is to be limited."""
+        """Whether any ``count`` weights of a channel stay within the bits, so that no limit is needed."""
         levels, bits = quantizer.specification.grid, self.bits or MAX_ACCUMULATOR_BITS
         largest = count * max(-levels.lowest, levels.highest)
         widest = max(-self.levels[0], self.levels[1])
@@ -124,16 +125,16 @@ class AccumulatorGrid:
 
     @property
     def largest_bias(self) -> int:
-        """In finest steps of the input: half of a limited accumulator, else what 32 bits hold."""
+        """The largest bias in finest input steps: half of a limited accumulator, else what 32 bits hold."""
         return LARGEST_BIAS if self.bits is None else largest_bias(self.bits)
 
     def finest_of(self, coarsest: Any, pick: Callable[[Any, Any], Any]) -> Any:
-        """The finest Δ_x over the coarsest, where a limited bias is to know it; else None."""
+        """The finest Δ_x over the coarsest if a limited bias needs it, else None."""
         several = self.bits is not None and len(self.inputs) > 1
         return self.input_step(pick) / coarsest if several else None
 
     def room(self, bias: Any) -> Any:
-        """What the accumulator holds beside a bias of this magnitude, in steps."""
+        """The range of the accumulator left beside a bias of this magnitude, in steps."""
         return largest_sum(self.bits or MAX_ACCUMULATOR_BITS) - bias
 
     def input_step(self, pick: Callable[[Any, Any], Any]) -> Any:
@@ -157,7 +158,7 @@ def largest_bias(bits: int) -> int:
 
 
 def largest_sum(bits: int) -> int:
-    """What ``bits`` of two's complement hold; beyond 24 less the rounding of float32, in which the limit is kept.
+    """The largest sum that ``bits`` of two's complement hold; beyond 24, less the rounding of float32.
 
     Examples:
         >>> largest_sum(16), largest_sum(32)
@@ -174,7 +175,7 @@ def rounded_bias(ops: ArrayOps, bias: Any, step: Any, finest: Any, largest: floa
         bias: b.
         step: Δ, the product of Δ_w and the coarsest Δ_x.
         finest: The finest Δ_x over the coarsest; None where they are one.
-        largest: What |b| may be in finest steps.
+        largest: The largest |b| in finest steps.
 
     Examples:
         >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
@@ -219,7 +220,7 @@ def limited(ops: ArrayOps, levels: Any, room: Any, widest: int, signed: bool) ->
     Args:
         ops: The array library.
         levels: v = w/Δ_w, clipped to the grid, of shape (channels, weights of one channel).
-        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        room: Range of the accumulator left beside the bias, in steps, of shape (channels,).
         widest: The largest magnitude of an input, in levels.
         signed: Whether inputs have levels below zero.
 

@@ -1,4 +1,4 @@
-"""AdaRound: each weight learns how it is rounded."""
+"""AdaRound: each weight learns whether it is rounded up or down."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class AdaRoundSymmetricWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial threshold.
-        freeze_quant_params: Whether the threshold stays as it starts; α learns.
-        schedule: When rounding becomes hard; None is from the first step on.
+        freeze_quant_params: Whether the threshold keeps its initial value; α still learns.
+        schedule: When rounding becomes hard; None makes it hard from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -79,8 +79,8 @@ class AdaRoundUniformWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial range.
-        freeze_quant_params: Whether the ends stay as they start; α learns.
-        schedule: When rounding becomes hard; None is from the first step on.
+        freeze_quant_params: Whether the ends keep their initial values; α still learns.
+        schedule: When rounding becomes hard; None makes it hard from the first step.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.

@@ -1,4 +1,4 @@
-"""Values that move linearly from one number to another while training steps pass."""
+"""Linear annealing: a value moves from one number to another over the training steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class BaseLinearAnnealingScheduler(ABC):
 
     Args:
         t_start: Step of the optimizer at which the value begins to move.
-        t_end: Step at which it has arrived.
+        t_end: Step at which it reaches ``target_val``.
         initial_val: Value up to ``t_start``.
         target_val: Value from ``t_end`` on.
 

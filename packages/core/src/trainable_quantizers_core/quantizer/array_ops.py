@@ -1,4 +1,4 @@
-"""What the formulas need of an array library, and how numpy gives it; each framework says how it does."""
+"""The array operations that the formulas use, and their numpy implementation; each framework has its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ArrayOps:
-    """What the formulas need of an array library, beyond Python's arithmetic.
+    """The operations of an array library that the formulas need beyond Python's arithmetic.
 
     Args:
         where: ``where(condition, array_or_number, array_or_number)`` in float32.

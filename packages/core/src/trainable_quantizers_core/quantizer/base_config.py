@@ -1,4 +1,4 @@
-"""What configuration objects share: comparison by value, and a round trip through dict and JSON."""
+"""The base class of configurations: comparison by value, and a round trip through dict and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Config = TypeVar("Config", bound="TrainableQuantizerConfig")
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Equality that looks into arrays, dictionaries and sequences."""
+    """Whether two values are equal, arrays, dictionaries and sequences element by element."""
     if isinstance(one, (np.ndarray, np.generic)) or isinstance(other, (np.ndarray, np.generic)):
         return type(one) is type(other) and one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -31,10 +31,9 @@ def _equal(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TrainableQuantizerConfig:
-    """What the configuration objects share: comparison by value, and a round trip through dict and JSON.
+    """The base class of configurations: comparison by value, and a round trip through dict and JSON.
 
-    Instances do not change (``dataclasses.replace`` makes a changed copy), so that one which was
-    accepted stays valid.
+    Instances are immutable, so a valid one stays valid; ``dataclasses.replace`` makes a changed copy.
 
     Examples:
         >>> from trainable_quantizers_core import TrainableQuantizerCandidateConfig
@@ -51,7 +50,7 @@ class TrainableQuantizerConfig:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds, with the name of the class under ``type``.
+        """All fields as JSON-compatible values, with the name of the class under ``type``.
 
         Raises:
             QuantizerError: a value that could not be restored, or an attribute that is no field.
@@ -69,7 +68,7 @@ class TrainableQuantizerConfig:
 
     @classmethod
     def from_dict(cls: type[Config], data: Mapping[str, Any]) -> Config:
-        """The configuration that ``to_dict`` was called on.
+        """The configuration restored from the result of ``to_dict``.
 
         Raises:
             QuantizerError: unknown or missing keys, or a ``type`` that is not ``cls`` or a subclass of it.
@@ -81,7 +80,7 @@ class TrainableQuantizerConfig:
 
     @classmethod
     def from_json(cls: type[Config], text: str) -> Config:
-        """The configuration that ``to_json`` was called on."""
+        """The configuration restored from the result of ``to_json``."""
         return cls.from_dict(parsed_json(cls.__name__, text))
 
     def _check(self, name: str, accepted: bool, rule: str, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""The base class of every trainable quantizer: what it is marked as, what it is built from, what it trains."""
+"""The base class of all trainable quantizers: its marks, configuration and variables."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ _CONFIG_OF_TARGET = {
 
 
 class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
-    """A quantizer with parameters that train.
+    """A quantizer with trainable parameters.
 
     A subclass is marked with ``@mark_quantizer``, takes a configuration as its first parameter, gives every
     other parameter a default, creates its variables in ``initialize_quantization`` and quantizes in
-    ``__call__``. Its constructor arguments are remembered, so ``get_config`` needs no help.
+    ``__call__``. Its constructor arguments are recorded, so ``get_config`` needs no code.
     ``BasePytorchTrainableQuantizer`` and ``BaseKerasTrainableQuantizer`` show an example.
 
     Args:
-        quantization_config: The configuration; its class fits the marked target, its method is a marked one.
-        freeze_quant_params: Whether the quantization parameters stay as they start.
+        quantization_config: The configuration, of the class for the marked target and with a marked method.
+        freeze_quant_params: Whether the quantization parameters keep their initial values.
 
     Raises:
         QuantizerError: the class is not marked, its signature is not as above, or the configuration does not fit.
     """
 
     schedule: Any = None
-    """What happens at which step of the training; None if nothing does."""
+    """The schedule of quantization and learning over the training steps; None without one."""
     oscillations: Any = None
     """How the levels of a weight are followed while it trains; None if they are not."""
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> BaseTrainableQuantizer:
-        """Remember the arguments, for ``get_config``."""
+        """Record the arguments for ``get_config``."""
         quantizer = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         _, *given = signature.bind_partial(quantizer, *args, **kwargs).arguments.items()
@@ -90,7 +90,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     @abstractmethod
     def get_trainable_variables(self, group: VariableGroup) -> list[Any]:
-        """The variables of ``group`` that an optimizer should move."""
+        """The variables of ``group`` that an optimizer should train."""
 
     def weights_quantization(self) -> bool:
         """Whether it quantizes weights."""
@@ -101,11 +101,11 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         return isinstance(self.quantization_config, TrainableQuantizerActivationConfig)
 
     def advance(self, steps: int = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps; a quantizer with a schedule moves on."""
+        """Report ``steps`` more steps of the optimizer; a quantizer with a schedule advances."""
 
     @property
     def counts_steps(self) -> bool:
-        """Whether it has to be told of the steps of the optimizer."""
+        """Whether it needs ``advance`` to report the steps of the optimizer."""
         return self.schedule is not None or self.oscillations is not None
 
     def convert2inferable(self) -> BaseInferableQuantizer:
@@ -113,20 +113,20 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not define convert2inferable.")
 
     def deployed_weight(self, weight: Any) -> Any:
-        """What the inferable quantizer is given in the place of a weight: itself, unless its rounding is learned."""
+        """The weight as the inferable quantizer is given it: unchanged, unless its rounding is learned."""
         return weight
 
     def add_quantizer_variable(self, name: str, variable: Any, group: VariableGroup = VariableGroup.WEIGHTS) -> None:
-        """Make ``variable`` known as ``name``."""
+        """Register ``variable`` under ``name``."""
         if not isinstance(group, VariableGroup):
             raise invalid(type(self).__name__, "group", "a VariableGroup", group, "use VariableGroup.QPARAMS")
         self.quantizer_parameters[name] = {VAR: variable, GROUP: group}
 
     def get_quantizer_variable(self, name: str) -> Any:
-        """The variable known as ``name``.
+        """The variable registered under ``name``.
 
         Raises:
-            QuantizerError: there is none of that name (yet).
+            QuantizerError: there is no such variable (yet).
         """
         if name not in self.quantizer_parameters:
             advice = (
@@ -138,13 +138,13 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
         return self.quantizer_parameters[name][VAR]
 
     def get_config(self) -> dict[str, Any]:
-        """All constructor arguments, in terms of what JSON holds."""
+        """All constructor arguments, as JSON-compatible values."""
         config = {name: encode(value) for name, value in self._arguments.items()}
         return {**config, _config_parameter(type(self)): self.quantization_config.to_dict()}
 
     @classmethod
     def from_config(cls: type[Quantizer], config: Mapping[str, Any]) -> Quantizer:
-        """The quantizer that ``get_config`` was called on, as it was before training.
+        """The quantizer restored from the result of ``get_config``, as it was before training.
 
         Raises:
             QuantizerError: unknown or missing keys, there or in the configuration.
@@ -194,7 +194,7 @@ def _is_config(cls: type, parameter: inspect.Parameter) -> bool:
     if isinstance(annotation, str):
         try:
             annotation = typing.get_type_hints(cls.__init__)[parameter.name]  # type: ignore[misc]
-        except NameError:  # imported for type checkers only: the name is all there is
+        except NameError:  # imported only for type checkers: there is only the name
             classes = {TrainableQuantizerConfig, *get_all_subclasses(TrainableQuantizerConfig)}
             return parameter.annotation.rpartition(".")[2] in {known.__name__ for known in classes}
     options = typing.get_args(annotation) or (annotation,)

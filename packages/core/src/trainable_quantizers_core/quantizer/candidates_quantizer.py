@@ -1,4 +1,4 @@
-"""Quantizers that learn how many bits they need: the candidates of a configuration, mixed by attention."""
+"""Quantizers that learn their number of bits: an attention-weighted mixture of candidates."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trainable_quantizers_core.quantizer.specification import RangeSpecification
 
 
 class CandidatesQuantizer(RangeQuantizer):
-    """A quantizer of weights that holds one quantizer for each candidate, and a variable that weighs them.
+    """A quantizer of weights with one quantizer for each candidate, and a variable that weights them.
 
     ``attention`` has one number for each candidate: first that of ``weights_n_bits``, then the others from wide to
-    narrow. The one with the most of it, the first of equal ones, is in use: it decides evaluation, conversion, step and
-    range.
+    narrow. The candidate with the most attention, or the first of equal ones, is in use: it decides evaluation,
+    conversion, step and range.
     """
 
     gradient = LSQ
@@ -76,12 +76,12 @@ class CandidatesQuantizer(RangeQuantizer):
 
     @property
     def specification(self) -> RangeSpecification:  # type: ignore[override]
-        """That of the candidate in use."""
+        """The specification of the candidate in use."""
         return self.in_use.specification  # type: ignore[no-any-return]
 
     @property
     def structure(self) -> dict[str, Any]:
-        """That of a candidate, with the bits of all."""
+        """The structure of a candidate, with the bits of all."""
         return {**self.candidates[0].structure, "num_bits": self.widths}
 
     @property
@@ -108,7 +108,7 @@ class CandidatesQuantizer(RangeQuantizer):
         return name in self.candidates[0].specification.initial
 
     def get_quantizer_variable(self, name: str) -> Any:
-        """The variable known as ``name``; a threshold or end is that of the candidate in use."""
+        """The variable registered under ``name``; a threshold or end is that of the candidate in use."""
         owner: Any = self.in_use if self._of_range(name) else super()
         return owner.get_quantizer_variable(name)
 
@@ -126,13 +126,13 @@ class CandidatesQuantizer(RangeQuantizer):
         return self.in_use.convert2inferable()
 
     def advance(self, steps: Any = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        """Report ``steps`` more steps of the optimizer: a number, or a tensor."""
         super().advance(steps)
         for candidate in self.candidates:
             candidate.advance(steps)
 
     def choose(self, bits: int) -> None:
-        """Let the candidate of a width be in use, if it is not, by an attention of one more than any other has."""
+        """Use the candidate of a width: unless it is in use, give it an attention of one more than any other."""
         if self.in_use.specification.grid.num_bits != bits:
             attention = self.read_variable(ATTENTION).copy()
             attention[self.widths.index(bits)] = attention.max() + 1
@@ -144,7 +144,7 @@ class CandidatesQuantizer(RangeQuantizer):
 
     @abstractmethod
     def _of_chosen(self, each: Sequence[Any]) -> Any:
-        """The tensor of the candidate in use, of one tensor for each; also inside a compiled function."""
+        """Of one tensor for each candidate, that of the candidate in use; works inside compiled functions."""
 
     def step(self) -> Any:
         """Δ of the candidate in use, of shape () or (channels,); nothing learns through it."""

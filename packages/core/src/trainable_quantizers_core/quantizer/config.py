@@ -1,4 +1,4 @@
-"""The configuration objects: what a quantizer quantizes, how, and with which initial parameters."""
+"""Configurations of quantizers: target, method, number of bits and initial parameters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TrainableQuantizerCandidateConfig(TrainableQuantizerConfig):
 
 
 def keeps_sign(ewgs: Any) -> bool:
-    """Whether no gradient that is scaled by its rounding error, of half a step at most, changes its sign."""
+    """Whether scaling by a rounding error of at most half a step never changes the sign of a gradient."""
     return isinstance(ewgs, Real) and not isinstance(ewgs, bool) and 0 <= float(ewgs) < 2
 
 
@@ -67,7 +67,7 @@ class _TargetConfig(TrainableQuantizerConfig):
         self._check_flag(f"enable_{prefix}_quantization")
         name = f"{prefix}_quantization_candidates"
         minimum: Any = self.min_threshold  # type: ignore[attr-defined]
-        if isinstance(minimum, (list, tuple)) and getattr(self, name) is None:  # the order without min_threshold
+        if isinstance(minimum, (list, tuple)) and getattr(self, name) is None:  # callers that skip min_threshold
             object.__setattr__(self, name, minimum)
             minimum = None
         minimum = MIN_THRESHOLD if minimum is None else minimum
@@ -100,22 +100,22 @@ class _TargetConfig(TrainableQuantizerConfig):
     # One view for code that serves both targets.
     @property
     def quantization_method(self) -> QuantizationMethod:
-        """The method, whatever the target."""
+        """The method, for either target."""
         return getattr(self, f"{self.target}_quantization_method")
 
     @property
     def num_bits(self) -> int:
-        """The number of bits, whatever the target."""
+        """The number of bits, for either target."""
         return getattr(self, f"{self.target}_n_bits")
 
     @property
     def quantization_params(self) -> dict[str, Any]:
-        """The initial parameters, whatever the target."""
+        """The initial parameters, for either target."""
         return getattr(self, f"{self.target}_quantization_params")
 
     @property
     def enabled(self) -> bool:
-        """Whether the quantizer quantizes at all, whatever the target."""
+        """Whether the quantizer quantizes at all, for either target."""
         return getattr(self, f"enable_{self.target}_quantization")
 
 
@@ -130,13 +130,13 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
             list or array, flat ``(channels,)`` or shaped for broadcasting ``(channels, 1, 1, 1)``; a scalar
             serves every channel.
         enable_weights_quantization: False leaves the weight as it is.
-        weights_channels_axis: Axis of the weight that counts channels; negative counts from the end.
+        weights_channels_axis: Channel axis of the weight; negative counts from the end.
         weights_per_channel_threshold: One set of parameters per channel, or one for the whole tensor.
-        min_threshold: Smallest threshold the quantizer may use; None for the usual one. Candidates may stand in its
-            place, for callers that know no such argument.
+        min_threshold: Smallest threshold the quantizer may use; None for the default. Candidates may stand in its
+            position, for callers that do not know this argument.
         weights_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
-        threshold_domain: ``"log2"`` trains log2 of the threshold, which an optimizer then moves by factors; all else
-            speaks of the threshold. Not of UNIFORM.
+        threshold_domain: ``"log2"`` trains log2 of the threshold, which an optimizer then moves by factors; everything
+            else still means the threshold itself. Not for UNIFORM.
         ewgs: δ, by which the rounding error in steps scales the gradient to the values: g·(1 + δ·sign(g)·(x/Δ - y/Δ)).
 
     Raises:
@@ -172,13 +172,13 @@ class TrainableQuantizerWeightsConfig(_TargetConfig):
             "weights_channels_axis",
             accepted,
             "an integer (or None when per tensor)",
-            "give the axis that counts channels",
+            "give the channel axis",
         )
         object.__setattr__(self, "weights_channels_axis", None if axis is None else int(axis))
 
     @property
     def weights_bits_candidates(self) -> list[TrainableQuantizerCandidateConfig] | None:
-        """``weights_quantization_candidates`` by the name that the toolkit reads them."""
+        """``weights_quantization_candidates`` under the name that the toolkit reads."""
         return self.weights_quantization_candidates
 
 
@@ -192,13 +192,13 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
         activation_quantization_params: ``{THRESHOLD: t, SIGNED: s}`` or ``{RANGE_MIN: a, RANGE_MAX: b}``, scalars.
             Without ``SIGNED`` a threshold is signed.
         enable_activation_quantization: False leaves the activation as it is.
-        min_threshold: Smallest threshold the quantizer may use; None for the usual one. Candidates may stand in its
-            place, for callers that know no such argument.
+        min_threshold: Smallest threshold the quantizer may use; None for the default. Candidates may stand in its
+            position, for callers that do not know this argument.
         activation_quantization_candidates: Alternatives for a mixed-precision search, kept with the rest.
-        activation_rounding: How values half way between two levels are rounded, as the target device does; None for
-            the rule of the framework. Of POWER_OF_TWO alone.
-        threshold_domain: ``"log2"`` trains log2 of the threshold, which an optimizer then moves by factors; all else
-            speaks of the threshold. Not of UNIFORM.
+        activation_rounding: How values half way between two levels are rounded, to match the target device; None for
+            the framework's rule. Only for POWER_OF_TWO.
+        threshold_domain: ``"log2"`` trains log2 of the threshold, which an optimizer then moves by factors; everything
+            else still means the threshold itself. Not for UNIFORM.
         ewgs: δ, by which the rounding error in steps scales the gradient to the values: g·(1 + δ·sign(g)·(x/Δ - y/Δ)).
 
     Raises:
@@ -235,7 +235,7 @@ class TrainableQuantizerActivationConfig(_TargetConfig):
 
     @property
     def activation_bits_candidates(self) -> list[TrainableQuantizerCandidateConfig] | None:
-        """``activation_quantization_candidates`` by the name that the toolkit reads them."""
+        """``activation_quantization_candidates`` under the name that the toolkit reads."""
         return self.activation_quantization_candidates
 
 

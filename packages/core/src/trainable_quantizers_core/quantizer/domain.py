@@ -1,4 +1,4 @@
-"""Thresholds in the log2 domain: what the variable v holds of a threshold t, and back; contract section 2."""
+"""Thresholds in the log2 domain: conversion between a threshold t and its variable v (contract section 2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
 from trainable_quantizers_core.quantizer.grid import power
 
 _LEAST = np.float32(1 + 2.0**-15)
-"""What follows 1 among the numbers of 16 bits."""
+"""The next number after 1 with 16 significant bits."""
 
 
 def logarithm(threshold: np.ndarray, power_of_two: bool) -> np.ndarray:
@@ -37,4 +37,4 @@ def threshold(logarithm: np.ndarray, power_of_two: bool) -> np.ndarray:
     found = power(NUMPY_OPS, variable)
     if power_of_two:
         found = np.maximum(found, power(NUMPY_OPS, np.ceil(variable) - 1) * _LEAST)
-    return np.where(np.isfinite(variable), found, variable)  # who reads it looks for training that diverged
+    return np.where(np.isfinite(variable), found, variable)  # kept, because readers look for diverged training

@@ -1,4 +1,4 @@
-"""How the parameters of a range learn: what tells STE, LSQ and AdaRound apart."""
+"""The gradient rules that distinguish STE, LSQ and AdaRound."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class GradientRule:
     """How the parameters of a range learn: the columns of contract section 4.
 
     Args:
-        from_rounding: Whether rounding errors inside the range contribute, or saturated values alone.
+        from_rounding: Whether rounding errors inside the range contribute, or only saturated values.
         scaled: Whether the gradient is multiplied by r = 1/sqrt(N·highest).
-        soft_rounding: Whether each weight learns by a variable of its own which of its two levels it takes.
+        soft_rounding: Whether each weight has a variable that learns to which of its two levels it is rounded.
 
     Examples:
         >>> from trainable_quantizers_core.quantizer.lsq import LSQSymmetricWeights

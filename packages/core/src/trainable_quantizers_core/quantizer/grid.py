@@ -1,4 +1,4 @@
-"""The integer grid, and how raw parameters become the effective range: contract sections 1 and 2.
+"""The integer grid, and the effective range that raw parameters give (contract sections 1 and 2).
 
 Everything here is written once for numpy, torch and TensorFlow: a framework hands in its ``ArrayOps``
 and adds nothing but the gradient. All arithmetic is float32, operation by operation, so that the three
@@ -54,7 +54,7 @@ class Grid:
 
 
 def power(ops: ArrayOps, exponent: Any) -> Any:
-    """2^v with 16 significant bits, of which every library gives the same; within 2^-126..2^127 whatever v is.
+    """2^v with 16 significant bits, the same in every library; within 2^-126..2^127 for any v.
 
     Examples:
         >>> import numpy as np
@@ -70,7 +70,7 @@ def power(ops: ArrayOps, exponent: Any) -> Any:
 def effective_threshold(
     ops: ArrayOps, threshold: Any, min_threshold: float, power_of_two: bool, log2: bool = False
 ) -> Any:
-    """t_eff = max(t, min_threshold), rounded up to a power of two on request; finite whatever t is.
+    """t_eff = max(t, min_threshold), rounded up to a power of two on request; finite for any t.
 
     With ``log2``, ``threshold`` is v and t = 2^v, or 2^ceil(v) of powers of two.
 
@@ -125,7 +125,7 @@ def through_threshold(
 ) -> Any:
     """dL/dt from dL/dt_eff: dt_eff/dt = t_eff/t, straight through the rounding; with ``log2``, dt_eff/dv = t_eff·ln 2.
 
-    There is no push further below ``min_threshold``: a descent step moves t against its gradient, so a positive
+    Below ``min_threshold`` nothing pushes t further down: a descent step moves t against its gradient, so a positive
     gradient would lower t.
     """
     slope = effective_threshold(ops, threshold, min_threshold, power_of_two, log2)

@@ -1,4 +1,4 @@
-"""LSQ, learned step sizes: the parameters learn from rounding errors too."""
+"""LSQ, learned step sizes: the parameters learn from rounding errors as well as from clipping."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class LSQSymmetricWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial threshold.
-        freeze_quant_params: Whether the threshold stays as it starts.
+        freeze_quant_params: Whether the threshold keeps its initial value.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -61,9 +61,9 @@ class LSQUniformWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial range.
-        freeze_quant_params: Whether the ends stay as they start.
+        freeze_quant_params: Whether the ends keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -96,7 +96,7 @@ class LSQTableWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method, initial threshold and table.
-        freeze_quant_params: Whether threshold and table stay as they start.
+        freeze_quant_params: Whether threshold and table keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
@@ -129,7 +129,7 @@ class LSQSymmetricActivation(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial threshold.
-        freeze_quant_params: Whether the threshold stays as it starts.
+        freeze_quant_params: Whether the threshold keeps its initial value.
         schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
@@ -161,7 +161,7 @@ class LSQUniformActivation(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial range.
-        freeze_quant_params: Whether the ends stay as they start.
+        freeze_quant_params: Whether the ends keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
@@ -196,7 +196,7 @@ class LSQTableActivation(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method, initial threshold and table.
-        freeze_quant_params: Whether threshold and table stay as they start.
+        freeze_quant_params: Whether threshold and table keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How often the level of a weight goes back and forth while a network trains, and from when on it is frozen."""
+"""Oscillations of weights: the flip rate of each weight's level, and freezing above a limit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainable_quantizers_core.quantizer.serialization import register_class
 OSCILLATES_ABOVE = 0.005
 """Flip rate above which a weight counts as oscillating in telemetry, as in the paper."""
 
-_FROZEN = 2  # in the place of a direction
+_FROZEN = 2  # in place of a direction
 
 
 @dataclass(frozen=True)
 class Oscillations:
-    """Flip rates of weights, and freezing of those that oscillate.
+    """Measures the flip rates of weights, and freezes those that oscillate.
 
     After each step of the optimizer, with k the level of a weight, y = Δ·k, and m = momentum:
 
@@ -64,7 +64,7 @@ class Oscillations:
 
     @classmethod
     def check(cls, values: Mapping[str, Any], where: str = "") -> None:
-        """Whether these can be the values of a rule.
+        """Check that these are valid values of a rule.
 
         Raises:
             QuantizerError: see the class; ``where`` they were found.
@@ -85,12 +85,12 @@ class Oscillations:
             raise invalid(cls.__name__, "anneal_from", rule, first, advice, where)
 
     def to_dict(self) -> dict[str, float]:
-        """The arguments that say something, in terms of what TOML and JSON hold."""
+        """The arguments other than None, as values that TOML and JSON can hold."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, given: Any, where: str = "") -> Oscillations:
-        """The rule that ``to_dict`` was called on, or that a recipe holds.
+        """The rule from the result of ``to_dict``, or from a recipe.
 
         Raises:
             QuantizerError: no table, an unknown key or value.
@@ -116,7 +116,7 @@ class Oscillations:
 
     @property
     def freezes(self) -> bool:
-        """Whether it writes weights."""
+        """Whether it freezes weights, and so writes them."""
         return self.freeze_above is not None
 
     def variables(self, shape: tuple[int, ...], unit: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ class Oscillations:
     def followed(
         self, ops: ArrayOps, weight: Any, level: Any, unit: Any, state: Mapping[str, Any], step: Any, counts: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The weight after a step of the optimizer, and what is known of it then.
+        """The weight after a step of the optimizer, and its new state.
 
         Args:
             ops: Of the framework.
@@ -182,7 +182,7 @@ def level_and_direction(ops: ArrayOps, moves: Any) -> tuple[Any, Any]:
 
 
 def shares(moves: np.ndarray, flip_rate: np.ndarray) -> dict[str, float]:
-    """What telemetry says of a weight: the share of its elements that oscillate, and that are frozen.
+    """Telemetry of a weight: the share of its elements that oscillate, and the share that are frozen.
 
     Examples:
         >>> shares(np.float32([4, 5, 6, 6]), np.float32([0.0, 0.1, 0.2, 0.2]))

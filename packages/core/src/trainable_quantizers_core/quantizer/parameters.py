@@ -1,4 +1,4 @@
-"""The initial parameters that a configuration gives, checked, and the grid they are of."""
+"""The initial parameters of a configuration, checked, and their grid."""
 
 from __future__ import annotations
 

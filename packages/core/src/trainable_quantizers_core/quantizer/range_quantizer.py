@@ -1,4 +1,4 @@
-"""The life cycle that the shipped quantizers share in every framework."""
+"""The life cycle of the shipped quantizers, the same in every framework."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _METHOD_IN_CLASS_NAME = {
 
 
 class RangeQuantizer(BaseTrainableQuantizer):
-    """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf its ``gradient``."""
+    """A quantizer whose parameters are the ends of a range; a framework adds tensors, a leaf class its ``gradient``."""
 
     gradient: ClassVar[GradientRule] = STE
     native_rounding: ClassVar[RoundingRule]
@@ -57,7 +57,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         self._configure(quantization_config)
 
     def _configure(self, config: RangeConfig) -> None:
-        """Be what a configuration says; there are no variables yet, or their state is about to be loaded."""
+        """Apply a configuration; there are no variables yet, or their state is about to be loaded."""
         self.quantization_config = config
         self.specification = RangeSpecification.from_config(type(self).__name__, config)
         if self.gradient.soft_rounding and self.specification.ewgs:
@@ -77,7 +77,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
 
     @property
     def rounding(self) -> RoundingRule | None:
-        """How ties are rounded where that is not the rule of the framework; None where it is."""
+        """The rule for ties if it is not that of the framework, else None."""
         rule = self.specification.rounding
         return None if rule is self.native_rounding else rule
 
@@ -90,13 +90,13 @@ class RangeQuantizer(BaseTrainableQuantizer):
             raise invalid(owner, "oscillations", "an instance of Oscillations", self.oscillations, advice)
         tabled = config.quantization_method in TABLED  # type: ignore[attr-defined]
         if not self.weights_quantization() or self.gradient.soft_rounding or tabled:
-            rule = "None but for weights of evenly spaced levels that are rounded to the nearest"
+            rule = "None except for weights of evenly spaced levels that are rounded to the nearest"
             advice = "leave them out for activations, look-up tables and AdaRound"
             raise invalid(owner, "oscillations", rule, self.oscillations, advice)
 
     @property
     def structure(self) -> dict[str, Any]:
-        """What is part of its state beside the variables: they mean something else to another grid."""
+        """The part of its state beside the variables: these have another meaning on another grid."""
         spec = self.specification
         return {
             "method": spec.method.name,
@@ -108,28 +108,28 @@ class RangeQuantizer(BaseTrainableQuantizer):
         }
 
     def adopt_sign(self, signed: bool) -> None:
-        """Become a quantizer of activations with levels below zero, or without, as calibration could have decided."""
+        """Turn into a quantizer of activations with or without levels below zero, as calibration could have decided."""
         config: Any = self.quantization_config
         params = {**config.activation_quantization_params, SIGNED: signed}
-        if LUT_VALUES in params:  # the state that is loaded brings its own
+        if LUT_VALUES in params:  # the loaded state has its own
             grid = table_grid(signed)
             params[LUT_VALUES] = np.clip(params[LUT_VALUES], grid.lowest, grid.highest)
         self._configure(replace(config, activation_quantization_params=params))
 
     def start_at(self, threshold: np.ndarray | float) -> None:
-        """Start from another threshold of a weight; it has no variables yet."""
+        """Start from another threshold of a weight; only before variables are created."""
         config: Any = self.quantization_config
         params = {**config.weights_quantization_params, THRESHOLD: threshold}
         self._configure(replace(config, weights_quantization_params=params))
 
     @property
     def _held(self) -> tuple[str, ...]:
-        """The variables with others beside them that keep their values while they do not learn."""
+        """Names of the variables that have a copy, which keeps their value while they do not learn."""
         holds = self.schedule is not None and self.schedule.holds and not self.freeze_quant_params
         return tuple(self.specification.initial) if holds else ()
 
     def _learns(self) -> Any:
-        """Whether these learn at the present step."""
+        """Whether these learn at the current step."""
         schedule: Any = self.schedule
         return schedule.learns(self.get_quantizer_variable(STEP))
 
@@ -162,7 +162,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
             self.add_quantizer_variable(ALPHA, alpha, VariableGroup.WEIGHTS)
 
     def _create_variables(self, layer: Any, name: str, values: dict[str, np.ndarray], trainable: bool) -> None:
-        """The variables with these values, those beside them, and the count of steps."""
+        """Create the variables with these values, their copies, and the count of steps."""
         kept = {f"{variable}_{HELD}": values[variable] for variable in self._held}
         counted = {STEP: np.zeros((), np.int64)} if self.counts_steps else {}
         for variable, value in {**values, **kept, **counted}.items():
@@ -180,8 +180,8 @@ class RangeQuantizer(BaseTrainableQuantizer):
             raise invalid(type(self).__name__, "quantization", "enabled", False, advice)
         if self.schedule is not None and self.read_variable(STEP) < self.schedule.full_from:
             step = int(self.read_variable(STEP))
-            text = f"{type(self).__name__}: converted at step {step} of a schedule that quantizes in full from step"
-            advice = "if training was longer than that, nothing told the schedule: see advance_schedules"
+            text = f"{type(self).__name__}: converted at step {step}, but its schedule quantizes fully only from step"
+            advice = "if training was longer, the schedule was not advanced: see advance_schedules"
             warnings.warn(f"{text} {self.schedule.full_from}; {advice}.", stacklevel=2)
         if self.rounding is not None:
             text = f"convert: ties are rounded {self.rounding.value} in training, and {self.native_rounding.value}"
@@ -200,7 +200,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """The value of a variable that the next call uses, as float32: of a threshold t itself, in the log2 domain too.
 
         Raises:
-            QuantizerError: there is none of that name (yet).
+            QuantizerError: there is no such variable (yet).
         """
         return self.specification.parameter(name, np.asarray(self._read_variable(self._current(name)), np.float32))
 
@@ -208,7 +208,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
         """Give a variable a value of its shape: a threshold t itself, in the log2 domain too.
 
         Raises:
-            QuantizerError: there is none of that name (yet).
+            QuantizerError: there is no such variable (yet).
         """
         value = self.specification.variable(name, value)
         for written in (name, f"{name}_{HELD}"):
@@ -216,14 +216,14 @@ class RangeQuantizer(BaseTrainableQuantizer):
                 self._write_variable(self.get_quantizer_variable(written), value)
 
     def _current(self, name: str) -> Any:
-        """The variable itself, or what keeps its value at the steps that it does not learn."""
+        """The variable itself, or the copy that keeps its value at the steps that it does not learn."""
         variable = self.get_quantizer_variable(name)
         if name not in self._held:
             return variable
         return self._where(self._learns(), variable, self.get_quantizer_variable(f"{name}_{HELD}"))
 
     def deployed_weight(self, weight: Any) -> Any:
-        """The weight, or where its rounding is learned, the value of its level."""
+        """The weight, or, if its rounding is learned, the value of its level."""
         return self(weight, False) if self.gradient.soft_rounding and self.enabled else weight
 
     @abstractmethod
@@ -244,7 +244,7 @@ class RangeQuantizer(BaseTrainableQuantizer):
 
     @abstractmethod
     def _write_variable(self, variable: Any, value: np.ndarray) -> None:
-        """Give it another value."""
+        """Set another value."""
 
     @abstractmethod
     def _create_inferable(self, class_name: str, values: dict[str, np.ndarray], target: QuantizationTarget) -> Any:

@@ -1,4 +1,4 @@
-"""Finding the quantizer class for a target, a training method and a quantization method."""
+"""The look-up of a quantizer class by target, training method and quantization method."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from trainable_quantizers_core.errors import invalid
 def get_trainable_quantizer_class(
     quant_target: QuantizationTarget, quantizer_id: Any, quant_method: QuantizationMethod, quantizer_base_class: type
 ) -> type:
-    """The one class below ``quantizer_base_class`` that carries these marks.
+    """The one subclass of ``quantizer_base_class`` with these marks.
 
-    A class that derives from another match is not counted: subclassing a quantizer leaves the look-up of
-    that quantizer as it was; give the subclass an identifier of its own to make it findable. Nor is a class
-    counted that still has abstract methods.
+    Abstract classes and subclasses of another match are ignored, so subclassing a quantizer does not change the
+    look-up of that quantizer. Give the subclass its own identifier to make it findable.
 
     Args:
         quant_target: ``QuantizationTarget.Weights`` or ``.Activation``.
@@ -63,9 +62,9 @@ def get_trainable_quantizer_class(
     raise invalid(
         "get_trainable_quantizer_class",
         "(target, identifier, method)",
-        "carried by exactly one class",
+        "the marks of exactly one class",
         tuple(map(_text, (quant_target, quantizer_id, quant_method))),
-        f"{len(matches)} classes match; below {quantizer_base_class.__name__} there are "
+        f"{len(matches)} classes match; the subclasses of {quantizer_base_class.__name__} are "
         f"{'; '.join(existing) or 'none'}",
     )
 

@@ -1,4 +1,4 @@
-"""When a quantizer begins to quantize while a network trains, and when its parameters learn."""
+"""Schedules: the training steps at which a quantizer quantizes and its parameters learn."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ LAST_STEP = 2**24
 
 @dataclass(frozen=True)
 class QuantizationSchedule:
-    """What a quantizer does at which step of the optimizer, counted from 0.
+    """The steps of the optimizer, counted from 0, at which a quantizer quantizes and its parameters learn.
 
-    In training y = x + share·(q(x) - x), with share = clip((step - start + 1)/(ramp + 1), 0, 1), so that its
-    gradient is that of q by the share, and 1 for x by what remains. In evaluation y = q(x) at any step: what
-    is measured is always what conversion deploys. The parameters of q learn while
-    learn_from <= step < learn_until; before and after they stay, whatever an optimizer does to them.
+    In training y = x + share·(q(x) - x), with share = clip((step - start + 1)/(ramp + 1), 0, 1), so its gradient
+    is that of q, weighted by share, plus 1 for x, weighted by 1 - share. In evaluation y = q(x) at any step, so
+    evaluation always measures the model that conversion deploys. The parameters of q learn while
+    learn_from <= step < learn_until; before and after they keep their values, regardless of the optimizer.
 
     Args:
         start: First step that quantizes: training is in float before.
-        ramp: Steps over which quantization grows from there to the full one; 0 begins with it.
+        ramp: Steps over which quantization grows from there to the full one; 0 quantizes fully at once.
         learn_from: First step that moves the parameters.
-        learn_until: First step that moves them no more; None never comes.
+        learn_until: First step that no longer moves them; None sets no end.
 
     Raises:
-        QuantizerError: no integers of 0..2^24, or nothing between ``learn_from`` and ``learn_until``.
+        QuantizerError: values that are not integers in 0..2^24, or no step from ``learn_from`` to ``learn_until``.
 
     Examples:
         >>> from trainable_quantizers_core.quantizer.array_ops import NUMPY_OPS
@@ -50,7 +50,7 @@ class QuantizationSchedule:
 
     @classmethod
     def check(cls, values: Mapping[str, Any], where: str = "") -> None:
-        """Whether a schedule can have these values.
+        """Check that these are valid values of a schedule.
 
         Raises:
             QuantizerError: see the class; ``where`` they were found.
@@ -60,16 +60,16 @@ class QuantizationSchedule:
                 check_step(cls.__name__, name, value, where)
         learn_from, learn_until = values.get("learn_from", 0), values.get("learn_until")
         if learn_until is not None and learn_until <= learn_from:
-            advice = "for parameters that never learn there is freeze"
+            advice = "use freeze for parameters that never learn"
             raise invalid(cls.__name__, "learn_until", f"after learn_from ({learn_from})", learn_until, advice, where)
 
     def to_dict(self) -> dict[str, int]:
-        """The arguments that say something, in terms of what TOML and JSON hold."""
+        """The arguments other than None, as values that TOML and JSON can hold."""
         return {name: int(step) for name, step in vars(self).items() if step is not None}
 
     @property
     def full_from(self) -> int:
-        """First step that quantizes in full."""
+        """First step that quantizes fully."""
         return self.start + self.ramp
 
     def rounding_power(self, ops: ArrayOps, step: Any) -> Any:
@@ -97,17 +97,17 @@ class QuantizationSchedule:
 
 
 def check_step(owner: str, name: str, value: Any, where: str = "") -> None:
-    """Whether a value can be the number of a step, or of steps.
+    """Check that a value can be a step or a number of steps.
 
     Raises:
-        QuantizerError: no integer of 0..2^24.
+        QuantizerError: not an integer in 0..2^24.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= LAST_STEP:
         raise invalid(owner, name, f"an integer in 0..{LAST_STEP}", value, "count steps of the optimizer", where)
 
 
 def passed(ops: ArrayOps, step: Any, start: int, ramp: int) -> Any:
-    """The share of a ramp that lies behind at a step, 0..1."""
+    """The share of a ramp that is done at a step, 0..1."""
     share = ops.divide(step - start, float(max(ramp, 1)))
     return ops.where(share > 1, 1.0, ops.where(share < 0, 0.0, share))
 

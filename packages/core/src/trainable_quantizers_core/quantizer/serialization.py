@@ -1,4 +1,4 @@
-"""Values to JSON and back without loss: arrays, enumerations, non-finite numbers and tuples included.
+"""Lossless JSON for configurations: arrays, enumerations, non-finite numbers and tuples included.
 
 A value that JSON cannot hold becomes an object of one key that starts with ``$``.
 """
@@ -23,18 +23,18 @@ _CLASSES: dict[str, tuple[Any, Callable[[Any], Any]]] = {}
 
 
 def register_class(tag: str, cls: type, restore: Callable[[Any], Any]) -> None:
-    """Make instances of a class, and of those derived from it, part of what configurations and options can hold.
+    """Let configurations and options hold instances of a class and of its subclasses.
 
     Args:
         tag: Their key in JSON, with a leading ``$``.
         cls: Has ``to_dict``.
-        restore: Makes an instance of what that gave.
+        restore: Makes an instance from the result of ``to_dict``.
     """
     _CLASSES[tag] = cls, restore
 
 
 def register_enum(enum: type[Enum]) -> type[Enum]:
-    """Make the members of an enumeration part of what configurations and options can hold (a decorator).
+    """Let configurations and options hold members of an enumeration (a decorator).
 
     Raises:
         QuantizerError: another enumeration of that name is registered.
@@ -46,12 +46,12 @@ def register_enum(enum: type[Enum]) -> type[Enum]:
         True
     """
     if _ENUMS.setdefault(enum.__name__, enum) is not enum:
-        raise invalid("register_enum", "enum", "of a name not taken", enum, "rename it")
+        raise invalid("register_enum", "enum", "of a name that is not taken", enum, "rename it")
     return enum
 
 
 def encode(value: Any) -> Any:
-    """``value`` in terms of what JSON holds.
+    """``value`` as JSON-compatible values.
 
     Raises:
         QuantizerError: a value of a type that could not be restored.
@@ -66,7 +66,7 @@ def encode(value: Any) -> Any:
     elif value is None or isinstance(value, (bool, int, str)):
         return value
     elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-        shape = {} if value.size else {"shape": list(value.shape)}  # nested lists do not tell that of an empty one
+        shape = {} if value.size else {"shape": list(value.shape)}  # nested lists hide the shape of an empty one
         return {"$array": encode(value.tolist()), "dtype": value.dtype.name, **shape}
     elif isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
@@ -83,7 +83,7 @@ def encode(value: Any) -> Any:
         "encode",
         "value",
         "None, a number, a string, an array, a registered enumeration, a configuration, "
-        "or a list, tuple or dictionary (string keys without a leading $) of such",
+        "or a list, tuple or dictionary (string keys without a leading $) of these",
         value,
         "convert it, or register your enumeration with register_enum",
     )
@@ -93,7 +93,7 @@ def decode(value: Any) -> Any:
     """The value that ``encode`` was given.
 
     Raises:
-        QuantizerError: a tag or an enumeration that nobody registered.
+        QuantizerError: a tag or an enumeration that is not registered.
     """
     if isinstance(value, list):
         return [decode(item) for item in value]

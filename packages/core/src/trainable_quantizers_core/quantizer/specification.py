@@ -1,4 +1,4 @@
-"""What a shipped quantizer is, before any framework: its grid, its variables, its export."""
+"""The specification of a shipped quantizer without a framework: its grid, its variables, its export."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RangeSpecification:
         """The specification that a configuration asks for.
 
         Raises:
-            QuantizerError: bits, parameters or axis that leave no grid, or keys nobody reads.
+            QuantizerError: bits, parameters or axis that leave no grid, or unused keys.
         """
         bits, tabled = config.num_bits, config.quantization_method in TABLED
         most = MAX_TABLE_BITS if tabled else MAX_BITS
@@ -95,7 +95,7 @@ class RangeSpecification:
         return self.threshold_domain is ThresholdDomain.LOG2
 
     def variable(self, name: str, value: np.ndarray) -> np.ndarray:
-        """What the variable of a parameter holds: the parameter, or v of a threshold in the log2 domain."""
+        """The value of a parameter's variable: the parameter, or v for a threshold in the log2 domain."""
         return logarithm(value, self.power_of_two) if self.log2 and name == THRESHOLD else value
 
     def parameter(self, name: str, variable: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ class RangeSpecification:
 
     @property
     def levels(self) -> Grid:
-        """What its values are multiples of: the grid, or that of the entries of a table."""
+        """The levels of its values: the grid, or for a table that of its entries."""
         return table_grid(self.grid.signed) if self.method in TABLED else self.grid
 
     def initial_values(self, tensor_shape: Sequence[int] | None) -> dict[str, np.ndarray]:
@@ -123,7 +123,7 @@ class RangeSpecification:
         axis = self.channel_axis
         where = f" for a tensor of shape {shape}"
         if not -len(shape) <= axis < len(shape):
-            advice = "name the axis that counts channels, or quantize per tensor"
+            advice = "name the channel axis, or quantize per tensor"
             raise invalid(
                 self.owner, "weights_channels_axis", f"in {-len(shape)}..{len(shape) - 1}", axis, advice, where
             )
@@ -149,7 +149,7 @@ class RangeSpecification:
         )
 
     def lsq_factor(self, shared_by: int) -> float:
-        """R = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
+        """The factor r = 1/sqrt(N·highest) for N elements that share a parameter (Esser et al. 2020).
 
         Examples:
             >>> RangeSpecification("q", QuantizationMethod.SYMMETRIC, Grid(3, True), 2**-16, None, {}).lsq_factor(12)

@@ -1,4 +1,4 @@
-"""STE, the straight-through estimator: the parameters learn from what lies outside their range."""
+"""STE, the straight-through estimator: the parameters learn only from values outside their range."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class STESymmetricWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial threshold.
-        freeze_quant_params: Whether the threshold stays as it starts.
+        freeze_quant_params: Whether the threshold keeps its initial value.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -60,9 +60,9 @@ class STEUniformWeights(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial range.
-        freeze_quant_params: Whether the ends stay as they start.
+        freeze_quant_params: Whether the ends keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether its flip rates are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -93,7 +93,7 @@ class STESymmetricActivation(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial threshold.
-        freeze_quant_params: Whether the threshold stays as it starts.
+        freeze_quant_params: Whether the threshold keeps its initial value.
         schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:
@@ -123,7 +123,7 @@ class STEUniformActivation(RangeQuantizer):
 
     Args:
         quantization_config: Bits, method and initial range.
-        freeze_quant_params: Whether the ends stay as they start.
+        freeze_quant_params: Whether the ends keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What of a quantizer's state is no number that an optimizer moves, as text that is saved beside the numbers."""
+"""The structure of quantizers (method, bits, sign, axis) as text that is saved with their variables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SIGN = "signed"
-"""Of an activation, calibration finds it, as it finds the threshold; all else is the recipe's."""
+"""The sign of an activation comes from calibration, as the threshold does; the recipe sets everything else."""
 
 
 def structure_of(quantizers: Mapping[Any, Any]) -> str:
@@ -24,12 +24,12 @@ def structure_of(quantizers: Mapping[Any, Any]) -> str:
 def structural_differences(
     owner: str, quantizers: Mapping[Any, Any], saved: str, but: tuple[str, ...] = ()
 ) -> list[str]:
-    """What a saved state says of quantizers that these are not, one message for each; a key on one side is none.
+    """Messages for the quantizers whose structure differs from a saved state; keys on one side only are ignored.
 
     Args:
         owner: Name of the layer that holds them, for messages.
         quantizers: Those that are to take in the state.
-        saved: What ``structure_of`` gave when the state was saved.
+        saved: The result of ``structure_of`` when the state was saved.
         but: Names that may differ.
 
     Examples:

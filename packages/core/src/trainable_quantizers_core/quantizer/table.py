@@ -1,4 +1,4 @@
-"""Quantizing to the entries of a table: the look-up tables of contract section 4.
+"""Quantization to the entries of a look-up table (contract section 4).
 
 Written once for numpy, torch and TensorFlow, as ``grid`` is.
 """
@@ -27,7 +27,7 @@ def table_grid(signed: bool) -> Grid:
 
 
 def effective_table(ops: ArrayOps, table: Any, grid: Grid) -> Any:
-    """The levels of fractions of the threshold, in ascending order: within the grid, and finite whatever they are.
+    """The levels of fractions of the threshold, in ascending order: within the grid, and finite for any fractions.
 
     Examples:
         >>> import numpy as np
@@ -51,7 +51,7 @@ def _ordered(ops: ArrayOps, table: Any, grid: Grid) -> tuple[Any, Any]:
 def table_gradient(ops: ArrayOps, table: Any, gradient: Any, grid: Grid) -> Any:
     """dL/dtable from that of the effective levels, straight through their rounding.
 
-    An entry beyond the grid gets only what brings it back: a descent step moves it against its gradient.
+    An entry beyond the grid gets only a gradient that brings it back: a descent step moves it against its gradient.
     """
     steps = grid.steps_per_threshold
     _, order = _ordered(ops, table, grid)
@@ -81,14 +81,14 @@ def _assigned(ops: ArrayOps, x: Any, threshold: Any, levels: Any, grid: Grid) ->
 
 
 def look_up(ops: ArrayOps, x: Any, threshold: Any, levels: Any, grid: Grid) -> Any:
-    """Y = c/2^(8-s)·t for the level c of the table that is nearest to clip(x/t·2^(8-s)); the lower of two.
+    """The look-up y = c/2^(8-s)·t for the table's level c nearest to clip(x/t·2^(8-s)); the lower of two.
 
     Args:
         ops: The array library.
         x: float32 values.
         threshold: The effective threshold, shaped for broadcasting.
-        levels: What ``effective_table`` gave.
-        grid: What ``table_grid`` gave.
+        levels: The result of ``effective_table``.
+        grid: The result of ``table_grid``.
 
     Examples:
         >>> import numpy as np

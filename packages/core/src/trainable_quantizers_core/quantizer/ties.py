@@ -1,4 +1,4 @@
-"""Rounding of values half way between two levels, by another rule than the framework's: contract section 1."""
+"""Rounding of ties by a rule other than the framework's (contract section 1)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _AWAY = 22
 
 
 def beside_ties(ops: ArrayOps, x: Any, step: Any, num_bits: int, rule: RoundingRule) -> Any:
-    """Every x as it is, but those half way between two levels moved a little to the level that the rule chooses.
+    """x, with values half way between two levels moved a little towards the level that the rule chooses.
 
-    x' = x ± Δ·2^(b-22) where x/Δ is a whole number and a half: what rounds x' to the nearest level, whatever its own
-    rule, rounds x by this one. Exact for steps that are powers of two.
+    x' = x ± Δ·2^(b-22) where x/Δ is a whole number and a half: rounding x' to the nearest level, by any rule for ties,
+    rounds x by this one. Exact for steps that are powers of two.
 
     Args:
         ops: The array library.

@@ -1,1 +1,1 @@
-"""Recipes: what of a model is quantized, and how."""
+"""Recipes: which parts of a model are quantized, and how."""

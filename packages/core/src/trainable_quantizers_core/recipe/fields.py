@@ -1,4 +1,4 @@
-"""The fields of schemes as recipes hold them: words, numbers and tables, read and written."""
+"""Reading and writing the fields of a recipe's schemes: words, numbers and tables."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _WIDTHS = {
 
 
 def read_fields(scheme: type[Any], given: Any, where: str = "") -> dict[str, Any]:
-    """The given fields of a scheme, words turned into members of their enumerations.
+    """The given fields of a scheme, with words turned into enumeration members.
 
     Raises:
         QuantizerError: unknown keys or values, found ``where``.
@@ -84,7 +84,7 @@ def read_keys(owner: type, given: Any, known: list[str], where: str) -> list[tup
 
 
 def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``read_fields`` was given, in terms of what TOML and JSON hold.
+    """The inverse of ``read_fields``: fields as values that TOML and JSON can hold.
 
     Examples:
         >>> plain_fields({"method": QuantizationMethod.SYMMETRIC, "num_bits": 4})

@@ -1,4 +1,4 @@
-"""Which layer is quantized how: the rules of a recipe, applied to the layers of a model."""
+"""The plan for each layer: a recipe's rules applied to the layers of a model."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of a layer.
+    """How one layer is quantized.
 
     Args:
         layer: The layer.
         weights: How its weights are quantized; None leaves them in float.
         activations: How its output is quantized; None leaves it in float.
-        reason: What decided, in words: ``"default"``, ``"rule 2 (type 'linear')"``, ``"skipped by rule 3 (...)"``.
+        reason: What decided, as text: ``"default"``, ``"rule 2 (type 'linear')"``, ``"skipped by rule 3 (...)"``.
 
     Examples:
         >>> from trainable_quantizers_core import Recipe
@@ -64,11 +64,11 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class LayerRule:
-    """What differs for the layers that fulfil all of the given conditions.
+    """Changes to the recipe for the layers that meet all of the given conditions.
 
     Args:
-        name: Pattern of the layer's full name, with ``*``, ``?`` and ``[...]``.
-        type: Pattern of its kind or of the name of its class, in any case.
+        name: Pattern for the layer's full name, with ``*``, ``?`` and ``[...]``.
+        type: Pattern for its kind or class name, in any case.
         position: ``"first"`` or ``"last"``: of the layers with weights.
         weights: Fields of ``WeightsScheme`` that differ (or a whole one); False leaves weights in float.
         activations: The same for ``ActivationsScheme``.
@@ -95,7 +95,7 @@ class LayerRule:
 
     @classmethod
     def read(cls, given: Any, where: str = " in a rule") -> dict[str, Any]:
-        """The arguments of a rule from a table of a file or from themselves.
+        """The arguments of a rule from a table of a file, or as given in Python, checked.
 
         Raises:
             QuantizerError: see the class.
@@ -109,7 +109,7 @@ class LayerRule:
             advice = nearest(values["position"], _POSITIONS)
             raise invalid(cls.__name__, "position", "'first' or 'last'", values["position"], advice, where)
         if all(values.get(key) is None for key in ("name", "type", "position")):
-            advice = "give name, type or position; what holds for all layers belongs in [weights] and [activations]"
+            advice = "give name, type or position; settings for all layers belong in [weights] and [activations]"
             raise invalid(cls.__name__, "rule", "one with a condition", dict(given), advice, where)
         for target, scheme in SCHEMES.items():
             value = values.get(target)
@@ -140,16 +140,16 @@ class LayerRule:
         return False if self.skip else getattr(self, target)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was given, in terms of what TOML and JSON hold."""
+        """The given arguments, as values that TOML and JSON can hold."""
         values = {key: value for key, value in vars(self).items() if value is not None and (key != "skip" or value)}
         return {key: plain_fields(value) if isinstance(value, dict) else value for key, value in values.items()}
 
     def matches_name(self, layer: Layer) -> bool:
-        """Whether the name fits; a name with brackets fits itself too."""
+        """Whether the name matches; a name with brackets also matches itself."""
         return self.name is None or self.name == layer.name or fnmatchcase(layer.name, self.name)
 
     def matches_type(self, layer: Layer) -> bool:
-        """Whether the kind or the class fits."""
+        """Whether the kind or the class matches."""
         return self.type is None or any(fnmatchcase(word.lower(), self.type.lower()) for word in layer.types)
 
 
@@ -160,7 +160,7 @@ def plan_layers(
     rules: Sequence[LayerRule],
     layers: Sequence[Layer],
 ) -> tuple[LayerPlan, ...]:
-    """One plan per layer; of several rules that match it, a later one overrides an earlier one field by field.
+    """One plan per layer; of several matching rules, a later one overrides an earlier one field by field.
 
     Raises:
         QuantizerError: a rule that matches nothing, or nothing that is quantized.
@@ -223,5 +223,5 @@ def _matches_nothing(
         advice = nearest(str(rule.type).lower(), types)
     else:
         named = "; ".join(f"{layer.name} is {'/'.join(layer.types)}" for layer in inside if rule.matches_name(layer))
-        advice = f"no layer fulfils all of it ({named or 'the ' + str(rule.position) + ' is ' + inside[0].name})"
+        advice = f"no layer meets all conditions ({named or 'the ' + str(rule.position) + ' is ' + inside[0].name})"
     return invalid(owner, f"rule {number}", "one that matches a layer", rule.conditions, advice)

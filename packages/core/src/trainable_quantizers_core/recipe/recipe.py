@@ -1,4 +1,4 @@
-"""Recipes: what of a model is quantized, and how, in a file that drives every framework."""
+"""Recipes: files that state which parts of a model are quantized and how, for every framework."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WRITERS = {".toml": tomli_w.dumps, ".json": lambda data: json.dumps(data, inden
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is quantized: what holds for all layers, and rules for those that differ.
+    """How a model is quantized: defaults for all layers, and rules for those that differ.
 
     Args:
         weights: How weights are quantized; None leaves them in float unless a rule says otherwise.
@@ -51,7 +51,7 @@ class Recipe:
         rules: Of several that match a layer, a later one overrides an earlier one field by field.
         name: For summaries and messages.
         require_coverage: Share of the multiply-accumulates, from 0 to 1, that must have quantized weights and inputs;
-            ``prepare`` fails with a list of the others where it is less.
+            if it is less, ``prepare`` fails with a list of the others.
 
     Raises:
         QuantizerError: an unknown key or value.
@@ -97,7 +97,7 @@ class Recipe:
         return values
 
     def plan(self, layers: Sequence[Layer]) -> tuple[LayerPlan, ...]:
-        """What becomes of each layer of a model, given in order of execution.
+        """The plan for each layer of a model; the layers are given in order of execution.
 
         Raises:
             QuantizerError: a rule that matches no layer, or nothing that is quantized.
@@ -107,14 +107,14 @@ class Recipe:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it asks for what only a run of the model shows: activations, corrected biases, coverage."""
+        """Whether it needs a run of the model: for activations, corrected biases or coverage."""
         activations = self.activations is not None or any(rule.activations for rule in self.rules)
         schemes = [self.weights and vars(self.weights), *(rule.weights for rule in self.rules)]
         corrects = any(scheme["bias_correction"] for scheme in schemes if scheme and "bias_correction" in scheme)
         return activations or corrects or self.require_coverage is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe in terms of what TOML and JSON hold."""
+        """The recipe as values that TOML and JSON can hold."""
         values = {
             "name": self.name,
             "weights": self.weights and plain_fields(vars(self.weights)),
@@ -126,7 +126,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "the recipe") -> Recipe:
-        """The recipe that ``to_dict`` was called on, or that a file holds; messages name ``source``.
+        """The recipe from the result of ``to_dict``, or from the content of a file; messages name ``source``.
 
         Raises:
             QuantizerError: an unknown key or value.
@@ -136,10 +136,10 @@ class Recipe:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
-        """The recipe in a file that ends in ``.toml`` or ``.json``.
+        """Read a recipe from a ``.toml`` or ``.json`` file.
 
         Raises:
-            QuantizerError: another ending, a text that is not TOML or JSON, or an unknown key or value.
+            QuantizerError: another suffix, a text that is not TOML or JSON, or an unknown key or value.
         """
         path = Path(path)
         reader = _for_suffix("from_file", path, _READERS)
@@ -154,10 +154,10 @@ class Recipe:
         return cls.from_dict(data, path.name)
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe to a file that ends in ``.toml`` or ``.json``, whole or not at all.
+        """Write the recipe to a ``.toml`` or ``.json`` file, atomically.
 
         Raises:
-            QuantizerError: another ending.
+            QuantizerError: another suffix.
 
         Examples:
             >>> from tempfile import TemporaryDirectory

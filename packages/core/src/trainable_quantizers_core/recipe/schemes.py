@@ -1,4 +1,4 @@
-"""How weights or activations are quantized, before any layer or framework: the sections of a recipe."""
+"""Schemes for weights and activations: the sections of a recipe."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from trainable_quantizers_core.quantizer.table import MAX_TABLE_BITS
 from trainable_quantizers_core.recipe.fields import read_fields
 
 _UNLIMITED = {
-    TrainingMethod.ADAROUND: "reconstruct first, and train with another method: learned rounding knows no limit",
-    TrainingMethod.DQA: "learn the widths first, and train by learned_recipe: the mixture knows no limit",
+    TrainingMethod.ADAROUND: "reconstruct first, and train with another method: learned rounding has no limit",
+    TrainingMethod.DQA: "learn the widths first, and train by learned_recipe: the mixture has no limit",
 }
 """Training methods whose weights no accumulator limits."""
 
@@ -72,7 +72,7 @@ class _Scheme:
         return {"threshold_domain": self.threshold_domain, "ewgs": self.ewgs}
 
     def quantizer(self, config: Any, base: Any) -> Any:
-        """The quantizer of a framework, of which ``base`` is the base class.
+        """The quantizer of the framework whose base class is ``base``.
 
         Raises:
             QuantizerError: none is known for the method and the training method, or it lacks an option.
@@ -91,32 +91,32 @@ class _Scheme:
 
 @dataclass(frozen=True)
 class WeightsScheme(_Scheme):
-    """How weights are quantized. Words may be given as strings, in any case, as in a file.
+    """How weights are quantized. Enumeration members may be given as strings, in any case, as in a file.
 
     Args:
         method: ``POWER_OF_TWO``, ``SYMMETRIC``, ``UNIFORM``, or for a learned look-up table ``LUT_POT_QUANTIZER`` or
             ``LUT_SYM_QUANTIZER``, in words ``lut_power_of_two`` and ``lut_symmetric``.
-        num_bits: 2..16; 2..7 of look-up tables.
+        num_bits: 2..16; 2..7 for look-up tables.
         training_method: A ``TrainingMethod``, or the identifier of a quantizer of your own.
         calibration: How the initial parameters follow from the weights.
         percentile: Share of the values, in percent, that ``calibration="percentile"`` keeps in range.
-        freeze: Whether the parameters stay as calibrated.
+        freeze: Whether the parameters keep their calibrated values.
         schedule: When training quantizes and the parameters learn; None does both from the first step.
         threshold_domain: ``LOG2`` trains log2 of thresholds, which an optimizer then moves by factors; not ``UNIFORM``.
         ewgs: δ, by which the rounding error in steps scales the gradient to the values; 0 does not scale it.
         granularity: One set of parameters per tensor or per channel.
         bits_candidates: Widths that the training method DQA chooses from, ``num_bits`` among them; none for others.
         bias: ``ACCUMULATOR`` rounds it to the grid of the layer's sums wherever weights and input lie on power-of-two
-            grids, as an integer accelerator has it: see ``AccumulatorGrid``. ``FLOAT`` leaves it.
-        bias_correction: Whether the bias makes up for the mean error of the quantized weights and inputs, measured on
-            the calibration data: see ``BiasCorrection``.
-        accumulator_bits: 8..32: bits of two's complement that the sums of a layer, bias and every part of a sum
-            included, never exceed wherever weights and input lie on power-of-two grids; None sets no limit.
-        oscillations: How flip rates are measured, and from which on weights are frozen; None, or false in a rule, does
-            neither.
+            grids, as on an integer accelerator: see ``AccumulatorGrid``. ``FLOAT`` leaves it in float.
+        bias_correction: Whether the bias compensates for the mean error of the quantized weights and inputs, measured
+            on the calibration data: see ``BiasCorrection``.
+        accumulator_bits: 8..32: bits of two's complement that the sums of a layer, with bias and partial sums, never
+            exceed wherever weights and input lie on power-of-two grids; None sets no limit.
+        oscillations: How flip rates are measured, and above which rate weights are frozen; None, or false in a rule,
+            does neither.
 
     Raises:
-        QuantizerError: a value that is none of these.
+        QuantizerError: a value that is not allowed.
 
     Examples:
         >>> WeightsScheme(method="power_of_two", num_bits=4).granularity is Granularity.PER_CHANNEL
@@ -144,7 +144,7 @@ class WeightsScheme(_Scheme):
                 rule = f"None with {method.value}"
                 raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
         if self.accumulator_bits is not None and self.method in TABLED:
-            advice = "choose another method: weights within the limit would be no entries of the table"
+            advice = "choose another method: limited weights would not be entries of the table"
             rule = "None with a look-up table"
             raise invalid(type(self).__name__, "accumulator_bits", rule, self.accumulator_bits, advice)
 
@@ -200,11 +200,11 @@ class WeightsScheme(_Scheme):
 
 @dataclass(frozen=True)
 class ActivationsScheme(_Scheme):
-    """How activations are quantized: as ``WeightsScheme`` but its last four, for they are per tensor.
+    """How activations are quantized, always per tensor; the arguments up to ``ewgs`` are those of ``WeightsScheme``.
 
     Args:
-        rounding: How values half way between two levels are rounded, as the target device does: ``HALF_EVEN``,
-            ``HALF_UP`` or ``HALF_AWAY``. None for the rule of the framework. Of ``POWER_OF_TWO`` alone.
+        rounding: How values half way between two levels are rounded, to match the target device: ``HALF_EVEN``,
+            ``HALF_UP`` or ``HALF_AWAY``. None for the framework's rule. Only for ``POWER_OF_TWO``.
 
     Examples:
         >>> ActivationsScheme(calibration="percentile", percentile=99.9).num_bits

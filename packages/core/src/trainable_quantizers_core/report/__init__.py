@@ -1,4 +1,4 @@
-"""What quantization did to a model: measured per tensor, shown as one HTML page or a table in the terminal."""
+"""Reports: the effect of quantization on each tensor, as one HTML page or a table in the terminal."""
 
 from trainable_quantizers_core.report.data import ModelReport, SkippedLayer, TensorReport
 from trainable_quantizers_core.report.measure import measure

@@ -1,4 +1,4 @@
-"""The facts of a report, before anything is drawn; lossless to JSON and back."""
+"""The data of a report, without any drawing; lossless to JSON and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TensorReport(Part):
 
     Args:
         layer: Name of the layer.
-        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         target: ``"weights"`` or ``"activation"``.
         method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or that of a look-up table.
         num_bits: Bits of a level.
@@ -48,8 +48,8 @@ class TensorReport(Part):
         levels_used: Share of the levels that occur, 0..1.
         range_used: Share of the effective range between the smallest and the largest value, 0..1; the mean of channels.
         sqnr: Signal to quantization noise ratio in dB; infinite when nothing is lost.
-        accumulator_bits: Of weights: bits of two's complement that the sums of the layer, bias included, need at worst;
-            None if they lie on no power-of-two grid.
+        accumulator_bits: Of weights: bits of two's complement that the sums of the layer, bias included, need in the
+            worst case; None if they lie on no power-of-two grid.
         accumulator_bits_seen: Of weights: bits that the sums needed on the data of the report.
 
     Raises:
@@ -96,20 +96,20 @@ class TensorReport(Part):
         effective = {name: np.asarray(self.parameters[name], np.float32) for name in names}
         for name, value in effective.items():
             if name == TABLE and value.shape != (2**self.num_bits,):
-                advice = "num_bits says how many entries it has"
+                advice = "a table has 2^num_bits entries"
                 raise invalid("TensorReport", name, f"of {2**self.num_bits} levels", value.tolist(), advice)
             if name != TABLE and (value.ndim != self.per_channel or value.size == 0):
                 rule = "of shape (channels,)" if self.per_channel else "a scalar"
                 advice = "give channel_axis for parameters per channel, and none for one per tensor"
                 raise invalid("TensorReport", name, rule, value.tolist(), advice, f" for {self.layer!r}")
             if not np.isfinite(value).all():
-                advice = "hand in effective parameters, which are always finite"
+                advice = "pass effective parameters, which are always finite"
                 raise invalid("TensorReport", name, "finite", value.tolist(), advice, f" for {self.layer!r}")
         object.__setattr__(self, "parameters", effective)
         low, high = self.range
         if not (low < high).all():
             values = {name: value.tolist() for name, value in effective.items()}
-            advice = "hand in effective parameters, which always leave a range"
+            advice = "pass effective parameters, which always leave a range"
             raise invalid("TensorReport", "parameters", "a range of some width", values, advice, f" for {self.layer!r}")
 
     @property
@@ -177,8 +177,8 @@ class ModelReport(Part):
         model: Name of the model.
         framework: For example ``"PyTorch 2.13"``.
         tensors: The quantized tensors, in the order of the model.
-        skipped: What was left in float.
-        accuracies: Figures to show beside, by label: ``{"float": 0.982, "quantized": 0.979}``.
+        skipped: The layers that were left in float.
+        accuracies: Accuracies to show as well, by label: ``{"float": 0.982, "quantized": 0.979}``.
         coverage: From the summary, by name: ``work``, ``quantized_work``, ``sums``, ``quantized_sums``.
         sensitivity: How much each quantizer alone moves the outputs; None if that was not measured.
     """
@@ -192,7 +192,7 @@ class ModelReport(Part):
     sensitivity: Sensitivity | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
+        """All fields as JSON-compatible values."""
         parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("tensors", "skipped")}
         figures = {name: encode(getattr(self, name)) for name in ("accuracies", "coverage")}
         costs = None if self.sensitivity is None else self.sensitivity.to_dict()

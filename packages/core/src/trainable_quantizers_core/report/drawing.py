@@ -1,4 +1,4 @@
-"""Histogram, grid and channels as inline SVG: shapes only, without text, so that they stretch to any width."""
+"""Inline SVG of histogram, grid and channels: shapes only, without text, so that they stretch to any width."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_GROUPS = 96
 def histogram(tensor: TensorReport) -> str:
     """Bars of square-root height, clipped values in front; the levels as lines, their range as a band below.
 
-    Levels less than 6 units apart are shown by the band alone.
+    Levels less than 6 units apart are shown only by the band.
     """
     low, high = tensor.typical_range
     left, right = domain(tensor)

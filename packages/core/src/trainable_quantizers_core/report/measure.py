@@ -1,4 +1,4 @@
-"""What quantization did to the values of a tensor."""
+"""Measures the effect of quantization on the values of a tensor."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure(tensor: TensorReport, x: np.ndarray, y: np.ndarray) -> TensorReport:
         x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
     if x.shape != y.shape:
         where = f" for {tensor.layer!r}"
-        raise invalid("measure", "y", f"of the shape {x.shape} of x", y.shape, "quantize the very same values", where)
+        raise invalid("measure", "y", f"of the shape {x.shape} of x", y.shape, "quantize the same values", where)
     low, high = _aligned_range(tensor, x.shape)
     finite = np.isfinite(x)
     clipped = (x < low) | (x > high)
@@ -74,7 +74,7 @@ def _aligned_range(tensor: TensorReport, shape: tuple[int, ...]) -> tuple[np.nda
         return low, high
     if not -len(shape) <= axis < len(shape) or low.size != shape[axis]:
         where = f" for {tensor.layer!r} of {low.size} channels on axis {axis}"
-        raise invalid("measure", "x", "of a shape with these channels", shape, "look at channel_axis", where)
+        raise invalid("measure", "x", "of a shape with these channels", shape, "check channel_axis", where)
     aligned = [1] * len(shape)
     aligned[axis] = -1
     return low.reshape(aligned), high.reshape(aligned)

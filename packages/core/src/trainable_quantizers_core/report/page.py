@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no other file."""
+"""A report as one self-contained HTML page: no network, no other file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLUMNS = {
 def to_html(report: ModelReport) -> str:
     """The page. Its address takes ``#filter=conv 4-bit&sort=sqnr&order=descending&open=all``, each part optional.
 
-    A content security policy admits no script but its own and no request at all, whatever the names in it contain.
+    A content security policy admits only its own script and no requests, even if names in it contain code.
     """
     style, script = (_resource(name) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -86,7 +86,7 @@ def _skipped(layer: SkippedLayer) -> str:
 
 
 def _sensitivity(found: Sensitivity) -> str:
-    """The section of what each quantizer costs: bars of their shares, those that cost most first."""
+    """The section on the error of each quantizer: bars of their shares, the largest first."""
     most = max(found.shares, default=0.0)
     rows = "\n".join(
         f'<tr><th scope="row">{_breakable(each.name)}</th><td>{escape(str(each.num_bits))}</td>'

@@ -1,4 +1,4 @@
-"""What the parts of a report share."""
+"""The base class of a report's parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Given = TypeVar("Given", bound="Part")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Of a report: dict, JSON, and comparison by value."""
+    """A part of a report: dict, JSON, and comparison by value."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ class Part:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
+        """All fields as JSON-compatible values."""
         return {f.name: encode(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""What each quantizer alone costs the outputs of a model."""
+"""The error that each quantizer alone causes in the outputs of a model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _HEAD = ("quantizer", "bits", "output SQNR, dB", "share of the error")
 
 @dataclass(frozen=True, eq=False)
 class QuantizerSensitivity(Part):
-    """What one quantizer alone does to the outputs.
+    """The effect of one quantizer alone on the outputs.
 
     Args:
         layer: Name of the layer.
-        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         num_bits: Bits of a level.
         error: Σ(y - y_float)² / Σy_float² over all outputs, with this quantizer alone.
 
@@ -49,7 +49,7 @@ class QuantizerSensitivity(Part):
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity(Part):
-    """The quantizers of a model, those that move its outputs most first; ``print`` it.
+    """The quantizers of a model, sorted by their effect on its outputs, largest first; ``print`` it.
 
     Args:
         quantizers: One row each.
@@ -69,7 +69,7 @@ class Sensitivity(Part):
         _require_error(type(self).__name__, self.error)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields in terms of what JSON holds."""
+        """All fields as JSON-compatible values."""
         return {"quantizers": [each.to_dict() for each in self.quantizers], "error": self.error}
 
     @classmethod
@@ -79,13 +79,13 @@ class Sensitivity(Part):
 
     @property
     def shares(self) -> list[float]:
-        """Of the sum of all errors, that of each quantizer: 0..1."""
+        """The share of each quantizer in the sum of all errors: 0..1."""
         total = sum(each.error for each in self.quantizers)
         return [each.error / total if total else 0.0 for each in self.quantizers]
 
     @property
     def together(self) -> str:
-        """What all quantizers leave of the outputs, in words."""
+        """The effect of all quantizers together on the outputs, as text."""
         return f"{_sqnr(self.error):.1f} dB" if self.error else "the outputs of the float model"
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _sqnr(error: float) -> float:
 
 def _require_error(owner: str, error: Any) -> None:
     if not isinstance(error, (int, float)) or not 0 <= error < inf:
-        raise invalid(owner, "error", "a number, at least 0", error, "divide what differs by the power of the outputs")
+        raise invalid(owner, "error", "a number, at least 0", error, "divide the error by the power of the outputs")
 
 
 def in_columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:

@@ -13,7 +13,7 @@ def to_table(report: ModelReport) -> Any:
     """One row per tensor, as a ``rich.table.Table``.
 
     Raises:
-        ImportError: rich is not installed; the message says how to.
+        ImportError: rich is not installed; the message says how to install it.
     """
     text = optional("rich.text", "report").Text  # takes names as they are, brackets included
     box = optional("rich.box", "report").SIMPLE_HEAD
@@ -41,11 +41,11 @@ def print_report(report: ModelReport, console: Any = None) -> None:
     """Print the table, what was left in float, what each quantizer costs if measured, and the totals.
 
     Args:
-        report: What to print.
-        console: Where to; None is a new ``rich.console.Console``.
+        report: The report.
+        console: The console to print to; None is a new ``rich.console.Console``.
 
     Raises:
-        ImportError: rich is not installed; the message says how to.
+        ImportError: rich is not installed; the message says how to install it.
     """
     console = console or optional("rich.console", "report").Console()
     console.print(to_table(report))

@@ -1,4 +1,4 @@
-"""The facts of a report in words, for the page and the terminal alike."""
+"""The data of a report as text, for both the page and the terminal."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1; what is not zero never reads as zero.
+    """A share of 1 in percent; a share above zero never reads as zero.
 
     Examples:
         >>> percent(0.0), percent(0.12345), percent(1e-7)
@@ -73,7 +73,7 @@ def percent(share: float) -> str:
 
 
 def decibels(sqnr: float) -> str:
-    """A ratio in dB; nothing lost reads as ``exact``.
+    """A ratio in dB; an infinite one reads as ``exact``.
 
     Examples:
         >>> decibels(31.26), decibels(inf), decibels(-inf)
@@ -104,7 +104,7 @@ def size(count: float) -> str:
 
 
 def totals(report: ModelReport) -> dict[str, tuple[str, str]]:
-    """What to know first: by label, a figure and what it refers to."""
+    """The headline figures: by label, a figure and its explanation."""
     layers = {tensor.layer for tensor in report.tensors}
     weights = sum(tensor.target == "weights" for tensor in report.tensors)
     tensors = f"{weights} of weights, {len(report.tensors) - weights} of activations"

@@ -1,1 +1,1 @@
-"""What accompanies training."""
+"""Tools for training: files of parameters, distillation, reconstruction, regularizers and telemetry."""

@@ -1,4 +1,4 @@
-"""Distillation from the float model: what both frameworks share."""
+"""Distillation from the float model; shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def _is_number(value: Any) -> bool:
 def matched_layers(
     layers: Any, teacher: Iterable[str], student: Iterable[str], summary: Summary | None
 ) -> dict[str, str]:
-    """The layer of the student for each layer of the teacher; the layer that it folded into for a norm that is gone.
+    """The layer of the student for each layer of the teacher; for a folded norm, the layer that it folded into.
 
     Args:
         layers: Names that the user gave.
         teacher: Names of all layers of the teacher.
         student: Those of the student.
-        summary: What ``prepare`` did to the student, if it did.
+        summary: The summary of ``prepare`` for the student, if there is one.
 
     Raises:
-        QuantizerError: no such layer in one of them, or one that gives something else because a norm folded into it.
+        QuantizerError: one of them lacks the layer, or its output differs because a norm folded into it.
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise invalid(OWNER, "layers", "a sequence of names", layers, "write ('conv',) for one layer")
@@ -68,7 +68,7 @@ def matched_layers(
             raise invalid(OWNER, "layers", "names of layers of the teacher", name, nearest(name, theirs))
         norm = next((norm for norm, layer in folded.items() if layer == name), None)
         if norm is not None:
-            rule, advice = "names of layers that give the same in both models", f"name {norm!r}, which folded into it"
+            rule, advice = "names of layers with the same output in both models", f"name {norm!r}, which folded into it"
             raise invalid(OWNER, "layers", rule, name, advice)
         found[name] = name if name in ours else str(folded.get(name, name))
         if found[name] not in ours:
@@ -78,11 +78,11 @@ def matched_layers(
 
 
 def check_shapes(what: str, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
-    """Nothing, or an error where two models give other tensors.
+    """Check that two models give tensors of the same names and shapes.
 
     Args:
         what: A layer or ``outputs``, for the message.
-        student: Shapes of the tensors that the student gives, by name; None is a size that only a batch knows.
+        student: Shapes of the student's tensors, by name; None is a size that depends on the batch.
         teacher: Those of the teacher.
 
     Raises:

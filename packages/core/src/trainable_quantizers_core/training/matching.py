@@ -1,4 +1,4 @@
-"""Which quantizer of a file belongs to which of a model."""
+"""Pairs the quantizers in a file with those of a model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def match(
     Several quantizers of a layer are paired by target and attribute, then by target and order.
 
     Args:
-        states: What the file holds.
-        targets: What the model has, described by its present values.
+        states: The quantizers in the file.
+        targets: The quantizers of the model, described by their present values.
         names: Layer name in the file -> layer name in the model.
 
     Raises:

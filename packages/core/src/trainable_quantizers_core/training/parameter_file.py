@@ -1,4 +1,4 @@
-"""Learned parameters in a file that both frameworks read.
+"""Files of learned parameters that both frameworks read.
 
 The file is a safetensors file of one float32 tensor for each quantizer and variable, named
 ``{position}.{variable}``. Its metadata hold ``format``, ``framework`` and, as JSON, ``quantizers``.
@@ -25,11 +25,11 @@ FORMAT = "trainable-quantizers 1"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizerState:
-    """The parameters of one quantizer, and what they are parameters of.
+    """The parameters of one quantizer, and the facts that give them meaning.
 
     Args:
         layer: Name of the layer.
-        attribute: What of it is quantized: ``weight``, ``kernel``, ``output``, ...
+        attribute: The quantized part of it: ``weight``, ``kernel``, ``output``, ...
         target: ``"weights"`` or ``"activation"``.
         quantizer: Name of the quantizer's class.
         method: POWER_OF_TWO, SYMMETRIC or UNIFORM, or that of a look-up table.
@@ -37,7 +37,7 @@ class QuantizerState:
         signed: Whether there are levels below zero.
         per_channel: Whether each channel has parameters of its own.
         values: Raw variables by name, finite float32, of shape () or (channels,); a table is of shape (entries,).
-        config: The quantizer's ``get_config()``, for whoever reads the file.
+        config: The quantizer's ``get_config()``, for readers of the file.
 
     Raises:
         QuantizerError: values of another type or shape, or not finite.
@@ -56,10 +56,10 @@ class QuantizerState:
 
     def __post_init__(self) -> None:
         for name, kind in _TYPES.items():
-            if not isinstance(getattr(self, name), kind):
-                raise invalid(
-                    "QuantizerState", name, f"of type {kind.__name__}", getattr(self, name), "look at the docstring"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                advice = f"pass {kind.__name__}, not {type(value).__name__}"
+                raise invalid("QuantizerState", name, f"of type {kind.__name__}", value, advice)
         if self.target not in TARGETS:
             advice = nearest(self.target, TARGETS)
             raise invalid("QuantizerState", "target", "'weights' or 'activation'", self.target, advice)
@@ -71,7 +71,7 @@ class QuantizerState:
             expected = (2**self.num_bits,) if name == TABLE else None
             if array.shape != expected if expected else array.ndim != self.per_channel:
                 rule = f"of shape {expected or ('(channels,)' if self.per_channel else '()')}"
-                advice = "num_bits says how many entries it has" if expected else "per_channel says what the shape is"
+                advice = "a table has 2^num_bits entries" if expected else "per_channel decides the shape"
                 raise invalid("QuantizerState", argument, rule, array.shape, advice)
             if not np.isfinite(array).all():
                 advice = "training diverged, or the file is damaged"
@@ -102,11 +102,11 @@ def save_parameters(path: str | os.PathLike[str], states: Iterable[QuantizerStat
     Args:
         path: The file.
         states: One for each quantizer, in the order of the model.
-        framework: Where they come from, for whoever reads the file.
+        framework: Their framework, for readers of the file.
 
     Raises:
         QuantizerError: a ``config`` that JSON cannot hold.
-        ImportError: safetensors is not installed; the message says how to.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     states = list(states)
     try:
@@ -114,7 +114,7 @@ def save_parameters(path: str | os.PathLike[str], states: Iterable[QuantizerStat
     except TypeError as error:
         raise invalid("save_parameters", "config", "what JSON holds", str(error), "give get_config()") from error
     tensors = {
-        f"{index}.{name}": np.array(value)  # contiguous, as safetensors takes for granted
+        f"{index}.{name}": np.array(value)  # contiguous, as safetensors assumes
         for index, state in enumerate(states)
         for name, value in state.values.items()
     }
@@ -127,8 +127,8 @@ def load_parameters(path: str | os.PathLike[str]) -> tuple[QuantizerState, ...]:
 
     Raises:
         QuantizerError: no such file as ``save_parameters`` writes, or a damaged one.
-        FileNotFoundError: no file.
-        ImportError: safetensors is not installed; the message says how to.
+        FileNotFoundError: the file does not exist.
+        ImportError: safetensors is not installed; the message says how to install it.
     """
     safetensors = optional("safetensors", "portability")
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Weights that let each layer or block give what it gave in float: what both frameworks share."""
+"""Reconstruction: weights fitted so that each layer or block gives its float output; shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STRENGTH = 0.01
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How long each layer or block is reconstructed.
+    """The settings of a reconstruction.
 
     Args:
         steps: Steps of Adam for each layer, the first fifth without regularizer, or for each block.
@@ -35,7 +35,7 @@ class Reconstruction:
         blocks: Names or patterns of names.
 
     Raises:
-        QuantizerError: no number of steps, no positive learning rate, or patterns that are none.
+        QuantizerError: an invalid number of steps, learning rate or pattern.
     """
 
     steps: int
@@ -45,7 +45,7 @@ class Reconstruction:
     def __post_init__(self) -> None:
         integer = isinstance(self.steps, Integral) and not isinstance(self.steps, bool)
         if not integer or not 5 <= self.steps <= LAST_STEP:
-            advice = "1000 are usual; more cost time, and gain little"
+            advice = "1000 is usual; more take longer and gain little"
             raise invalid(_OWNER, "steps", f"an integer in 5..{LAST_STEP}", self.steps, advice)
         if not isinstance(self.learning_rate, Real) or not 0 < self.learning_rate < 1:
             raise invalid(_OWNER, "learning_rate", "above 0 and below 1", self.learning_rate, "0.01 is usual")
@@ -81,7 +81,7 @@ class Reconstruction:
         holding = [name for name, inside in held.items() if inside]
         for pattern in self.blocks:
             if not any(fnmatchcase(name, pattern) for name in holding):
-                rule = "names of layers with quantized weights, or of what holds such layers"
+                rule = "names of layers with quantized weights, or of blocks that hold them"
                 raise invalid(_OWNER, "blocks", rule, pattern, nearest(pattern, holding))
         found: dict[str, list[str]] = {}
         for name in holding:
@@ -91,7 +91,7 @@ class Reconstruction:
         return found
 
     def check_calls(self, block: str, calls: int) -> None:
-        """Nothing, or an error: quantizers of a forward that runs twice differ from one run to the other.
+        """Check that a batch calls a block once: quantizers differ between the runs of a forward that runs twice.
 
         Raises:
             QuantizerError: a batch calls a block more than once.
@@ -101,7 +101,7 @@ class Reconstruction:
             raise invalid(_OWNER, "blocks", "modules that a batch calls once", block, advice)
 
     def check_quantizers(self, quantizers: Iterable[RangeQuantizer]) -> None:
-        """Nothing, or an error, before any weight changes.
+        """Check the quantizers before any weight changes.
 
         Raises:
             QuantizerError: a weight is quantized to a look-up table, learns its width, or has elements that are frozen
@@ -118,7 +118,7 @@ class Reconstruction:
                 continue
             frozen = shares(each.read_variable(MOVES), each.read_variable(FLIP_RATE))["frozen"]
             if frozen:
-                rule, advice = "of weights that all may move", "reconstruct before the training that freezes weights"
+                rule, advice = "of weights that can all move", "reconstruct before the training that freezes weights"
                 raise invalid(_OWNER, "quantizers of weights", rule, f"{frozen:.1%} frozen", advice)
 
     def softly_rounding(self, quantizer: RangeQuantizer, base: type) -> Any:
@@ -131,7 +131,7 @@ class Reconstruction:
 
 
 def check_biases(rows: Iterable[Any]) -> None:
-    """The float model must be the target, and biases that ``prepare`` corrected are none of it.
+    """Refuse corrected biases: the target is the float model, which does not have them.
 
     Args:
         rows: Of the model's summary.
@@ -141,5 +141,5 @@ def check_biases(rows: Iterable[Any]) -> None:
     """
     corrected = [row.layer for row in rows if "bias corrected" in row.reason]
     if corrected:
-        advice = "prepare with bias_correction = false: layers that are reconstructed keep their means by themselves"
+        advice = "prepare with bias_correction = false: reconstruction keeps the means of layers anyway"
         raise invalid(_OWNER, "model", "one whose biases are those of the float model", corrected[0], advice)

@@ -1,4 +1,4 @@
-"""The terms that a loss asks of weights, one for each, before a framework adds them."""
+"""Regularization terms for weights, one for each, which a framework adds up."""
 
 from __future__ import annotations
 

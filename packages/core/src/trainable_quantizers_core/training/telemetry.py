@@ -1,4 +1,4 @@
-"""Figures of quantizers while a network trains, by names that loggers show side by side."""
+"""Metrics of quantizers during training, named so that loggers group them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def oscillations(quantizers: Mapping[str, Any]) -> dict[str, float]:
 def gradient_ratio(
     parameters: Sequence[np.ndarray], their_gradients: Sequence[np.ndarray], x: np.ndarray, its_gradient: np.ndarray
 ) -> float:
-    """How fast the parameters of a quantizer would move, in proportion, against the tensor ``x`` that it quantizes.
+    """The relative speed at which a quantizer's parameters would move, against that of the tensor ``x`` it quantizes.
 
     R = (‖∇p‖/‖p‖) / (‖∇x‖/‖x‖), with p all parameters; about 1 is what LSQ aims at (Esser et al. 2020, section 2.2,
     arXiv 1902.08153). 0 where p has no gradient, infinite where x alone has none.
@@ -83,12 +83,12 @@ def gradient_ratio(
 
 
 def repeatable(batches: Iterable[Any]) -> Iterable[Any]:
-    """Batches that can be gone through more than once: those of an iterator as a list."""
+    """Batches that can be iterated more than once: those of an iterator as a list."""
     return list(batches) if isinstance(batches, Iterator) else batches
 
 
 def means(of_batches: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Of each figure, the mean over the batches that have it.
+    """The mean of each figure over the batches that have it.
 
     Examples:
         >>> means([{"a": 1.0}, {"a": 3.0, "b": 5.0}])

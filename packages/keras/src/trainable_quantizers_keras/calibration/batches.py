@@ -1,4 +1,4 @@
-"""Batches of data, as calibration and verification take them."""
+"""Batches of data for calibration and verification."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def example_of(model: Any, batches: Sequence[Any]) -> Any:
 
 
 def inputs_of(model: Any, batch: Any) -> Any:
-    """What a model takes of a batch: of a tuple, as many items as it has inputs."""
+    """The inputs in a batch: of a tuple, as many items as the model has inputs."""
     if isinstance(batch, (tuple, list)):
         count = len(model.inputs) if is_graph(model) else 1
         alone = count == 1 or isinstance(batch[0], (tuple, list, Mapping))
@@ -81,7 +81,7 @@ def named_tensors(result: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def names_of_inputs(model: Any, inputs: Any) -> list[str]:
-    """By key of a dictionary, or as the tensors of the model are called; in the order in which they are flattened."""
+    """The names of inputs: keys of a dictionary, or names of the model's tensors; in the order of flattening."""
     if isinstance(inputs, dict) and not any(map(tf.nest.is_nested, inputs.values())):
         return sorted(inputs)
     count, known = len(tf.nest.flatten(inputs)), list(getattr(model, "input_names", None) or [])

@@ -1,4 +1,4 @@
-"""Biases corrected by runs of the float model and of the quantized one, side by side."""
+"""Bias correction: runs the float and the quantized model side by side."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _Told = dict[int, tuple[Any, Callable[[np.ndarray], Any]]]  # layers and what th
 
 @contextmanager
 def _told(layers: _Told) -> Iterator[None]:
-    """Layers tell the mean of each channel before their activation function, and add what they get back."""
+    """Let layers report the mean of each channel before their activation function, and add the returned shift."""
     activations = {identity: layer.activation for identity, (layer, _) in layers.items()}
     for layer, tell in layers.values():
         layer.__dict__["activation"] = _telling(layer, tell)  # past the tracking of attributes

@@ -1,1 +1,1 @@
-"""From a trained model to a deployed one."""
+"""Conversion, export and verification of trained models."""

@@ -1,4 +1,4 @@
-"""From a trained model to the model that is deployed."""
+"""Converts a trained model to the one that is deployed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 
 def convert(model: Any) -> Any:
-    """A copy of a model in which every trainable quantizer is an inferable one.
+    """Convert a model for deployment: a copy with inferable quantizers of mct-quantizers in place of trainable ones.
 
-    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Nested models
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself stays as it is. Nested models
     are converted too, and a shared layer stays shared.
 
     Args:
-        model: What ``prepare`` made, or any built model that holds trainable wrappers and holders.
+        model: A model from ``prepare``, or any built model that holds trainable wrappers and holders.
 
     Raises:
         QuantizerError: the model is not built, nothing in it can be converted, a layer cannot be rebuilt from its
@@ -59,7 +59,7 @@ def convert(model: Any) -> Any:
 
 
 def _converted(layer: Any, call: Any) -> Any:
-    """What stands for a layer in the converted model."""
+    """The replacement of a layer in the converted model."""
     if isinstance(layer, KerasQuantizedOutput):
         inner, holder = (copied(part, _converted) for part in (layer.layer, layer.holder))
         return KerasQuantizedOutput(inner, holder, name=layer.name)
@@ -94,7 +94,7 @@ class _NoConfigurationError(QuantizerError, NotImplementedError):
 
 
 def refuse_configuration(model: Any) -> None:
-    """Let layers and models of the user's classes that hold quantizers not be rebuilt, without these, by Keras."""
+    """Keep Keras from rebuilding the user's layers and models without the quantizers that they hold."""
 
     def refused(name: str) -> Callable[[], Any]:
         def get_config() -> Any:

@@ -1,4 +1,4 @@
-"""An operation of a TensorFlow graph on arrays."""
+"""Runs one operation of a TensorFlow graph on arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A converted model in a file that a runtime executes, and whether it computes the same there."""
+"""Exports a converted model to a file, and compares the file's results with the model's."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ SIZES = ("free", "batch", "fixed")
 
 
 def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, sizes: str = "free") -> Verification:
-    """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
+    """Export a converted model to a file, atomically, and compare the results of the file with those of the model.
 
-    ``.keras`` is loaded with ``keras_load_quantized_model``. A path without ending is the folder of a SavedModel, for
+    ``.keras`` is loaded with ``keras_load_quantized_model``. A path without suffix is the folder of a SavedModel, for
     TensorFlow Serving and every other runtime of TensorFlow. ``.tflite`` holds weights of 8 bits and activations of 8
     bits, or of 16 where any has more than 8; ``verify`` compares it operation by operation. ``.c`` holds the integer
     program of ``to_integer`` in C99, a function of one sample; the compiler of this machine builds it for the
     comparison.
 
     Args:
-        model: What ``convert`` returned.
-        path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no ending. An older file or SavedModel is replaced.
+        model: A model from ``convert``.
+        path: Ends in ``.keras``, ``.tflite`` or ``.c``, or has no suffix. An older file or SavedModel is replaced.
         example_inputs: A batch as for ``prepare``; the file is run on it.
-        sizes: Of inputs that a SavedModel or ``.tflite`` file takes: ``"free"`` for every size that the inputs of the
-            model leave free; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of ``example_inputs``
-            alone, without which recurrent layers do not reach ``.tflite``.
+        sizes: Input sizes that a SavedModel or ``.tflite`` file accepts: ``"free"`` for every size that the inputs of
+            the model leave free; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of
+            ``example_inputs`` alone, which recurrent layers need to reach ``.tflite``.
 
     Inputs and outputs of a SavedModel and of a ``.tflite`` file are named like those of a model of dictionaries, and
     inputs of others like their tensors; outputs of others are ``output_0``, ``output_1``, ...
 
     Returns:
-        What differs between model and file on the example inputs.
+        The comparison of model and file on the example inputs.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, another ending, a folder of other things at the path,
+        QuantizerError: the model holds trainable quantizers, another suffix, a folder of other things at the path,
             quantizers that the file would not compute, or a model that cannot be written.
 
     Examples:
@@ -68,8 +68,8 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     path = Path(path)
     writers = {".keras": _keras_file, "": _saved_model, ".tflite": _tflite, ".c": _c}
     if path.suffix not in writers:
-        rule = "that of a .keras, .tflite or .c file, or a folder without ending"
-        raise invalid("export", "path", rule, str(path), "choose the format by the ending")
+        rule = "that of a .keras, .tflite or .c file, or a folder without suffix"
+        raise invalid("export", "path", rule, str(path), "choose the format by the suffix")
     if sizes not in SIZES:
         rule = f"one of {', '.join(map(repr, SIZES))}"
         raise invalid("export", "sizes", rule, sizes, nearest(sizes, SIZES))
@@ -81,12 +81,12 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
     if quantized_inside(model):
         raise invalid("export", "model", "converted", model.name, "pass convert(model)")
     if path.suffix == ".keras" and not is_graph(model):
-        advice = "Keras rebuilds a subclassed model without its quantizers: write a SavedModel, a path without ending"
+        advice = "Keras rebuilds a subclassed model without its quantizers: write a SavedModel, a path without suffix"
         raise invalid("export", "model", "Sequential or functional for a .keras file", model.name, advice)
     try:
         inputs = inputs_of(model, example_inputs)
         model(inputs, training=False)
-    except Exception as error:  # whatever a layer raises
+    except Exception as error:  # anything that a layer raises
         advice = f"the model says: {type(error).__name__}: {error}"
         raise invalid(
             "export", "example_inputs", "a batch that the model takes", in_words(example_inputs), advice
@@ -97,7 +97,7 @@ def export(model: Any, path: str | os.PathLike[str], example_inputs: Any, *, siz
             run = writers[path.suffix](model, written, inputs, sizes)
         except QuantizerError:
             raise
-        except Exception as error:  # whatever a converter raises
+        except Exception as error:  # anything that a converter raises
             advice = f"it says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise invalid("export", "model", "one that TensorFlow can write", model.name, advice) from error
         found = verify(model, run, [example_inputs])
@@ -160,7 +160,7 @@ def _tflite(model: Any, path: Path, inputs: Any, sizes: str) -> Callable[..., An
         signature = _by_name(_function(model, inputs, sizes)).get_concrete_function()
     data, rounded = lite_model(signature, path.with_suffix(""))
     if rounded:
-        told = f"weights in float, or of look-up tables, to 8 bits: {', '.join(rounded)}"
+        told = f"weights in float or in look-up tables to 8 bits: {', '.join(rounded)}"
         advice = "give them a range of at most 8 bits, or leave the activations that they multiply in float"
         warnings.warn(f"export: the .tflite file rounds {told}; {advice}.", stacklevel=3)
     left = float_operations(data)

@@ -1,4 +1,4 @@
-"""A converted model as a program of integer operations."""
+"""A converted model as an integer program."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def to_integer(
     rounding: Rounding = RoundingRule.HALF_UP,
     rescale: RescaleRule | str = RescaleRule.FLOAT32,
 ) -> Program:
-    """The integers that a converted model computes with, as a program that numpy runs.
+    """Turn a converted model into a program of integer operations that numpy runs.
 
     The model is traced by TensorFlow for one sample. Weights and biases become integers, quantizers become shifts
-    (products where steps are no powers of two), functions of one value tables; see docs/integer.md.
+    (products where steps are no powers of two), and functions of one value become tables; see docs/integer.md.
 
     Args:
-        model: What ``convert`` returned.
+        model: A model from ``convert``.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
-        rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
-            framework. Or rules by patterns of names, of which the first that fits counts: ``{"add*": "half_up"}``.
-        rescale: How quantizers whose steps are no powers of two multiply: ``float32``, or ``fixed_point`` for a program
-            of integers alone, which a C file needs. With power-of-two ranges nothing is multiplied.
+        rounding: How quantizers round ties: pass the rule of the recipe if it names one; the default is the rule of the
+            framework. Or rules by name patterns, of which the first that matches counts: ``{"add*": "half_up"}``.
+        rescale: How quantizers whose steps are no powers of two rescale: ``float32``, or ``fixed_point`` for a program
+            of integers alone, which a C file needs. With power-of-two ranges nothing is rescaled.
 
     Raises:
-        QuantizerError: no such rule, or a pattern that fits no name; the model holds trainable quantizers or
+        QuantizerError: no such rule, or a pattern that matches no name; the model holds trainable quantizers or
             operations that a program does not know; or TensorFlow does not trace it.
 
     Examples:
@@ -68,7 +68,7 @@ def to_integer(
         inputs = inputs_of(model, example_inputs)
     except QuantizerError:
         raise
-    except Exception as error:  # whatever the names of inputs raise
+    except Exception as error:  # anything that the names of inputs raise
         raise _not_traced(example_inputs, error) from error
     ties = TieRules("to_integer", rounding)
     rescale = member("to_integer", "rescale", RescaleRule, rescale)
@@ -96,7 +96,7 @@ def program_of(
             frozen = _frozen(model, inputs)
     except QuantizerError:
         raise
-    except Exception as error:  # whatever a layer raises
+    except Exception as error:  # anything that a layer raises
         raise _not_traced(inputs, error) from error
     names = [name for name, _ in named_tensors(results, "output")]
     return lower(_dataflow(frozen, names, list(layers), ties), rescale)

@@ -1,4 +1,4 @@
-"""A converted model as a LiteRT file of integers; PyTorch has ONNX files instead.
+"""A converted model as a LiteRT file of integers (PyTorch has ONNX files instead).
 
 The converter of TensorFlow makes integers of what stands between fake quantizers of 8 bits, or of 16 bits for
 activations, at their ranges; ``lite_graph`` rewrites the graph of the model, so that it finds nothing else.
@@ -60,7 +60,7 @@ def lite_model(function: Any, folder: Path) -> tuple[bytes, list[str]]:
         return _of_16_bits(converter), rounded
     if rewriting.centred:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        with suppress(Exception):  # it cannot make integers of all, or writes what no interpreter takes
+        with suppress(Exception):  # it cannot convert everything to integers, or no interpreter takes the result
             data = bytes(converter.convert())
             tf.lite.Interpreter(model_content=data)
             return data, rounded
@@ -79,11 +79,11 @@ def _of_16_bits(converter: Any) -> bytes:
     try:
         data = _with_wide_biases(bytearray(converter.convert()))
         tf.lite.Interpreter(model_content=data).allocate_tensors()
-    except Exception as error:  # whatever the two raise
+    except Exception as error:  # anything that the two raise
         rule = f"of operations that a .tflite file has in {WIDE_BITS} bits, where activations have more than {BITS}"
-        said = re.search(r"'tfl\.\w+' op .*", str(error)) or re.search(r".*", str(error).strip())
-        advice = f"TensorFlow says: {said and said.group()}"
-        raise invalid("export", "model", rule, "another", advice) from error
+        said = re.search(r"'(tfl\.\w+)' op .*", str(error)) or re.search(r"(.*)", str(error).strip())
+        advice = f"prepare with activations of {BITS} bits; TensorFlow says: {said and said.group()}"
+        raise invalid("export", "model", rule, said and said.group(1), advice) from error
     return data
 
 

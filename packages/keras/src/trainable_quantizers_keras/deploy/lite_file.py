@@ -1,4 +1,4 @@
-"""A LiteRT file: running it, and what its operations give beside the quantizers of the network."""
+"""LiteRT files: running them, and comparing their operations with the quantizers of the network."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class LiteFile:
 
     Args:
         path: Of the file.
-        kernels: ``"xnnpack"``, which the runtime takes where nothing else is asked, on computers and phones;
-            ``"builtin"``, its own without XNNPACK; or ``"reference"``, from which those of microcontrollers come.
+        kernels: ``"xnnpack"``, the runtime's default on computers and phones; ``"builtin"``, its own without
+            XNNPACK; or ``"reference"``, on which those for microcontrollers are based.
 
     Raises:
-        QuantizerError: no such kernels, or a file of something else.
+        QuantizerError: no such kernels, or another kind of file.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -74,7 +74,7 @@ class LiteFile:
         return tf.lite.Interpreter(model_content=data, experimental_op_resolver_type=KERNELS[self.kernels])
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
-        """What the file gives: an array, or a list of them in the order of their names.
+        """Run the file: returns an array, or a list of arrays in the order of their names.
 
         Args:
             inputs: Arrays by the names that the file has for its inputs.
@@ -86,11 +86,11 @@ class LiteFile:
         return results if len(results) > 1 else results[0]
 
     def observed(self, inputs: Mapping[str, Any], program: Program) -> dict[str, list[np.ndarray | None]]:
-        """What its operations give where the program of the network has quantizers: as ``Program.observed`` takes it.
+        """The outputs of its operations at the quantizers of the network's program, as ``Program.observed`` takes them.
 
         A tensor of the file belongs to a quantizer if it has the same step and all of its levels, and is the last that
-        is called as the quantizer or as a layer between it and the quantizers before it. None stands for quantizers
-        without one.
+        is named like the quantizer, or like a layer between it and the quantizers before it. Quantizers without one
+        have None.
         """
         if self._shown is None:
             model = flatbuffer_utils.read_model(self.path)
@@ -135,7 +135,7 @@ class _Tensor:
 
 
 def _quantized_tensors(model: Any) -> list[_Tensor]:
-    """What the operations of a file give in integers with one step, in order of execution."""
+    """The integer results of a file's operations that have one step, in order of execution."""
     graph = model.subgraphs[0]
     made = [index for operator in graph.operators for index in operator.outputs]
     typed = [(index, graph.tensors[index]) for index in made if graph.tensors[index].type in _INTEGERS]
@@ -165,7 +165,7 @@ def _matched(program: Program, tensors: Sequence[_Tensor]) -> Iterator[tuple[Ste
 
 
 def _names(step: Step, made: Mapping[int | str, Step]) -> Iterator[str]:
-    """Of a quantizer, and of the operations between it and the quantizers before it."""
+    """The names of a quantizer, and of the operations between it and the quantizers before it."""
     yield step.name
     for each in step.inputs:
         before = made.get(each)

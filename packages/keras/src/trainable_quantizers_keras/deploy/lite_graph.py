@@ -1,4 +1,4 @@
-"""A graph of TensorFlow rewritten, so that its converter finds nothing but what it makes integers of.
+"""Rewrites a TensorFlow graph so that every operation in it is one that the converter turns into integers.
 
 - Weights are constants on their grid already, behind a fake quantizer of 8 bits with the same step.
 - Activations have 8 bits; where any has more, all have 16, in which zero is the middle of the grid.
@@ -27,13 +27,13 @@ _OPERANDS = {
     **dict.fromkeys(("BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum", "MatMul"), (0, 1)),
     "Conv2DBackpropInput": (2, 1),
 }
-"""Of products: which inputs are activations and weights."""
+"""Products, and which of their inputs are activations and weights."""
 _BETWEEN = (
     *("Add", "AddV2", "BiasAdd", "FusedBatchNormV3", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub"),
     *("BatchToSpaceND", "ExpandDims", "MaxPool", "MirrorPad", "Pad", "PadV2", "Reshape", "SpaceToBatchND", "Squeeze"),
     *("StridedSlice", "Transpose"),
 )
-"""What the converter joins to a product, or moves levels by."""
+"""Operations that the converter fuses into a product, or that move levels."""
 
 
 class Rewriting:
@@ -51,7 +51,7 @@ class Rewriting:
         fakes = [node for node in graph.node if node.op in (_FAKE, _PER_CHANNEL)]
         self._fakes = [node for node in fakes if not self._is_known(node.input[0])]
         self.bits = WIDE_BITS if any(node.attr["num_bits"].i > BITS for node in self._fakes) else BITS
-        """Of activations."""
+        """The bits of activations."""
 
     def result(self) -> Any:
         """The rewritten graph."""
@@ -84,7 +84,7 @@ class Rewriting:
         return self._origin(node.input[0]) if node.op in _BETWEEN and alone else node
 
     def _rule(self, node: Any) -> _Rule | None:
-        """What stands for an operation, as a function of its inputs; None for itself."""
+        """The replacement of an operation, as a function of its inputs; None keeps the operation."""
         if node.op in (_FAKE, _PER_CHANNEL):
             if self._constant(node.input[0]) is not None:
                 return self._weights(node)
@@ -100,7 +100,7 @@ class Rewriting:
         return self._wide(node) if node.attr["T"].type == tf.float32.as_datatype_enum else None
 
     def _wide(self, node: Any) -> _Rule | None:
-        """What stands for operations that the converter knows in 8 bits alone, or on one grid."""
+        """The replacement of operations that the converter knows only in 8 bits, or only on one grid."""
         if node.op == "ConcatV2":
             return self._joined(node)
         if node.op in _IN_FLOAT:
@@ -131,7 +131,7 @@ class Rewriting:
         return f"{node.name}/in_8_bits/{begin}" + (f":{rest}" if rest else "")
 
     def _node(self, name: str) -> Any:
-        """What gives a tensor, past what passes it on."""
+        """The operation that makes a tensor, past those that pass it on."""
         node = self.nodes[name.lstrip("^").partition(":")[0]]
         return self._node(node.input[0]) if node.op in _PASSING else node
 
@@ -143,7 +143,7 @@ class Rewriting:
         return self.known[begin]
 
     def _constant(self, name: str) -> np.ndarray | None:
-        """What a tensor holds whatever the inputs are; None if it depends on them."""
+        """The constant value of a tensor; None if it depends on the inputs."""
         if not self._is_known(name):
             return None
         return np.asarray(self.function.prune([], self._tensor(name))())
@@ -195,7 +195,7 @@ class Rewriting:
         window, strides = node.attr["ksize"].list.i[1:3], node.attr["strides"].list.i[1:3]
         if node.attr["data_format"].s != b"NHWC" or node.attr["padding"].s != b"VALID" or shape[-1] is None:
             return None
-        if len(set(strides)) > 1:  # which depthwise convolutions do not know
+        if len(set(strides)) > 1:  # not supported by depthwise convolutions
             return None
         part = np.float32(1 / np.prod(window))
         kernel = np.full((*window, shape[-1], 1), part)

@@ -1,4 +1,4 @@
-"""Operators of TensorFlow that move values and change none, in the words of ``integer/dataflow``."""
+"""TensorFlow operators that only move values, in the terms of ``integer/dataflow``."""
 
 from __future__ import annotations
 

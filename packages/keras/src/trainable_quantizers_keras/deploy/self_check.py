@@ -1,4 +1,4 @@
-"""Whether a prepared model computes what the float model does, its quantizers set aside."""
+"""The check that a prepared model, with its quantizers bypassed, computes the same as the float model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuant
 
 
 def check_prepared(model: Any, prepared: Any, batch: Any, folded: Collection[str]) -> None:
-    """Nothing, or an error that names the first layer that computes something else.
+    """Check that a prepared model computes the same; an error names the first layer that does not.
 
     Args:
         model: The float model.
@@ -27,7 +27,7 @@ def check_prepared(model: Any, prepared: Any, batch: Any, folded: Collection[str
     """
     quantizers = trainable_quantizers(prepared)
     if not all(isinstance(each, KerasRangeQuantizer) for each in quantizers):
-        return  # what a quantizer of the user's own does cannot be set aside
+        return  # the user's own quantizers cannot be bypassed
     wrappers = [layer for layer in prepared._flatten_layers() if isinstance(layer, KerasTrainableQuantizationWrapper)]
     with quantizers_set_aside(quantizers, wrappers):
         check_computation(

@@ -1,4 +1,4 @@
-"""Operators of TensorFlow that multiply, add, pool, normalize and quantize, in the words of ``integer/dataflow``."""
+"""TensorFlow operators that multiply, add, pool, normalize and quantize, in the terms of ``integer/dataflow``."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _arranged(to: Translation, x: Any, labels: str, order: Sequence[str], sizes:
 
 def _batch_norm(to: Translation, operation: Any, inputs: Sequence[Any], shape: Any) -> Node:
     x, scale, offset, mean, variance = inputs
-    if operation.get_attr("is_training"):  # so Keras 2 computes layer norms
+    if operation.get_attr("is_training"):  # Keras 2 computes layer norms in this way
         last = operation.get_attr("data_format").decode() == "NHWC"
         axes = [0, 1, 2] if last else [0, 2, 3]
         made = to.node("normalize", [x], shape, axes=axes, epsilon=operation.get_attr("epsilon"))

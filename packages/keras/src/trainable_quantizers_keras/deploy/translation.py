@@ -1,4 +1,4 @@
-"""Operations of TensorFlow in the words of ``trainable_quantizers_core.integer``."""
+"""Translates TensorFlow operations to the terms of ``trainable_quantizers_core.integer``."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TensorFlowTranslation(Translation):
     """Turns the operators of TensorFlow into nodes."""
 
     def call(self, operation: Any, inputs: Sequence[Any]) -> list[Any]:
-        """What an operation gives for nodes and constants: nodes, or constants if it reads no node."""
+        """The results of an operation for nodes and constants: nodes, or constants if it reads no node."""
         kind, known = operation.type, [tensor.shape for tensor in operation.outputs]
         shapes = [tuple(shape) if shape.rank is not None else () for shape in known]
         if kind == "Shape":

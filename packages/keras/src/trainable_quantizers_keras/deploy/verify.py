@@ -1,4 +1,4 @@
-"""Whether a deployed model computes what the trained one does."""
+"""The comparison of a deployed model with the trained one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainable_quantizers_keras.layers.holder import KerasActivationQuantization
 
 
 def verify(trained: Any, deployed: Any | Callable[..., Any], data: Any) -> Verification:
-    """Compare two models on batches of data, in evaluation: their outputs, and those of the layers both have.
+    """Compare two models on batches of data in evaluation mode: their outputs, and those of their common layers.
 
     Args:
         trained: The model that was trained.
@@ -103,7 +103,7 @@ def _compared_with_file(trained: Any, file: LiteFile, data: Any) -> Verification
 
 
 def _causes(trained: Any, deployed: Any, inputs: Any) -> tuple[str, ...]:
-    """What of the network leaves room for other outputs, as far as its integer program tells."""
+    """Possible causes of other outputs in the network, as far as its integer program shows them."""
     program = deployed if isinstance(deployed, Program) else _program(trained, inputs)
     return () if program is None else program.causes
 

@@ -1,4 +1,4 @@
-"""Quantizers put where the core says that they stand."""
+"""Puts quantizers into a model, at the places that the core chose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Placed:
     Args:
         model: Stays as it is.
         recorded: Its graph.
-        settled: What the core decided for each operation.
+        settled: The core's decision for each operation.
         apart: Layers and the norms behind them that are to fold at conversion, by identity of the layer.
 
     Raises:
@@ -71,7 +71,7 @@ class Placed:
         return copied(self.model, self._replace, self._after, copies)
 
     def _replace(self, layer: Any, call: Call | None) -> Any:
-        """What stands for a layer in the copy: its wrapper, and outside graphs with its holder in one."""
+        """The replacement of a layer in the copy: its wrapper, and outside graphs a layer of wrapper and holder."""
         replacement = layer
         if id(layer) in self.quantizers:
             inner, norm = taken_apart(*self.apart[id(layer)]) if id(layer) in self.apart else (copied(layer), None)
@@ -95,7 +95,7 @@ class Placed:
         return KerasQuantizedOutput(inner, holder, **_named(layer))
 
     def _after(self, call: Call) -> Any:
-        """What the results of a call go through."""
+        """The holder for the results of a call."""
         holders = self.holders.get(call.place)
         if holders is None or len(call.results) == 1:
             return None if holders is None else holders[0]

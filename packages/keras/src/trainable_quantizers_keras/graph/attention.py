@@ -1,4 +1,4 @@
-"""Attention as its parts: two products and a softmax, whose results lie on grids one by one."""
+"""Attention split into two products and a softmax, so that each result can be quantized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is noticed of a layer, and what is other in it, while its call is recorded."""
+"""Contexts for recording the call of a layer: some observe it, some change its attributes for the time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def watching_attributes(layer: Any, found: set[str]) -> Iterator[None]:
 
 @contextmanager
 def holding(layer: Any, values: dict[str, Any]) -> Iterator[None]:
-    """Other values of attributes."""
+    """Set other values of attributes inside the context."""
     kept = {name: vars(layer)[name] for name in values}
     vars(layer).update(values)
     try:
@@ -63,7 +63,7 @@ def holding(layer: Any, values: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def names_apart(layer: Any) -> Iterator[None]:
-    """Another name for each layer inside, since a graph must not hold two of the same."""
+    """Rename the layers inside, since a graph must not hold two of the same name."""
     named = [(each, each.name) for each in layer._flatten_layers(include_self=False)]
     for number, (each, name) in enumerate(named):
         rename(each, f"{name}_{number}")
@@ -76,7 +76,7 @@ def names_apart(layer: Any) -> Iterator[None]:
 
 @contextmanager
 def without_traces(layer: Any) -> Iterator[None]:
-    """Forget the calls that are recorded in the meantime, which Keras keeps in the layers."""
+    """Forget the calls recorded inside the context, which Keras keeps in the layers."""
     lists = [
         nodes
         for each in layer._flatten_layers()

@@ -1,4 +1,4 @@
-"""What a call of a layer computes, as an operation of the core's graph: kind, weights, work."""
+"""Describes the call of a layer as an operation of the core's graph: kind, weights, work."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def operation_of(
 
     Args:
         name: Of the operation.
-        layer: What is called.
+        layer: The layer that is called.
         inputs: The operations that it reads.
-        call: Its call in a graph; None where nobody sees the calls.
+        call: Its call in a graph; None if its calls are not visible.
         first: The name of the first call of the layer, if this is a later one.
-        note: What a user should read about it.
-        result: Which of the results of the call.
+        note: A note for the user.
+        result: The index among the results of the call.
     """
     if isinstance(layer, keras.layers.InputLayer):
         return Operation(name, "input", "InputLayer", floating=is_floating(layer.dtype))
@@ -113,7 +113,7 @@ def work_of_function(call: Call, kind: str, weights: Sequence[tuple[int, ...]]) 
 
 
 def _shapes(layer: Any, call: Call | None) -> list[Any]:
-    """Of the first input and of the first result."""
+    """The shapes of the first input and of the first result."""
     try:
         if call is not None and call.node is not None:
             first = [before.results[at] for before, at in call.arguments[:1]]
@@ -140,7 +140,7 @@ def _weight_shape(layer: Any, path: str) -> tuple[int, ...]:
 
 
 def _weights_inside(layer: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Of the layers inside a layer, at any depth."""
+    """The weights of the layers inside a layer, at any depth."""
     for name, part in parts_of(layer).items():
         inside = f"{path}{name}"
         for weight, axis in weights_of(part).items():

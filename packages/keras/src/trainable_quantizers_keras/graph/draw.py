@@ -1,4 +1,4 @@
-"""A recorded call becomes the graph of a copy."""
+"""Draws a recorded call as the graph of a copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_keras.layers.weight import KerasWeight
 
 
 class Drawing:
-    """A recorded call while it becomes the graph of a copy."""
+    """Draws a recorded call as the graph of a copy."""
 
     def __init__(self, recording: Recording, opening: Any) -> None:
         self.recording = recording
@@ -44,7 +44,7 @@ class Drawing:
         return layer
 
     def stand_in(self, call: Call) -> Any:
-        """What stands for a call: a layer or function, or for a weight that was read the layer that gives it."""
+        """The replacement of a call: a layer or function, or for a weight that was read, the layer that gives it."""
         if call.node.is_input:
             (symbol,) = tf.nest.flatten(call.node.outputs)
             return lambda first: self._read(symbol, first)
@@ -62,7 +62,7 @@ class Drawing:
         return self.symbols[id(symbol)]
 
     def settle(self) -> None:
-        """Let the attributes of the copy be the weights that its graph reads."""
+        """Set the attributes of the copy to the weights that its graph reads."""
         for identity, layer in self.weights.items():
             owner, _, variable = self.recording.weights[identity]
             self.opening.copies[id(variable)] = layer.weight

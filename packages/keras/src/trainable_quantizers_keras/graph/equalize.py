@@ -1,4 +1,4 @@
-"""Channels scaled from one layer into the next."""
+"""Cross-layer equalization: channels scaled from one layer into the next."""
 
 from __future__ import annotations
 

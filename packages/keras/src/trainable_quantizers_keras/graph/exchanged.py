@@ -1,4 +1,4 @@
-"""Layers that came into a model after ``prepare``, and that nothing quantizes."""
+"""Detects layers that were added to a model after ``prepare`` and that nothing quantizes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def hold(model: Any) -> None:
 
 
 def check_held(model: Any, owner: str) -> None:
-    """Nothing, or an error where a layer with weights was added to what ``prepare`` made, or exchanged in it.
+    """Refuse a prepared model in which a layer with weights was added or replaced.
 
-    Models that consist of wrappers of the user's own, and copies by Keras, remember nothing, and are not checked.
+    Models of the user's own wrappers, and copies by Keras, keep no record, and are not checked.
 
     Raises:
         QuantizerError: it names the layer.

@@ -1,4 +1,4 @@
-"""Batch norm folded into the layer before it: for good, or for as long as the model is prepared."""
+"""Folds batch norms into the layers before them, at once or at conversion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainable_quantizers_keras.layers.norm import FoldedNorm
 
 @dataclass(frozen=True)
 class Folded:
-    """A model without the batch norms that folded.
+    """A model without the folded batch norms.
 
     Args:
         model: The copy.
@@ -59,7 +59,7 @@ def fold_batch_norm(model: Any, notes: Mapping[int, str] | None = None) -> Folde
 
 
 def taken_apart(layer: Any, norm: Any) -> tuple[Any, FoldedNorm]:
-    """Copies of a layer and of the norm behind it, for a wrapper of both; the layer gets a bias if it has none."""
+    """Copies of a layer and the norm behind it, for a wrapper of both; the layer gets a bias if it has none."""
     made = _with_bias(layer)
     *_, name = weights_of(layer)
     return made, FoldedNorm(copied(norm), name, _shape_of_factor(layer, getattr(layer, name)))

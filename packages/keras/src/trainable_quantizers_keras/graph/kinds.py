@@ -1,4 +1,4 @@
-"""What Keras layers and operations are, in the words of recipes."""
+"""Classifies Keras layers and operations by the terms that recipes use."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _PLAIN = frozenset(
     "build get_config from_config compute_output_shape compute_output_spec __init__ __module__ __doc__ __qualname__ "  # noqa: SIM905
     "__firstlineno__ __static_attributes__ __dict__ __weakref__ __annotations__".split()
 )
-"""What a class may have of its own and still compute what its base does."""
+"""Attributes that a class may define and still compute the same as its base."""
 _KIND_OF_WORD = {word: kind for kind, words in _NAMES.items() for word in words.split()}
 _KEEPING = frozenset(_KEEPS.split())
 
@@ -82,7 +82,7 @@ def draws(layer: Any) -> bool:
 
 
 def kind_of(layer: Any) -> str:
-    """Such as ``conv``; ``other`` for what recipes have no word for.
+    """The kind of a layer, such as ``conv``; ``other`` if recipes have no word for it.
 
     Examples:
         >>> kind_of(keras.layers.Dense(2)), kind_of(keras.layers.ReLU()), kind_of(keras.layers.Flatten())
@@ -225,7 +225,7 @@ def _ends_with(layer: Any, activations: tuple[str, ...]) -> bool:
 
 
 def weight_axis(call: Call, weight: Any, kind: str) -> int | None:
-    """The axis that counts the channels of a weight which a function reads; None where none does."""
+    """The channel axis of a weight that a function reads; None if it has none."""
     if kind in ("conv", "embedding"):
         return -1
     if kind in ("depthwise_conv", "conv_transpose"):

@@ -1,4 +1,4 @@
-"""Models and layers whose calls are written in Python, as graphs, like functional models."""
+"""Turns models and layers whose calls are written in Python into graphs, like functional models."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class _Opening:
     Args:
         closed: Why layers stay as they are, by identity.
         tried: How often a graph of a layer computed something else, by identity.
-        copies: What stands for layers and variables, by identity.
+        copies: The replacements of layers and variables, by identity.
         notes: By identity of a layer of the original.
-        following: What results of layers go through, by identity of the layer.
+        following: The layers that results of layers go through, by identity of the layer.
         alive: Keeps symbols, whose identities tell them apart.
     """
 
@@ -95,7 +95,7 @@ class _Opening:
     graphs: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # layers and their graphs, those inside first
 
     def model(self, model: Any, example: Any) -> Opened:
-        """The copy of a model."""
+        """Copy a model."""
         if is_graph(model) and getattr(model, "inputs", None):
             fresh = self.again(model)
         else:
@@ -104,7 +104,7 @@ class _Opening:
         return Opened(fresh, notes)
 
     def differing(self, model: Any, example: Any) -> dict[int, str]:
-        """Of the layers whose graphs compute other things than they do: why, by identity; those inside alone."""
+        """By identity, why the graphs of layers compute something else than the layers; innermost layers only."""
         wrong: dict[int, str] = {}
         if example is None or not self.graphs:
             return wrong
@@ -121,7 +121,7 @@ class _Opening:
         return wrong
 
     def again(self, layer: Any, call: Call | None = None) -> Any:
-        """The copy of a layer."""
+        """Copy a layer."""
         return copied(layer, self._replace, self._after, self.copies, call)
 
     def _subclassed(self, model: Any, example: Any) -> Any:
@@ -137,7 +137,7 @@ class _Opening:
         return self.again(model)
 
     def _replace(self, layer: Any, call: Call | None) -> Any:
-        """What stands for a layer in the copy."""
+        """The replacement of a layer in the copy."""
         if call is None or isinstance(layer, keras.layers.InputLayer):
             return layer
         if not isinstance(layer, keras.layers.Layer):
@@ -165,7 +165,7 @@ class _Opening:
             return layer
 
     def _for_each_call(self, layer: Any) -> Callable[..., Any]:
-        """What stands for a layer without weights that is called in several ways: one graph for each call."""
+        """The replacement of a layer without weights that is called in several ways: one graph for each call."""
         count = 0
         self.functions.add(id(layer))
 
@@ -191,7 +191,7 @@ class _Opening:
         """A model or layer as a functional model, from its call on symbols like these arguments.
 
         Args:
-            layer: What is called.
+            layer: The layer that is called.
             args: Its arguments, symbols among them.
             kwargs: Its arguments by name.
             nested: Whether the copy takes its inputs in the structure of the first argument, or as a list.
@@ -219,7 +219,7 @@ class _Opening:
             fresh = functional_like(layer, inputs, outputs, Again(self.copies, self.again))
         except CalledDifferentlyError:
             raise
-        except Exception as error:  # whatever a call raises on symbols
+        except Exception as error:  # anything that a call raises on symbols
             for known, before in kept:
                 known.clear()
                 known.update(before)
@@ -247,10 +247,10 @@ def symbols_like(example: Any, free: bool) -> Any:
 
 
 def _difference(graph: Any, args: Any, kwargs: Any, result: Any) -> str:
-    """In what the graph of a layer differs from a call of the layer; empty for in nothing."""
+    """How the graph of a layer differs from a call of the layer; empty if it does not."""
     try:
         values = tf.nest.flatten(graph(*args, **kwargs))
-    except Exception as error:  # whatever a graph raises on a batch that its symbols did not foresee
+    except Exception as error:  # anything that a graph raises on an unexpected batch
         return f"as a graph it does not take the calibration data: {first_line(error)}"
     expected = tf.nest.flatten(result)
     if len(values) == len(expected) and all(map(_is_close, values, expected)):
@@ -266,7 +266,7 @@ def _is_close(value: Any, expected: Any) -> bool:
 
 
 def _opens(layer: Any) -> bool:
-    """Whether what a layer computes is worth a graph of its own: all but those of Keras that do one thing."""
+    """Whether a layer is worth its own graph: all layers except those of Keras that do one thing."""
     if is_graph(layer):
         return not getattr(layer, "inputs", None)  # a Sequential that does not know its input
     if isinstance(layer, keras.Model):

@@ -1,4 +1,4 @@
-"""Layers of Keras that do two things, as two layers: what goes from one to the other is quantized too."""
+"""Splits Keras layers that do two things into two layers, so that the value between them is quantized too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ACTIVATED = ("conv", "depthwise_conv", "conv_transpose", "linear")
 
 
 def first_part(layer: Any) -> Any:
-    """The convolution or dense layer without what ``second_part`` does; None of a layer that is no two.
+    """The convolution or dense layer without its second part; None if a layer has only one part.
 
     Examples:
         >>> layer = keras.layers.Dense(2, activation="tanh", name="head")
@@ -33,7 +33,7 @@ def first_part(layer: Any) -> Any:
 
 
 def second_part(layer: Any) -> Callable[[Any], Any]:
-    """What the result of ``first_part`` goes through."""
+    """The second part of a layer, applied to the result of ``first_part``."""
     if type(layer).__name__.startswith("SeparableConv"):
         pointwise = _pointwise(layer)
         return partial(_in_two, pointwise) if is_activated(pointwise) else pointwise  # type: ignore[no-any-return]
@@ -42,7 +42,7 @@ def second_part(layer: Any) -> Callable[[Any], Any]:
 
 
 def _activation(layer: Any) -> Callable[[Any], Any]:
-    """The activation function of a layer, as what a result goes through."""
+    """The activation function of a layer, as a layer for its result."""
     activation = layer.activation
     if isinstance(activation, keras.layers.Layer):
         return copied(activation)  # type: ignore[no-any-return]
@@ -73,7 +73,7 @@ def _and_regularized(layer: Any, activation: Callable[[Any], Any], symbol: Any) 
 
 
 def _on_symbols(function: Callable[[Any], Any], symbol: Any) -> Any:
-    """A function of the user's own: what it calls becomes operations."""
+    """Call the user's function on symbols: the functions that it calls become operations."""
     with functions_on_symbols(), sizes_as_symbols():
         return function(symbol)
 

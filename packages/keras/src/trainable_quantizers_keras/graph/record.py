@@ -1,4 +1,4 @@
-"""A model as operations of the core's graph: one for each call of a layer."""
+"""Records a model as operations of the core's graph, one for each call of a layer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class RecordedCall:
 
     Args:
         layer: The layer of the model.
-        place: What tells its result from others.
+        place: A key of its result.
         masked: Whether its result carries a mask.
         reads: The layers of weights that it reads as arguments, by the names of the weights.
-        result: Which of the results of the call.
+        result: The index among the results of the call.
     """
 
     layer: Any
@@ -55,11 +55,11 @@ class RecordedModel:
 
     @property
     def graph(self) -> ModelGraph:
-        """What the core sees."""
+        """The graph for the core."""
         return ModelGraph(tuple(self.operations), self.outputs)
 
     def add(self, operation: Operation, call: RecordedCall) -> tuple[int, ...]:
-        """Take in an operation; its position."""
+        """Add an operation, and return its position."""
         self.operations.append(operation)
         self.calls.append(call)
         return (len(self.operations) - 1,)
@@ -70,7 +70,7 @@ def record(model: Any, notes: Mapping[int, str] | None = None) -> RecordedModel:
 
     Args:
         model: The model.
-        notes: What else a user should read about layers, by their identity.
+        notes: Further notes for the user about layers, by their identity.
     """
     recorder = _Recorder(notes or {})
     recorder.found.outputs = _joined(recorder.graph(model, "")) if is_graph(model) else recorder.parts(model, "")
@@ -107,7 +107,7 @@ class _Recorder:
         return [results[id(call)][at] for call, at in ends]
 
     def _note_readers(self, model: Any, call: Call, results: _Results) -> None:
-        """Which operations read the inputs of a model, those of models inside it included."""
+        """Record which operations read the inputs of a model, including those of models inside it."""
         sources = {id(layer): at for at, layer in enumerate(input_layers(model))}
         for at, (before, _) in enumerate(call.arguments):
             if id(before.layer) in sources:
@@ -116,7 +116,7 @@ class _Recorder:
                 self.readers.setdefault((id(model), sources[id(before.layer)]), []).extend(found)
 
     def parts(self, model: Any, prefix: str) -> tuple[int, ...]:
-        """Record the layers of a subclassed model, whose calls nobody sees."""
+        """Record the layers of a subclassed model, whose calls are not visible."""
         outputs: tuple[int, ...] = ()
         for path, part in parts_of(model).items():
             name = f"{prefix}{path}"
@@ -200,7 +200,7 @@ def _joined(inputs: _Results) -> tuple[int, ...]:
 
 
 def place_of_part(layer: Any) -> Place:
-    """That of a layer outside graphs, however often it is called."""
+    """The place of a layer outside graphs, the same for all its calls."""
     return 0, id(layer), 0
 
 

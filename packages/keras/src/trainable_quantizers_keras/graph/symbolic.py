@@ -1,4 +1,4 @@
-"""The call of a model or layer on symbols, recorded."""
+"""Records the call of a model or layer on symbolic tensors."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from trainable_quantizers_keras.layers.sizes import sizes_as_symbols
 
 
 class NotOpenedError(Exception):
-    """Why a call cannot be recorded."""
+    """A call cannot be recorded; the message says why."""
 
 
 def in_words(error: Exception) -> str:
-    """Why a call was not recorded."""
+    """The reason why a call was not recorded, as text."""
     return str(error) if isinstance(error, NotOpenedError) else f"its call does not take symbols: {first_line(error)}"
 
 
 def first_line(error: Exception) -> str:
-    """Of what an error says, without where Keras met it."""
+    """The first line of an error's message, without the place that Keras adds."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception encountered when calling")]
     return (lines or [type(error).__name__])[0][:150].replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 class Recording:
-    """What a model or layer does with symbols like the arguments of a call.
+    """The recorded call of a model or layer on symbols like its arguments.
 
     Layers that it calls are operations of the graph. The weights that its own code reads, also those of layers that it
     holds, are inputs of the graph.
@@ -58,7 +58,7 @@ class Recording:
         kwargs: Arguments by name.
 
     Raises:
-        NotOpenedError: the call does other things in training, gives anything but symbols, or reads variables or random
+        NotOpenedError: the call differs in training, gives anything but symbols, or reads variables or random
             numbers apart from its inputs, which would become constants.
     """
 
@@ -94,7 +94,7 @@ class Recording:
             if mask is not None and id(mask) in inner:
                 inner[id(outer)]._keras_mask = inner[id(mask)]
         if not inner:
-            raise NotOpenedError("it is called on no tensor")
+            raise NotOpenedError("it is called without a tensor")
         named = tf.nest.map_structure(lambda value: inner.get(id(value), value), self.form.named)
         if self._takes_training():
             named["training"] = kwargs["training"] if kwargs.get("training") is not None else training
@@ -106,7 +106,7 @@ class Recording:
         outputs = tf.nest.map_structure(lambda value: _as_symbol(value, next(iter(inner.values()))), outputs)
         flat = tf.nest.flatten(outputs)
         if not any(is_symbol(value) for value in flat):
-            raise NotOpenedError("its result is not made of tensors alone")
+            raise NotOpenedError("its result does not consist of tensors")
         for layer, node in behind(flat):
             found |= {"variables"} if not node.is_input and variables_in(arguments_of(node)) else set()
             found |= {"random numbers"} if draws(layer) else set()
@@ -120,13 +120,13 @@ class Recording:
         return inputs, outputs, calls_of(keras.Model([*inputs, *weights], flat))
 
     def _dtype(self, outer: Any) -> Any:
-        """The type in which the layer takes a tensor: it casts floating ones to that it computes in."""
+        """The dtype of a tensor inside the layer, which casts floating tensors to its compute dtype."""
         casts = getattr(self.layer, "autocast", getattr(self.layer, "_autocast", False))
         floating = tf.as_dtype(outer.dtype).is_floating
         return self.layer.compute_dtype if casts and floating else outer.dtype
 
     def _compared(self) -> set[tuple[int, int]]:
-        """Calls that are told that they train when the layer is, by identity of their layer and count."""
+        """The calls that get the layer's ``training``, by identity of their layer and count."""
 
         def described(calls: list[Call]) -> Counter[Any]:
             found = [call.layer for call in calls if not call.node.is_input and not is_identity(call.layer)]
@@ -134,7 +134,7 @@ class Recording:
 
         (_, _, evaluation), (_, _, training) = self._evaluation, self._training
         if described(evaluation) != described(training):
-            raise NotOpenedError("it does other things in training than in evaluation")
+            raise NotOpenedError("it computes differently in training and in evaluation")
         told = {(id(call.layer), call.index): _training_of(call) for call in evaluation}
         return {
             (id(call.layer), call.index)
@@ -143,7 +143,7 @@ class Recording:
         }
 
     def in_context(self, call: Call, layer: Any) -> Any:
-        """A layer as it is to be called: one that was told that it trains finds that out by itself."""
+        """A layer as the graph calls it: one that was passed ``training`` finds it out by itself."""
         if (id(call.layer), call.index) not in self._in_training or not isinstance(layer, keras.layers.Layer):
             return layer
 
@@ -226,9 +226,9 @@ class Recording:
 
     @contextmanager
     def _without_calls(self) -> Iterator[None]:
-        """Layers inside that cannot be operations of Keras 3: what they call is.
+        """Inner layers that cannot be operations of Keras 3, unlike the operations that they call.
 
-        Such as those that are called on constants, give other things than tensors, or say nothing of their results.
+        They are called on constants, give results other than tensors, or do not declare their results.
         """
         inside = {id(layer) for layer in self.layer._flatten_layers(include_self=False)}
         call_of_layer = keras.layers.Layer.__call__
@@ -259,7 +259,7 @@ class Recording:
 
 
 def _apart(symbol: Any, inputs: list[Any]) -> Any:
-    """A result, which may not be an input as it is: a graph in a graph would give its own argument."""
+    """A result that is not an input itself: otherwise a nested graph would return its own argument."""
     same = any(symbol is each for each in inputs)
     return keras.layers.Activation("linear", name="identity")(symbol) if same else symbol
 
@@ -279,7 +279,7 @@ def _training_of(call: Call) -> Any:
 
 @contextmanager
 def _without_losses(layer: Any) -> Iterator[None]:
-    """Notice losses and metrics that a call adds: they are no part of its graph."""
+    """Refuse a call that adds losses or metrics, which its graph would not hold."""
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise NotOpenedError("it adds a loss or a metric")
@@ -292,15 +292,15 @@ def _without_losses(layer: Any) -> Iterator[None]:
 
 
 def _as_symbol(value: Any, given: Any) -> Any:
-    """A result of a call on symbols; of a constant, a symbol that has its value whatever the input is.
+    """A result of a call on symbols; for a constant, a symbol with its value for any input.
 
     Raises:
-        NotOpenedError: it is no tensor.
+        NotOpenedError: it is not a tensor.
     """
     if is_symbol(value):
         return value
     if not isinstance(value, (tf.Tensor, np.ndarray)):
-        raise NotOpenedError("its result is not made of tensors alone")
+        raise NotOpenedError("its result does not consist of tensors")
     ops = keras.ops if KERAS_3 else tf
     nothing = (ops.sum if KERAS_3 else ops.reduce_sum)(ops.zeros_like(given))
     return ops.add(ops.cast(nothing, value.dtype.name), value)

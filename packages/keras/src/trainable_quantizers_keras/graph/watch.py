@@ -1,4 +1,4 @@
-"""Looking at what layers give while a model runs."""
+"""Observes the outputs of layers while a model runs."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def named_layers(model: Any, prefix: str = "", models: bool = False) -> dict[str
 
 @contextmanager
 def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: bool = False) -> Iterator[None]:
-    """Hand each layer and the result of each of its calls to ``see``, for the time of the context.
+    """Hand each layer and the result of each of its calls to ``see``, inside the context.
 
     Args:
         layers: Which to watch; each is watched once.
         see: Called with the layer and its result.
-        before: Hand over the first argument, before the call, in the place of the result.
+        before: Hand over the first argument, before the call, instead of the result.
 
     Examples:
         >>> import numpy as np
@@ -64,7 +64,7 @@ def watching(layers: Iterable[Any], see: Callable[[Any, Any], None], before: boo
 
 @contextmanager
 def replaced_calls(layers: Iterable[Any], replacement: Callable[[Any, Callable[..., Any]], Any]) -> Iterator[None]:
-    """Another ``call`` in each layer, for the time of the context.
+    """Replace the ``call`` of each layer inside the context.
 
     Args:
         layers: Each gets one.

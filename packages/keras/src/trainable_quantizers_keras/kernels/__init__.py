@@ -1,1 +1,1 @@
-"""The fused operation of fake quantization and its fast paths."""
+"""The fused fake-quantize operation and related kernels."""

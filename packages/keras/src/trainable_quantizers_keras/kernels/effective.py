@@ -1,4 +1,4 @@
-"""Effective ranges with their straight-through gradients: contract section 2."""
+"""Effective ranges with straight-through gradients (contract section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one elementwise operation: fake quantization to the grid of a range, forward and backward."""
+"""The fake-quantize operation, forward and backward, on the grid of a range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fake_quantize(
     gradient_scale: float | tf.Tensor = 1.0,
     ewgs: float = 0.0,
 ) -> tf.Tensor:
-    """Y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
+    """Fake quantization y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
 
     The forward is the kernel that the inferable quantizers run, so it equals theirs in every bit: halves
     round up. The backward is contract section 4, with in = (min <= x <= max) and e = (y - x)/Δ:
@@ -39,7 +39,7 @@ def fake_quantize(
             of the step, as ``effective_range`` makes it.
         max_range: Upper end, likewise.
         grid: The levels.
-        channel_axis: Non-negative axis of x that counts channels; None is per tensor.
+        channel_axis: Non-negative channel axis of x; None is per tensor.
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
         ewgs: δ, by which rounding errors scale dL/dx (Lee et al. 2021, arXiv 2104.00903).
@@ -67,7 +67,7 @@ def fake_quantize(
             )
             grad_x = passed
             if from_rounding or ewgs:
-                # The output once more: cheaper than to keep it, or to round x by hand.
+                # Recomputing the output is cheaper than keeping it, or rounding x by hand.
                 error, step = forward(x, low, high) - x, range_step(TF_OPS, low, high, grid)
             if from_rounding:
                 products = tf.math.multiply_no_nan(error, passed)  # an infinite x does not count

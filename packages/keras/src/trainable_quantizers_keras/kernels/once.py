@@ -1,4 +1,4 @@
-"""Gradients that go straight through have no derivative of their own."""
+"""Gradients without a second derivative: differentiating them is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TWICE = (
 
 
 def once(gradient: Callable[..., Any], *tensors: tf.Tensor) -> Any:
-    """``gradient(*tensors)``, which nothing differentiates: TensorFlow would take some of its derivatives for zero.
+    """``gradient(*tensors)`` without a derivative of its own, some of which TensorFlow would take for zero.
 
     Raises:
         QuantizerError: when it is differentiated.

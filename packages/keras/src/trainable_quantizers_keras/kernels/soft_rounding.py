@@ -1,4 +1,4 @@
-"""Rounding that each weight learns: contract section 4, AdaRound."""
+"""Soft rounding, which each weight learns (contract section 4, AdaRound)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def soft_rounding(x: tf.Tensor, step: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
 
 
 def moved(x: tf.Tensor, step: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    """U = x + Δ·(h(f, α) - h(f, 0)): exactly x where α is 0; its gradient is 1 to x, and Δ·dh/dα to α.
+    """The weight u = x + Δ·(h(f, α) - h(f, 0)): exactly x where α is 0; gradient 1 to x, and Δ·dh/dα to α.
 
     Examples:
         >>> moved(tf.constant([0.25, 0.25]), tf.constant(1.0), tf.constant([0.0, 5.0])).numpy().tolist()

@@ -1,4 +1,4 @@
-"""The activity regularizer of a layer as a layer, for what is no longer one layer."""
+"""The activity regularizer of a layer as a layer of its own, for layers that were split or replaced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainable_quantizers_keras.keras_version import PACKAGE, keras
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class KerasActivityRegularization(keras.layers.Layer):
-    """Hands its input on, and adds to the loss what the regularizer makes of it.
+    """Passes its input on, and adds its regularization term to the loss.
 
     Examples:
         >>> import numpy as np
@@ -27,7 +27,7 @@ class KerasActivityRegularization(keras.layers.Layer):
         return inputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """That of the input."""
+        """The shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class KerasActivityRegularization(keras.layers.Layer):
 
 
 def regularized(layer: Any, result: Any) -> Any:
-    """A result of what stands for ``layer``, regularized as the results of the layer are."""
+    """A result of the replacement of ``layer``, regularized as the results of the layer are."""
     if getattr(layer, "activity_regularizer", None) is None:
         return result
     name = f"{layer.name}_regularization"

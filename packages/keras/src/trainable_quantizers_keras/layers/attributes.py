@@ -1,4 +1,4 @@
-"""Layers and models again by their attributes, without their constructors."""
+"""Copies layers and models attribute by attribute, without calling their constructors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def without_constructor(old: Any, again: Again) -> Any:
 
 
 class Again:
-    """What stands in a copy for the layers and variables of the original.
+    """The replacements, in a copy, of the layers and variables of the original.
 
     Args:
         memo: By identity of the original.
@@ -48,7 +48,7 @@ class Again:
         self._copy = copy
 
     def __call__(self, value: Any) -> Any:
-        """A value of an attribute again; what holds no layers and variables is shared."""
+        """A copy of an attribute's value; values without layers and variables are shared."""
         if id(value) in self.memo:
             return self.memo[id(value)]
         if isinstance(value, keras.layers.Layer) and not isinstance(value, keras.metrics.Metric):
@@ -73,7 +73,7 @@ class Again:
         return value
 
     def _function(self, function: types.FunctionType) -> Any:
-        """A function that was made in a method, and reads layers from there."""
+        """A copy of a function that was made in a method and reads layers from there."""
         try:
             held = [cell.cell_contents for cell in function.__closure__ or ()]
         except ValueError:  # an empty cell
@@ -110,7 +110,7 @@ def _variable_again(variable: Any) -> Any:
 
 
 def carry(old: Any, fresh: Any, again: Again) -> None:
-    """Give a copy the attributes that Keras itself does not set, in their order."""
+    """Copy the attributes that Keras itself does not set, in their order."""
     for layer in old._flatten_layers(include_self=False):
         mine, theirs = (_float_weights(each) for each in (layer, again.memo.get(id(layer))))
         if len(mine) == len(theirs):
@@ -139,12 +139,12 @@ def _float_weights(layer: Any) -> list[Any]:
 
 
 def variables_in(value: Any) -> list[Any]:
-    """The variables that a value of an attribute is, or holds in lists and dictionaries."""
+    """The variables in an attribute's value: the value itself, or items of lists and dictionaries."""
     return [item for item in leaves(value) if is_variable(item)]
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What lists, tuples and dictionaries hold, at any depth; the value itself if it is none."""
+    """The items of lists, tuples and dictionaries, at any depth; the value itself if it is none of these."""
     if isinstance(value, (list, tuple, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from leaves(item)

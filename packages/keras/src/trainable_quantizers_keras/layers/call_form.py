@@ -1,4 +1,4 @@
-"""The arguments of a call of a layer, taken apart."""
+"""The arguments of a layer's call, split into tensors and constants."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def _is_tensor(value: Any) -> bool:
 
 
 def is_symbol(value: Any) -> bool:
-    """Whether a value is a symbol of Keras, of which functional models are made."""
+    """Whether a value is a symbol of Keras, as functional models are made of."""
     return hasattr(value, "_keras_history") or (KERAS_3 and isinstance(value, keras.KerasTensor))

@@ -1,4 +1,4 @@
-"""Sequential and functional models as calls of layers, and a model rebuilt from other layers."""
+"""The layer calls of Sequential and functional models, and rebuilding a model from other layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Call:
         layer: The layer, or the operation.
         index: How many calls of the same layer come before it.
         arguments: Of each tensor among its arguments, the call that gives it, and which of its results that is.
-        node: What Keras keeps of it; None in a Sequential.
+        node: Keras's record of it; None in a Sequential.
     """
 
     graph: int
@@ -46,7 +46,7 @@ class Call:
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """What tells its result from others, each time that the model is asked for its calls."""
+        """A key of its result, the same each time that the model is asked for its calls."""
         return self.graph, id(self.layer), self.index
 
     @property
@@ -72,7 +72,7 @@ def is_graph(model: Any) -> bool:
 
 
 def input_tensors(model: Any) -> list[Any]:
-    """The symbols of what a graph takes, in the order in which its inputs are flattened."""
+    """The symbols of a graph's inputs, in the order in which they are flattened."""
     return tf.nest.flatten(model.inputs if isinstance(model, keras.Sequential) else model.input)
 
 
@@ -87,13 +87,13 @@ def calls_of(model: Any) -> list[Call]:
 
 
 def rebuild(model: Any, stand_in: Callable[[Call], Any], after: Callable[[Call], Any], again: Again) -> Any:
-    """The model again, of other layers, of the same class and with the same attributes.
+    """Rebuild a model from other layers, with the same class and attributes.
 
     Args:
         model: A built Sequential or functional model.
-        stand_in: The layer or function that stands for that of a call; None passes the input on.
-        after: What the result of a call goes through; None for nothing.
-        again: What stands for layers and variables among the model's attributes.
+        stand_in: Gives the layer or function that replaces that of a call; None passes the input on.
+        after: Gives the layer that the result of a call goes through, or None.
+        again: Gives the replacements of layers and variables among the model's attributes.
     """
     if isinstance(model, keras.Sequential):
         return _rebuild_sequential(model, stand_in, after)
@@ -109,7 +109,7 @@ def _chain(model: Any) -> list[Call]:
 
 
 def ends_of(model: Any, calls: Sequence[Call]) -> list[tuple[Call, int]]:
-    """Of each output of a model, the call that gives it, and which of its results that is."""
+    """For each output of a model, the call that gives it, and the index among its results."""
     if isinstance(model, keras.Sequential):
         return [(calls[-1], 0)]
     producers = {id(symbol): (call, at) for call in calls for at, symbol in enumerate(call.results)}
@@ -129,7 +129,7 @@ def _rebuild_sequential(model: Any, stand_in: Callable[[Call], Any], after: Call
 
 
 def _as_layer(function: Callable[[Any], Any], before: Sequence[Any], shape: Any, name: str) -> Any:
-    """A function of what the layers before it give, as a model: a Sequential takes no functions."""
+    """A function of the output of earlier layers, as a model: a Sequential takes no functions."""
     for layer in before:
         shape = layer.compute_output_shape(shape)
     symbol = keras.Input(shape[1:], dtype=before[-1].compute_dtype)
@@ -180,7 +180,7 @@ def redrawn(
     stand_in: Callable[[Call], Any],
     after: Callable[[Call], Any],
 ) -> tuple[Any, Any]:
-    """Inputs and outputs of a graph that is drawn again.
+    """Inputs and outputs of a redrawn graph.
 
     Args:
         calls: Its calls in order of execution.
@@ -225,7 +225,7 @@ def redrawn(
 
 
 def _call(layer: Any, old: Any, args: Any, kwargs: Any) -> Any:
-    """Call a layer as an old one was called; a wrapper by names, since Keras 2 saves no more than those."""
+    """Call a layer as an old one was called; a wrapper by keyword, since Keras 2 saves only keyword arguments."""
     if isinstance(layer, KerasOpenedModel) and not is_graph(old):
         return layer.call_as(old, args, kwargs)
     if not isinstance(layer, keras.layers.Layer) or _takes_any(old) or not _takes_any(layer):

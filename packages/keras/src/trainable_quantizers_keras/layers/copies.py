@@ -1,4 +1,4 @@
-"""Copies of layers and models, in which some layers are replaced."""
+"""Copies layers and models, replacing some of their layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_KERAS = ("keras.", "tf_keras.", "tensorflow.", "mct_quantizers.", "trainable_
 
 
 def is_of_keras(layer: Any) -> bool:
-    """Whether its configuration is sure to rebuild a layer: its class is none of the user's.
+    """Whether a layer's configuration is sure to rebuild it, because its class is not the user's.
 
     Examples:
         >>> is_of_keras(keras.layers.Dense(2))
@@ -45,15 +45,15 @@ def copied(
     copies: dict[int, Any] | None = None,
     call: Call | None = None,
 ) -> Any:
-    """A built layer or model again: of the same class and configuration, with the same weights, sharing nothing.
+    """Copy a built layer or model: the same class, configuration and weights, sharing nothing.
 
     Args:
         layer: Stays as it is.
-        replace: What to put in the place of a layer: another layer or a function, None to leave it out of a graph, or
+        replace: Gives the replacement of a layer: another layer or a function, None to leave it out of a graph, or
             the layer itself, to copy it. It is asked for each layer inside graphs and subclassed models, and for those
             themselves, with the call in the graph if the layer stands in one.
-        after: What the result of a call goes through, or None; asked for each call of a graph.
-        copies: What was copied before, by identity: a shared layer stays shared.
+        after: Gives the layer that the result of a call goes through, or None; asked for each call of a graph.
+        copies: Earlier copies, by identity: a shared layer stays shared.
         call: The call of the layer in a Sequential or functional model.
 
     Raises:
@@ -78,11 +78,11 @@ def copied(
 
 
 def _deep_copy(model: KerasOpenedModel, memo: dict[int, Any]) -> Any:
-    """A copy of the same class; the file that Keras copies by would not keep that."""
+    """A copy of the same class; Keras copies by a file, which would not keep the class."""
     return copied(model)
 
 
-KerasOpenedModel.__deepcopy__ = _deep_copy  # here, because it copies layers of every kind, other such models included
+KerasOpenedModel.__deepcopy__ = _deep_copy  # set here, because it copies layers of all kinds, including such models
 
 
 def parts_of(layer: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def parts_of(layer: Any) -> dict[str, Any]:
 
 
 def part_at(layer: Any, path: str) -> Any:
-    """What ``parts_of`` found at a path, and the parts of parts.
+    """The part that ``parts_of`` found at a path, or a part of a part.
 
     Examples:
         >>> part_at(keras.layers.LSTM(2), "cell").units
@@ -134,7 +134,7 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _has_configuration(layer: Any) -> bool:
-    """Whether a layer of Keras knows all that it is: some that were given a function, or a policy, do not."""
+    """Whether the configuration of a Keras layer is complete: with some functions or policies it is not."""
     try:
         return not isinstance(layer, keras.layers.Lambda) and layer.get_config() is not None
     except NotImplementedError:
@@ -148,7 +148,7 @@ def _from_configuration(layer: Any) -> Any:
         inside = {type(part).__name__: type(part) for part in _flat(layer) if not is_of_keras(part)}
         with keras.utils.custom_object_scope(inside):
             return type(layer).from_config(config, **trusted)  # a Lambda of this process, not of a file
-    except Exception as error:  # whatever a constructor raises
+    except Exception as error:  # anything that a constructor raises
         raise _not_rebuilt(layer, error) from error
 
 
@@ -171,12 +171,12 @@ def _set_weights(layer: Any, fresh: Any) -> None:
         raise _not_rebuilt(layer, f"its weights are {_shapes(layer)}, those of the copy {_shapes(fresh)}")
     fresh.set_weights(layer.get_weights())
     for part in fresh._flatten_layers() if KERAS_3 else ():
-        if hasattr(part, "finalize_state"):  # what Normalization computes with follows from its weights
+        if hasattr(part, "finalize_state"):  # Normalization derives its state from its weights
             part.finalize_state()
 
 
 def _set_vocabulary(layer: Any, fresh: Any) -> None:
-    """What a layer for words or categories learned by ``adapt``: its configuration does not hold it."""
+    """Copy the vocabulary that a layer learned by ``adapt``, which its configuration does not hold."""
     if layer.get_vocabulary() == fresh.get_vocabulary():
         return
     lookup = getattr(layer, "_lookup_layer", layer)  # of TextVectorization
@@ -195,7 +195,7 @@ def input_shape_of(layer: Any) -> Any:
 
 
 def build_by_call(layer: Any, input_shape: Any, weights: int = 0) -> None:
-    """Build what a layer builds when it is called; attention of Keras 2 knows the shapes of its arguments itself.
+    """Build the parts of a layer that its call builds; attention of Keras 2 knows its argument shapes itself.
 
     Args:
         layer: The layer.
@@ -241,7 +241,7 @@ def build_like(layer: Any, fresh: Any) -> None:
                 fresh.build_from_config(config)
             if len(fresh.weights) != len(layer.weights) and input_shape_of(layer) is not None:
                 build_by_call(fresh, input_shape_of(layer), len(layer.weights))
-        except Exception as error:  # whatever a build method raises
+        except Exception as error:  # anything that a build method raises
             raise _not_rebuilt(layer, error) from error
     if config:
         remember_shape(fresh, config.get("input_shape"))
@@ -249,6 +249,6 @@ def build_like(layer: Any, fresh: Any) -> None:
 
 
 def remember_shape(layer: Any, input_shape: Any) -> None:
-    """Keep the shape a layer was built for, which Keras 2 does of layers that were called alone."""
+    """Keep the shape that a layer was built for, which Keras 2 keeps only for layers that were called."""
     if not KERAS_3:
         keras.layers.Layer.build(layer, input_shape)

@@ -1,4 +1,4 @@
-"""Functions of TensorFlow in graphs: on symbols of Keras 3, and in files of Keras 2."""
+"""TensorFlow functions in graphs: on symbolic tensors of Keras 3, and in files of Keras 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that quantizes an activation."""
+"""The layer that quantizes an activation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_keras.layers.serialization import NamedWeights, deseri
 from trainable_quantizers_keras.layers.state import StructuredState
 
 HOLDER_SUFFIX = "_quantized"
-"""What a holder is called, behind the name of the layer whose output it quantizes."""
+"""The suffix of a holder's name, behind the name of the layer whose output it quantizes."""
 
 if KERAS_3:
 
@@ -67,7 +67,7 @@ if KERAS_3:
             return quantizer(inputs)
 
         def compute_output_shape(self, input_shape: Any) -> Any:
-            """That of the input."""
+            """The shape of the input."""
             return input_shape
 
         def get_config(self) -> dict[str, Any]:

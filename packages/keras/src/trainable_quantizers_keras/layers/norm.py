@@ -1,4 +1,4 @@
-"""A batch norm that normalizes while the layer before it trains, and is part of its weight once it is deployed."""
+"""A batch norm that normalizes during training and is folded into the layer before it at deployment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FoldedNorm:
         layer: The batch norm, over the last axis.
         weight: Name of the weight that is quantized as w·s.
         shape: In which s, one number for each channel, is multiplied with the weight.
-        constant: s that holds in the place of the present one; None for none.
+        constant: s that holds in place of the present one; None for none.
 
     Examples:
         >>> layer = keras.layers.BatchNormalization(epsilon=0.25, gamma_initializer="ones")
@@ -45,12 +45,12 @@ class FoldedNorm:
         return tf.cast(found, tf.float32)
 
     def shift(self, shift: Any) -> None:
-        """Add to the bias of the deployed layer, by μ, which training measures anyway."""
+        """Shift the bias of the deployed layer through μ, which training measures anyway."""
         mean = self.layer.moving_mean
         mean.assign_sub(tf.cast(tf.cast(shift, tf.float64) * self._inverse(), mean.dtype))
 
     def normalized(self, result: tf.Tensor, bias: Any, **options: Any) -> tf.Tensor:
-        """What the norm makes of a batch in training.
+        """The normalized result for a batch in training.
 
         Args:
             result: Of the layer with the quantized w·s, without a bias.
@@ -65,11 +65,11 @@ class FoldedNorm:
         return self.layer(wide, training=True, **options)
 
     def held(self) -> FoldedNorm:
-        """The same, whose s stays what it is while the statistics change."""
+        """The same norm, with s kept constant while the statistics change."""
         return replace(self, constant=self._factor())
 
     def released(self) -> FoldedNorm:
-        """The same, whose s follows the statistics again."""
+        """The same norm, with s following the statistics again."""
         return replace(self, constant=None)
 
     def _factor(self) -> tf.Tensor:
@@ -82,7 +82,7 @@ class FoldedNorm:
         return inverse_of(self._factor(), lambda small, one, other: tf.where(small, tf.cast(one, other.dtype), other))
 
     def get_config(self) -> dict[str, Any]:
-        """What ``from_config`` makes it of again."""
+        """The arguments for ``from_config``."""
         layer = keras.utils.serialize_keras_object(self.layer)
         return {"layer": layer, "weight": self.weight, "shape": list(self.shape)}
 
@@ -97,5 +97,5 @@ def _wide(variable: Any) -> Any:
 
 
 def _root(values: tf.Tensor) -> tf.Tensor:
-    """The square root; a quotient by it stays one, which Grappler and XLA would compute as a product of ``rsqrt``."""
+    """The square root, written so that Grappler and XLA do not turn a quotient by it into a product with ``rsqrt``."""
     return tf.maximum(tf.sqrt(values), 2.0**-500)

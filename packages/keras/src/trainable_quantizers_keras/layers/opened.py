@@ -1,4 +1,4 @@
-"""Graphs that take the places of models and layers, and stay instances of their classes."""
+"""Graphs that replace models and layers and stay instances of their classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CalledDifferentlyError(Exception):
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
-    """A functional model in the place of a model or layer whose call was recorded; an instance of its class as well.
+    """A functional model in place of a model or layer whose call was recorded; an instance of its class as well.
 
     A file keeps the graph, and not the class. A copy keeps the class: ``copies`` adds ``__deepcopy__``.
     """
@@ -56,7 +56,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         super().__setattr__(name, value)
 
     def __reduce__(self) -> Any:
-        """What pickle keeps: the graph, as a file does."""
+        """Pickle the graph, as a file does."""
         build, *arguments = super().__reduce__()
         return (getattr(KerasOpenedModel, "_unpickle_model", build), *arguments)
 
@@ -97,7 +97,7 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         if not isinstance(self.input, Mapping):
             inputs = tf.nest.flatten(inputs)
             inputs = inputs if len(inputs) > 1 else inputs[0]
-        if not KERAS_3 and mask is not None:  # the layers inside take it as an argument, or not at all
+        if not KERAS_3 and mask is not None:  # layers inside take a mask only as an argument
             inputs, mask = tf.nest.map_structure(tf.identity, inputs), None
         return _FUNCTIONAL.call(self, inputs, training=training, mask=mask)
 
@@ -132,13 +132,13 @@ class KerasOpenedModel(_FUNCTIONAL):  # type: ignore[misc, valid-type]
         return self(tensors if len(tensors) > 1 else tensors[0], **fixed)
 
     def save_own_variables(self, store: Any) -> None:
-        """Write none: the layers of the graph hold what the call reads, and a file keeps nothing else."""
+        """Write nothing: the layers of the graph hold everything that the call reads."""
 
     def load_own_variables(self, store: Any) -> None:
-        """Read none."""
+        """Read nothing."""
 
     def get_config(self) -> dict[str, Any]:
-        """That of a functional model, also where the class has its own."""
+        """The configuration of a functional model, even if the class has its own."""
         return keras.Model(self.input, self.output, name=self.name).get_config()
 
 
@@ -190,13 +190,13 @@ def _class_of_both(cls: type) -> type:
 
 
 def functional_like(old: Any, inputs: Any, outputs: Any, again: Any) -> Any:
-    """A functional model of a graph, of the class of ``old`` as well, with its other attributes.
+    """A functional model of a graph that is also of the class of ``old``, with its other attributes.
 
     Args:
         old: A model or layer.
         inputs: Symbols.
         outputs: Symbols.
-        again: Gives what stands for the layers and variables among the attributes.
+        again: Gives the replacements of the layers and variables among the attributes.
     """
     cls: Any = type(old)
     if cls in (_FUNCTIONAL, keras.Model) or isinstance(old, keras.Sequential):

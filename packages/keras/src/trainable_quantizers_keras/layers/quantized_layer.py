@@ -1,4 +1,4 @@
-"""Running a Keras layer with quantized weights in the place of its own, on Keras 2 and Keras 3 alike."""
+"""Runs a Keras layer with quantized weights in place of its own, on Keras 2 and Keras 3."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from trainable_quantizers_keras.layers.state import StructuredState
 
 
 class AnswersAsLayer:
-    """What stands for a layer, and has the attributes of the layer to read and to write."""
+    """A stand-in for a layer, through which the layer's attributes can be read and written."""
 
     layer: Any
 
     def __getattr__(self, name: str) -> Any:
-        """What the layer has by this name."""
+        """The layer's attribute of this name."""
         if name.startswith("_") or "layer" not in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.layer, name)
@@ -45,7 +45,7 @@ class AnswersAsLayer:
 
 
 class QuantizedLayer(AnswersAsLayer, StructuredState):
-    """What a wrapper of a layer does with its quantizers; mixed into ``keras.layers.Wrapper``.
+    """The behaviour of a wrapper with quantizers; mixed into ``keras.layers.Wrapper``.
 
     The weights stay variables of the wrapped layer. A call puts their quantized values into the slots where
     the layer keeps them, below properties and without Keras taking notice, and takes them out again.
@@ -62,7 +62,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
     """The layer of ``norm``, if there is one; Keras 2 keeps track of no attribute that the class has."""
 
     def __getattr__(self, name: str) -> Any:
-        """What the layer has by this name, for calls in Python that ask for it; a quantized weight as it is used."""
+        """The layer's attribute of this name, for calls in Python that ask for it; weights are quantized as used."""
         value = super().__getattr__(name)
         quantized = name in vars(self).get("weights_quantizers", ()) and is_variable(value)
         return self.get_quantized_weights()[name] if quantized else value
@@ -103,7 +103,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
             self.accumulator = self.accumulator.with_inputs(known)
 
     def _weight(self, key: str | int) -> Any:
-        """What is quantized: the variable, or what the norm makes of it."""
+        """The tensor to quantize: the variable, or the variable scaled by the norm."""
         held = self._stored(key)
         if self.norm is None or key not in ("bias", self.norm.weight):
             return held
@@ -151,7 +151,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return _scheduled(quantizer, bias, rounded, training)
 
     def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> tf.Tensor:
-        """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
+        """The bias in finest steps, per weight channel; the largest bias if the channels differ from the bias's."""
         channels = self._weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
         if not grid.bias:
             return tf.zeros(channels)
@@ -169,7 +169,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return _scheduled(quantizer, weight, limit_weight(weight, quantizer.step(), room, *where), training)
 
     def accumulator_bits(self) -> int | None:
-        """Bits of two's complement that its sums need at worst, bias included; None if they lie on no grid."""
+        """Bits of two's complement that its sums need in the worst case, bias included; None if they lie on no grid."""
         grid = self.accumulator
         if grid is None or any(isinstance(each, (float, str)) for each in grid.inputs):
             return None
@@ -183,7 +183,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return worst_bits(levels.astype(np.int64), bias.astype(np.int64), *grid.levels)
 
     def sums(self, inputs: Any) -> tf.Tensor:
-        """What the layer adds up for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
+        """The layer's sums for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
         grid: Any = self.accumulator
         ((key, _, quantizer),) = self.get_weights_vars()
         step, quantized = grid.input_step(tf.minimum), self.get_quantized_weights()
@@ -205,7 +205,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
         return self._call_quantized(kwargs.get("training"), inputs, *args, **kwargs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """That of the layer; Keras 2 asks layers alone that know masks."""
+        """The mask of the layer; Keras 2 asks only layers that support masks."""
         return self.layer.compute_mask(inputs, mask) if KERAS_3 or self.layer.supports_masking else None
 
     def _call_quantized(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -213,7 +213,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
             return self._call_alone(mode, inputs, *args, **kwargs)
 
     def _call_alone(self, mode: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """No other thread uses the layer meanwhile: it would take the quantized weights for the weights."""
+        """Call the layer under a lock, or other threads would take the quantized weights for the weights."""
         kwargs = without_foreign_mask(self.layer, kwargs)
         quantized = {
             key: tf.cast(value, self.layer.compute_dtype)
@@ -254,7 +254,7 @@ class QuantizedLayer(AnswersAsLayer, StructuredState):
 
 
 def _scheduled(quantizer: Any, value: tf.Tensor, changed: tf.Tensor, training: Any) -> tf.Tensor:
-    """What its schedule makes of a bias or weight that the accumulator changes."""
+    """A bias or weight that the accumulator changed, mixed with the original as its schedule asks."""
     return changed if quantizer.schedule is None or training is False else quantizer.blended(value, changed, training)
 
 
@@ -266,6 +266,6 @@ def _lock_of(layer: Any) -> threading.RLock:
 
 
 def without_foreign_mask(layer: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a call of a wrapper that are for its layer: Keras 2 gives a mask to whatever takes keywords."""
+    """The keywords of a wrapper's call that are for its layer: Keras 2 gives a mask to any call that takes keywords."""
     takes_mask = "mask" in inspect.signature(layer.call).parameters
     return {name: value for name, value in kwargs.items() if name != "mask" or takes_mask}

@@ -1,4 +1,4 @@
-"""A layer and the quantizer of its output in the place of one: for models whose calls are written in Python."""
+"""A layer together with the quantizer of its output, for models whose calls are written in Python."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any = None) -> None:
-        """Nothing: both are built when they are called."""
+        """Do nothing: both are built when they are called."""
         self.built = True
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +40,7 @@ class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
         return self.holder(self.layer(inputs, *args, **without_foreign_mask(self.layer, kwargs)))
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """That of the layer."""
+        """The mask of the layer."""
         return self.layer.compute_mask(inputs, mask)
 
     def get_config(self) -> dict[str, Any]:
@@ -49,6 +49,6 @@ class KerasQuantizedOutput(AnswersAsLayer, keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config: Any, custom_objects: Any = None) -> KerasQuantizedOutput:
-        """The layer that ``get_config`` was called on."""
+        """The layer restored from the result of ``get_config``."""
         parts = {key: keras.utils.deserialize_keras_object(config[key]) for key in ("layer", "holder")}
         return cls(**{**config, **parts})

@@ -1,4 +1,4 @@
-"""What the layers of this package need to be saved and restored by Keras."""
+"""Saving and restoring this package's layers with Keras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 
 class NamedWeights:
-    """Accepts the name of a weight as the first positional argument, as Keras 2 does and quantizers written for it."""
+    """Accepts the name of a weight as the first positional argument, as Keras 2 and quantizers written for it do."""
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """``keras.layers.Layer.add_weight``, in either order of arguments."""
@@ -23,13 +23,13 @@ class NamedWeights:
         if kwargs.get("name"):
             kwargs["name"] = kwargs["name"].replace("/", "_")
         weight = super().add_weight(*args, **kwargs)  # type: ignore[misc]
-        if KERAS_3 and kwargs.get("name"):  # tf.train.Checkpoint and SavedModels know what is an attribute, or this
+        if KERAS_3 and kwargs.get("name"):  # tf.train.Checkpoint and SavedModels track attributes, or this
             self._track_trackable(weight, kwargs["name"], overwrite=True)  # type: ignore[attr-defined]
         return weight
 
 
 def quantizer_classes() -> dict[str, type]:
-    """Every Keras quantizer by name: those of mct-quantizers, ours, and those anybody derived."""
+    """Every Keras quantizer by name: those of mct-quantizers, ours, and all classes derived from them."""
     inferable = {
         cls.__name__: cls
         for cls in get_all_subclasses(BaseInferableQuantizer)

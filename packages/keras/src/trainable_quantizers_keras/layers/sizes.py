@@ -1,4 +1,4 @@
-"""Sizes that only a batch knows, as symbols: ``keras.ops.shape`` of Keras 3 says None of them."""
+"""Symbols for sizes that only a batch determines; ``keras.ops.shape`` of Keras 3 gives None for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a layer keeps its weights, and other values in their places."""
+"""The attributes in which a layer keeps its weights, and a context that substitutes other values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainable_quantizers_keras.layers.copies import part_at, parts_of
 
 @contextmanager
 def substituted(layer: Any, values: Mapping[str, Any]) -> Iterator[None]:
-    """``layer`` with other values in some of its slots, for the time of the context."""
+    """``layer`` with other values in some of its slots, inside the context."""
     places = [(*located(layer, path), value) for path, value in values.items()]
     kept = [slots[slot] for slots, slot, _ in places]
     for slots, slot, value in places:

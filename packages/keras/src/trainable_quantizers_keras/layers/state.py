@@ -1,4 +1,4 @@
-"""What wrappers and holders add to files of weights and to checkpoints."""
+"""The extra state that wrappers and holders add to weight files and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STRUCTURE = "structure"
 
 
 class StructuredState:
-    """A layer whose state says of which structure its quantizers are, and which takes no state of another.
+    """A layer whose state includes the structure of its quantizers, and which refuses a state of another structure.
 
     The sign of activations is part of it: Keras traces graphs, in which it is a constant.
     """
@@ -26,7 +26,7 @@ class StructuredState:
         store[_STRUCTURE] = np.frombuffer(structure_of(_quantizers_of(self)).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
-        """Take variables in that were saved from quantizers of the same structure.
+        """Load variables that were saved from quantizers of the same structure.
 
         Raises:
             QuantizerError: they were saved from others, or from none. Keras 3 comes along several paths, most of which
@@ -51,7 +51,7 @@ class _Structure(tf.train.experimental.PythonState):
         self.layer = layer
 
     def serialize(self) -> str:
-        """What is saved."""
+        """The structure to save."""
         return structure_of(_quantizers_of(self.layer))
 
     def deserialize(self, string_value: Any) -> None:

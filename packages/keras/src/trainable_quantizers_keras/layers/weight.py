@@ -57,7 +57,7 @@ class KerasWeight(keras.layers.Layer):
         return tf.cast(weight, self.compute_dtype) if weight.dtype.is_floating else weight
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """That of the weight."""
+        """The shape of the weight."""
         return tf.TensorShape(self.shape)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:

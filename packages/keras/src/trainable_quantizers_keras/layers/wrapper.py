@@ -1,4 +1,4 @@
-"""Layers whose weights are quantized: the wrappers of both Kerases."""
+"""Wrappers of layers with quantized weights, for Keras 2 and Keras 3."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ if KERAS_3:
             self.op_call_kwargs = dict(op_call_kwargs or {})
             self.is_inputs_as_list = is_inputs_as_list
             self.supports_masking = layer.supports_masking
-            if not self.weight_values:  # Keras looks at the arguments of a call, and at their masks, by these names
+            if not self.weight_values:  # Keras looks for call arguments and their masks by these names
                 self._call_signature = inspect.signature(layer.call)
 
         def build(self, input_shape: Any) -> None:
@@ -80,7 +80,7 @@ if KERAS_3:
             else:
                 super().build(input_shape)
             self._set_weights_vars()
-            if not self.trainable:  # Keras asks the variables, which know nothing of the wrapper
+            if not self.trainable:  # Keras asks the variables, which do not know the wrapper
                 self.layer.trainable = False
 
         def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
@@ -88,7 +88,7 @@ if KERAS_3:
             return self._call_quantized(training, inputs, *args, **kwargs)
 
         def get_build_config(self) -> dict[str, Any]:
-            """What the wrapper and the layer were built with."""
+            """The input shapes that the wrapper and the layer were built with."""
             return {**(super().get_build_config() or {}), "layer": self.layer.get_build_config()}
 
         def build_from_config(self, config: Mapping[str, Any]) -> None:
@@ -98,7 +98,7 @@ if KERAS_3:
             self.build(config.get("input_shape", next(iter(config.get("shapes_dict", {}).values()), None)))
 
         def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-            """That of the layer, which need not trace its quantizers for it."""
+            """The output spec of the layer, which need not trace its quantizers for it."""
             if self.weight_values:
                 return keras.Operation.compute_output_spec(self, *args, **kwargs)
             if "training" not in inspect.signature(self.layer.call).parameters:
@@ -106,7 +106,7 @@ if KERAS_3:
             return self.layer.compute_output_spec(*args, **kwargs)
 
         def compute_output_shape(self, input_shape: Any) -> Any:
-            """That of the layer."""
+            """The output shape of the layer."""
             return self.layer.compute_output_shape(input_shape)
 
         def get_config(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
         return super().__call__(inputs, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """What the wrapper was made of."""
+        """The arguments of the wrapper."""
         config = super().get_config()
         if self.accumulator is not None:
             grid = self.accumulator
@@ -227,7 +227,7 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> KerasTrainableQuantizationWrapper:
-        """The wrapper that ``get_config`` was called on; it finds the quantizer of its input when a graph is drawn."""
+        """The wrapper from the result of ``get_config``; it finds the quantizer of its input when a graph is drawn."""
         config = dict(config)
         grid, norm = config.pop("accumulator", None), config.pop("norm", None)
         wrapper = super().from_config(config)
@@ -293,19 +293,19 @@ class KerasTrainableQuantizationWrapper(*_Bases):  # type: ignore[misc]
 
 
 def _not_quantized_by_keras(mode: Any = None, *args: Any, **kwargs: Any) -> None:
-    """``quantize`` of Keras 3, which would put integers into the place of the weights that a wrapper quantizes."""
+    """Refuse ``quantize`` of Keras 3, which would replace the weights that a wrapper quantizes with integers."""
     advice = "prepare quantized it already: let Keras quantize the float model, or leave it out"
     raise invalid("quantize", "layer", "one that nothing quantizes", "a layer with quantizers", advice)
 
 
 def _deployed(weight: Any, quantizer: Any) -> Any:
-    """What an inferable quantizer is given in the place of a weight."""
+    """The weight as an inferable quantizer is given it."""
     weight = full_precision(weight)
     return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 
 def _held_behind(values: Any, names: set[str]) -> dict[str, Any]:
-    """The quantizers by the names of their holders, where symbols come through these."""
+    """The quantizers, by the names of their holders, of the holders that symbols come from."""
     found: dict[str, Any] = {}
     for layer, _ in behind(values):
         holder = layer.holder if isinstance(layer, KerasQuantizedOutput) else layer

@@ -1,1 +1,1 @@
-"""Quantizers: configurations, grids, their parameters and life cycle."""
+"""Quantizers: base classes, annealing, and the shipped quantizers."""

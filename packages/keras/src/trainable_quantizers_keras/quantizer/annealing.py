@@ -7,7 +7,7 @@ from trainable_quantizers_core import BaseLinearAnnealingScheduler
 
 
 class KerasLinearAnnealingScheduler(BaseLinearAnnealingScheduler):
-    """Linear annealing of a 0-d tensor, also with a step that is a variable inside ``tf.function``.
+    """Linear annealing of a 0-d tensor; the step may be a variable inside ``tf.function``.
 
     Examples:
         >>> float(KerasLinearAnnealingScheduler(t_start=10, t_end=20, initial_val=0.0, target_val=1.0)(15))

@@ -15,8 +15,8 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
     it with ``keras.utils.register_keras_serializable``; ``keras_load_quantized_model`` finds it without.
 
     Args:
-        quantization_config: The configuration; its class fits the marked target, its method is a marked one.
-        freeze_quant_params: Whether the quantization parameters stay as they start.
+        quantization_config: The configuration, of the class for the marked target and with a marked method.
+        freeze_quant_params: Whether the quantization parameters keep their initial values.
 
     Raises:
         QuantizerError: the class is not marked, its signature does not fit, or the configuration does not.
@@ -45,4 +45,4 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
 
 
 class BaseKerasActivationTrainableQuantizer(BaseKerasTrainableQuantizer):
-    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""
+    """The base class of trainable quantizers of activations, below which they are looked up; derive yours from it."""

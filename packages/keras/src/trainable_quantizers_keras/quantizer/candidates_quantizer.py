@@ -1,4 +1,4 @@
-"""Quantizers that learn how many bits they need, in Keras."""
+"""Quantizers that learn their number of bits, in Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_keras.quantizer.range_quantizer import KerasRangeQuant
 
 
 class KerasCandidatesQuantizer(CandidatesQuantizer, KerasRangeQuantizer):
-    """A quantizer whose candidates, and what weighs them, are weights of a layer."""
+    """A quantizer whose candidates and attention are weights of a layer."""
 
     def __call__(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
         """The quantized ``inputs``: in training the mixture, until the schedule ends; else those of one candidate.

@@ -1,4 +1,4 @@
-"""What the shipped quantizers add to the shared life cycle in Keras: variables, gradients, inferable classes."""
+"""The Keras part of the shipped quantizers: variables, gradients, inferable classes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
 
     Args:
         quantization_config: Bits, method and initial parameters.
-        freeze_quant_params: Whether the parameters stay as they start.
+        freeze_quant_params: Whether the parameters keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether flip rates of weights are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -102,7 +102,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         return fake_quantize(inputs, low, high, grid, self.channel_axis, from_rounding, scale, ewgs)
 
     def rounding_of(self, weight: tf.Tensor) -> tf.Tensor:
-        """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
+        """The soft rounding h of each element of a weight, from 0 for the level below to 1 for the one above."""
         weight = full_precision(weight)
         return soft_rounding(weight, self.broadcast(self.step(), weight), self._alpha())
 
@@ -147,7 +147,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         return tf.stop_gradient(range_step(TF_OPS, low, high, self.specification.grid))
 
     def advance(self, steps: Any = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        """Report ``steps`` more steps of the optimizer: a number, or a tensor."""
         if STEP not in self.quantizer_parameters:
             return
         for name in self._held:
@@ -158,7 +158,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         step.assign(tf.minimum(full_precision(step) + tf.cast(steps, tf.float32), LAST_STEP))
 
     def follow(self, weight: Any, steps: Any = 1) -> None:
-        """Look where the optimizer left the weight; one that oscillates is put back to its level, and kept there."""
+        """Update flip rates after a step of the optimizer; freeze elements that oscillate on their level."""
         rule = self.oscillations
         if rule is None or not self.quantizer_parameters:
             return
@@ -185,7 +185,7 @@ class KerasRangeQuantizer(RangeQuantizer, BaseKerasTrainableQuantizer):
         return tf.reduce_sum(tf.square(quantized - tf.clip_by_value(values, *ends)))
 
     def blended(self, inputs: tf.Tensor, quantized: tf.Tensor, training: Any) -> tf.Tensor:
-        """What the schedule makes of a tensor and its quantized values, in training or not."""
+        """The mixture of a tensor and its quantized values that the schedule asks for, in training or not."""
         share = self.schedule.share(TF_OPS, full_precision(self.get_quantizer_variable(STEP)))
         share = tf.where(tf.cast(training, tf.bool), share, 1.0)
         weight = tf.cast(share, inputs.dtype)

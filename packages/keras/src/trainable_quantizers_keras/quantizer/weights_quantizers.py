@@ -1,4 +1,4 @@
-"""The trainable quantizers of weights in Keras; their declarations hold the formulas."""
+"""The trainable quantizers of weights in Keras; the core's specifications hold the formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of batch norms anew, for the weights that training left."""
+"""Re-estimates batch norm statistics for the final weights of training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trainable_quantizers_keras.layers.quantized_layer import QuantizedLayer
 def reestimate_batch_norm(model: Any, data: Any) -> Any:
     """Replace moving mean and variance of each batch norm by means over batches, in place; returns the model.
 
-    At few bits weights keep jumping between two levels to the end of training, and moving averages follow late: they
-    describe weights that are gone (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
+    At few bits weights keep jumping between two levels until training ends, and moving averages lag behind: they
+    describe earlier weights (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
     their quantizers. A batch counts as much as any other. Norms that were folded have no statistics left; those that
     fold at conversion have, and the weights that they fold into stay as they are until the last batch.
 
@@ -54,7 +54,7 @@ def reestimate_batch_norm(model: Any, data: Any) -> Any:
 
 @contextmanager
 def _gathering(norms: Sequence[Any], folding: Sequence[Any]) -> Iterator[None]:
-    """Batch norms that work as in training, and whose averages begin anew, for the time of the context."""
+    """Let batch norms work as in training, with new averages, inside the context."""
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -74,7 +74,7 @@ def _gathering(norms: Sequence[Any], folding: Sequence[Any]) -> Iterator[None]:
 
 
 def _mode(given: Any, mode: Any) -> Any:
-    """A mode in the place of that of the call."""
+    """A mode that replaces the mode of the call."""
     return given
 
 

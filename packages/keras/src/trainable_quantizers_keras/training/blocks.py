@@ -1,4 +1,4 @@
-"""Layers that learn together, so that a block gives what it gave in float."""
+"""Trains the layers of a block together, so that the block gives its float output."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def learn_block(block: Callable[..., Any], wrappers: Sequence[Any], calls: Seque
     """Train weights and biases of a block's layers, in place; a block that does no better stays as it was.
 
     A weight of channel c is w + Δ[c]·v and a bias b + Δ[c]·u, where Adam learns v and u, so that a learning rate means
-    steps of the weight's grid, whatever the scale of its channel.
+    steps of the weight's grid, independent of the scale of its channel.
 
     Args:
-        block: What is called.
+        block: The block, which is called.
         wrappers: Its layers with quantized weights.
         calls: On data.
         how: For how many steps, and how fast.

@@ -22,7 +22,7 @@ _Results = dict[int, list[Any]]  # of layers, by their identity
 
 
 class Distillation(keras.Model):  # type: ignore[misc]
-    """The student with its distance from a teacher, which joins the losses: compile and fit it in the student's place.
+    """A student model that adds a distillation loss to its losses: compile and fit it in place of the student.
 
     loss = distance of the outputs + weight · mean over ``layers`` of Σ(y - y_float)²/Σy_float²
 
@@ -36,7 +36,7 @@ class Distillation(keras.Model):  # type: ignore[misc]
 
     Args:
         teacher: The float model; stays as it is.
-        student: What ``prepare`` made of it.
+        student: The model that ``prepare`` made from it.
         layers: Names of layers, as in the teacher, whose results are compared too: as later layers read them, so
             quantized where the student quantizes them. ``inner/conv`` is a layer of a model in the model.
         temperature: T, for outputs that are logits.
@@ -109,12 +109,12 @@ class Distillation(keras.Model):  # type: ignore[misc]
 
 
 def _layers_of(model: Any) -> dict[str, Any]:
-    """By path, the models inside included."""
+    """The layers of a model by path, models inside included."""
     return named_layers(model, models=True)
 
 
 def _tapped(name: str, layer: Any, ours: dict[str, Any], matched: str) -> list[Any]:
-    """What gives the student's result for a layer of the teacher: its quantizers, or else the layer.
+    """The source of the student's result for a layer of the teacher: its quantizers, or else the layer.
 
     Raises:
         QuantizerError: ``prepare`` took an activation function out of the layer.
@@ -124,8 +124,8 @@ def _tapped(name: str, layer: Any, ours: dict[str, Any], matched: str) -> list[A
     last = next((each for each in parts if each in ours), matched)
     found = ours[last]
     if last == matched and is_activated(layer) and not is_activated(getattr(found, "layer", found)):
-        rule, advice = "names of layers that give the same in both models", nearest(name, list(ours))
-        raise invalid("Distillation", "layers", rule, name, f"its activation function is on its own now; {advice}")
+        rule, advice = "names of layers with the same output in both models", nearest(name, list(ours))
+        raise invalid("Distillation", "layers", rule, name, f"its activation function is separate now; {advice}")
     holder = re.compile(rf"{re.escape(last)}({HOLDER_SUFFIX}(_\d+)?|/output)(\.\d+)?")
     holders = {match: each for key, each in ours.items() if (match := holder.fullmatch(key))}
     several = any(match[3] for match in holders)  # results of one call, of which some are not quantized

@@ -1,4 +1,4 @@
-"""Quantization parameters as optimizers want to treat them: apart from weights."""
+"""Keeps quantization parameters apart from weights in optimizers, without weight decay."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trainable_quantizers_keras.inventory import trainable_quantizers
 
 
 def exclude_quantizers_from_weight_decay(optimizer: Any, model: Any) -> Any:
-    """Tell an optimizer of Keras to leave the parameters of quantizers out of its weight decay; the optimizer.
+    """Exclude the parameters of quantizers from the weight decay of a Keras optimizer; returns the optimizer.
 
-    Weight decay would pull thresholds towards zero, and with them the range of the quantizers. Call it before the
+    Weight decay would pull thresholds, and so the ranges of the quantizers, towards zero. Call it before the
     model trains.
 
     Args:

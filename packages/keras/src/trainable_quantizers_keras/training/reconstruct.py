@@ -1,4 +1,4 @@
-"""Weights that let each layer or block give what it gave in float, without labels."""
+"""Reconstruction without labels: weights fitted so that each layer or block gives its float output."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from trainable_quantizers_keras.training.blocks import Call, learn_block, relati
 def reconstruct(
     model: Any, data: Any, steps: int = 1000, learning_rate: float = 1e-2, blocks: Sequence[str] = ()
 ) -> Any:
-    """Fit the weights of each layer or block so that it gives what it gave in float, in place; the model.
+    """Fit the weights of each layer or block so that it gives its float output, in place; returns the model.
 
-    Without labels, in the order in which they run, each with what the quantized layers before it give, from
-    Σ(y - y_float)²/Σy_float², where y_float is the result in the float model:
+    It needs no labels. Layers and blocks are fitted in execution order, each on the outputs of the quantized layers
+    before it, to minimize Σ(y - y_float)²/Σy_float², where y_float is the result in the float model:
 
     - A layer outside of blocks rounds each weight up or down: soft rounding (the training method AdaRound) learns, with
       0.01·mean(1 - |2h - 1|^β) added. The weights become values of levels, which every quantizer keeps.
@@ -37,10 +37,10 @@ def reconstruct(
       gradient of their quantizers, and biases move as well. Thresholds and ranges stay. One step of Adam moves a weight
       or bias by about ``learning_rate``·Δ of its channel; the rate falls to 0 along half a cosine.
 
-    The model is ready to ``convert``, or to train on from there. A layer or block that does no better stays as it was.
+    The model is ready to ``convert``, or to train on from there. A layer or block that does not improve is left as is.
 
     Args:
-        model: What ``prepare`` made, with the weights of the float model, and biases that were not corrected.
+        model: A model from ``prepare``, with the weights of the float model, and biases that were not corrected.
         data: Batches as for ``prepare``; some hundred samples are enough. They are kept in memory, and for one layer or
             block at a time what it reads and gives.
         steps: Steps for each layer or block, each on one batch.

@@ -1,4 +1,4 @@
-"""What a loss asks of weights: to round one way or the other, to need few bits, and to stay at their levels."""
+"""Regularizers for weights: hard rounding, bit widths within a budget, and values near their levels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
     gradient goes to α alone. For ``fit``, add it in a loss function that knows the model.
 
     Args:
-        model: What ``prepare`` made, in which weights learn their rounding.
+        model: A model from ``prepare`` whose weights learn their rounding.
 
     Raises:
         QuantizerError: no quantizer of the training method AdaRound with a schedule.
@@ -40,14 +40,14 @@ def rounding_regularizer(model: Any) -> tf.Tensor:
 
 
 def budget_regularizer(model: Any, budget: Budget) -> tf.Tensor:
-    """max(0, Σ cost/budget - 1): how far the widths that weights learn exceed a budget, to be expected.
+    """max(0, Σ cost/budget - 1): by how much the expected cost of learned widths exceeds a budget.
 
-    A layer costs Σ p_k·cost(b_k) over its candidates, with p = softmax(a/τ) of the present step; all others cost what
-    they do. Its gradient goes to the attention alone. For ``fit``, add it in a loss function that knows the model.
+    A layer costs Σ p_k·cost(b_k) over its candidates, with p = softmax(a/τ) of the present step; all others have a
+    fixed cost. Its gradient goes to the attention alone. For ``fit``, add it in a loss function that knows the model.
 
     Args:
-        model: What ``prepare`` made.
-        budget: Bytes, bit operations of one example, or latency. One that cannot be kept pulls all widths down.
+        model: A model from ``prepare``.
+        budget: Bytes, bit operations of one example, or latency. One that cannot be met pulls all widths down.
 
     Raises:
         QuantizerError: no weights of the training method DQA, or a table of latencies that does not fit.
@@ -76,7 +76,7 @@ def oscillation_damping(model: Any) -> tf.Tensor:
     function that knows the model.
 
     Args:
-        model: What ``prepare`` made, or any model that holds wrappers with trainable quantizers.
+        model: A model from ``prepare``, or any model that holds wrappers with trainable quantizers.
 
     Raises:
         QuantizerError: no layer has quantized weights, or all learn their rounding.

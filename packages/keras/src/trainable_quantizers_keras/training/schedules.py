@@ -1,4 +1,4 @@
-"""Moving the schedules of quantizers on while a model trains."""
+"""Advances the schedules of quantizers during training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trainable_quantizers_keras.quantizer.base_quantizer import BaseKerasTrainab
 
 
 def advance_schedules(model: Any, steps: Any = 1) -> None:
-    """Tell the quantizers of a model that its optimizer made ``steps`` more steps; call it after each.
+    """Advance the schedules of a model's quantizers by ``steps``; call it after each step of the optimizer.
 
     It is for loops of your own, inside ``tf.function`` or not; ``fit`` takes ``QuantizationScheduleCallback``. The
     count is a weight of the model: a training that resumes from a file goes on where it was.
 
     Args:
-        model: What holds the quantizers.
-        steps: How many steps.
+        model: Holds the quantizers.
+        steps: Number of steps.
 
     Raises:
         QuantizerError: no quantizer of the model counts steps.
@@ -46,10 +46,10 @@ def advance_schedules(model: Any, steps: Any = 1) -> None:
 class QuantizationScheduleCallback(keras.callbacks.Callback):
     """Advances the schedules of a model as its optimizer steps, while ``fit`` runs.
 
-    What counts are the steps of the optimizer: neither batches that a loss scale leaves out nor those that gradient
-    accumulation puts together count by themselves. With ``steps_per_execution`` the schedules move at the end of
-    each execution, within which a loss scale of Keras 2 should not grow. Put it before callbacks that save the model,
-    so that they save what belongs together. Under a strategy, call ``compile`` inside its scope.
+    Only steps of the optimizer count: batches that a loss scale skips do not, and batches that gradient accumulation
+    combines count as one. With ``steps_per_execution`` the schedules move at the end of each execution, within which
+    a loss scale of Keras 2 should not grow. Put it before callbacks that save the model, so that they save a
+    consistent state. Under a strategy, call ``compile`` inside its scope.
 
     Raises:
         QuantizerError: when training starts and no quantizer of the model has a schedule, or model or optimizer
@@ -76,27 +76,27 @@ class QuantizationScheduleCallback(keras.callbacks.Callback):
         self._advance = tf.function(lambda steps: advance_schedules(model, steps))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Notice where the optimizer is."""
+        """Record the step count of the optimizer."""
         self._seen = self._begin = self._iterations()
         self._scale = _loss_scale(self.model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Advance by what the optimizer did."""
+        """Advance by the steps that the optimizer made."""
         now = self._iterations()
         self._advance(tf.constant(now - self._seen - self._left_out(), tf.int64))
         self._seen = now
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Say if nothing moved."""
+        """Warn if the optimizer made no step."""
         if self._seen == self._begin:
-            text = "the optimizer of compile made no step in this epoch, so the schedules of quantizers did not move"
+            text = "the compiled optimizer made no step in this epoch, so the schedules of quantizers did not advance"
             advice = (
                 "call advance_schedules(self) in a train_step with optimizers of its own, and leave this callback out"
             )
             warnings.warn(f"{type(self).__name__}: {text}; {advice}.", stacklevel=2)
 
     def _left_out(self) -> int:
-        """Steps that a loss scale left out, which the optimizers of Keras 2 count nevertheless."""
+        """Steps that a loss scale skipped, but which the optimizers of Keras 2 count."""
         before, self._scale = self._scale, _loss_scale(self.model.optimizer)
         if self._scale is None or before is None:
             return 0
@@ -115,7 +115,7 @@ def _loss_scale(optimizer: Any) -> float | None:
 
 
 def _check_scope(owner: str, model: Any) -> None:
-    """Refuse what Keras 3 would count a step of for each replica, or fail on deep inside."""
+    """Refuse models for which Keras 3 would count a step for each replica, or fail deep inside."""
     strategy, made = model.distribute_strategy, [model.optimizer.iterations, *model.trainable_weights]
     if not KERAS_3 or strategy.num_replicas_in_sync == 1:
         return

@@ -1,4 +1,4 @@
-"""Figures of quantizers while a model trains: for TensorBoard, any other logger, or to look at."""
+"""Metrics of quantizers during training, for TensorBoard, other loggers or inspection."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def telemetry(
         data: Batches as for ``prepare``; a few are enough.
         loss: ``loss(model, batch)`` gives the loss of a batch; without it there are no gradient ratios. They are
             means over the batches.
-        writer: Where to write them as well: what ``tf.summary.create_file_writer`` gives.
+        writer: Also writes them: the result of ``tf.summary.create_file_writer``.
         step: Number of the step, for the writer.
 
     Raises:
-        QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
+        QuantizerError: no trainable quantizers, data that the model does not take, an invalid loss or writer.
         ImportError: a writer, and TensorBoard is not installed.
 
     Examples:
@@ -76,7 +76,7 @@ class QuantizationTelemetryCallback(keras.callbacks.Callback):
     """Takes the telemetry of a model after each epoch while ``fit`` runs.
 
     Args:
-        data: Batches to measure on, as for ``prepare``; they are gone through each time.
+        data: Batches to measure on, as for ``prepare``; each epoch iterates over them.
         loss: ``loss(model, batch)``, for gradient ratios.
         log_dir: Folder for TensorBoard; None writes nothing.
 
@@ -173,7 +173,7 @@ def _gradient_ratios(
 
 @contextmanager
 def _weights_of(wrappers: Mapping[int, Any], tape: tf.GradientTape) -> Iterator[dict[int, dict[str, Any]]]:
-    """What is quantized in each wrapper, by key; with a norm it is a tensor, and the same for all calls."""
+    """The weights that each wrapper quantizes, by key; with a norm they are tensors, the same for all calls."""
     found = {identity: wrapper.get_weights_vars() for identity, wrapper in wrappers.items()}
     folding = [identity for identity, wrapper in wrappers.items() if getattr(wrapper, "norm", None) is not None]
     for identity in folding:

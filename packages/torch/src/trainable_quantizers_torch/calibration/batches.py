@@ -1,4 +1,4 @@
-"""Batches of data, as calibration, verification and reports take them."""
+"""Batches of data for calibration, verification and reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ batch_explained, in_words = _DATA.explained, _DATA.in_words
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Each module leaves in the mode in which it came: a frozen batch norm of a model in training stays frozen."""
+    """Restore the mode of each module afterwards: a frozen batch norm of a model in training stays frozen."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -74,7 +74,7 @@ def _caller(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
 def arguments_of(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward from a batch; the tensors are copies, which it may change.
 
-    A tuple gives as many as the forward requires, and all to one that takes any number. A dictionary gives keywords,
+    A tuple gives as many as the forward requires, or all if it takes any number. A dictionary gives keywords,
     unless the forward takes one argument and knows none of the keys: then it is that argument.
     """
     batch = moved(model, batch)
@@ -109,12 +109,12 @@ def names_of_tensors(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def name_of(path: tuple[Any, ...]) -> str:
-    """The way to a value inside others: ``batch.image``, ``inputs.0``."""
+    """The path to a nested value: ``batch.image``, ``inputs.0``."""
     return ".".join(str(getattr(step, "key", getattr(step, "idx", getattr(step, "name", step)))) for step in path)
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    """Those of the forward; of what wraps a model, those of the model."""
+    """The parameters of the forward; for a wrapper of a model, those of the model."""
     wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))  # compiled, averaged, parallel
     if isinstance(wrapped, nn.Module) and wrapped is not model:
         return _parameters(wrapped)

@@ -1,4 +1,4 @@
-"""Biases corrected by runs of the float model and of the quantized one, side by side."""
+"""Bias correction: runs the float and the quantized model side by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def correct_biases(
     """
     corrections = {position: BiasCorrection() for position in positions}
     axes = {position: _channel_axis(placed, position) for position in positions}
-    same = {at: nn.Identity() for at in placed.holders}  # PyTorch has other kernels for a layer that nobody looks into
+    same = {at: nn.Identity() for at in placed.holders}  # as PyTorch uses other kernels for layers without hooks
     reference.watch({**same, **{at: _Channels(axes[at], each.expect) for at, each in corrections.items()}})
     placed.watch({at: _Channels(axes[at], each.shift) for at, each in corrections.items()})
     with torch.no_grad():
@@ -49,13 +49,13 @@ def correct_biases(
 
 
 def _channel_axis(placed: Placed, position: int) -> int:
-    """That of the result: convolutions have their spatial axes behind it."""
+    """The channel axis of the result: convolutions have their spatial axes behind it."""
     (_, weight, _), *_ = placed.recorded.nodes[position].weights.values()
     return 1 - weight.ndim if "conv" in placed.recorded.graph[position].kind else -1
 
 
 class _Channels(nn.Module):
-    """Tells the mean of each channel, and adds what it gets back."""
+    """Reports the mean of each channel, and adds the returned shift."""
 
     def __init__(self, axis: int, tell: Callable[[np.ndarray], np.ndarray | None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Statistics of activations, gathered where quantizers will stand."""
+"""Collects activation statistics where quantizers will stand."""
 
 from __future__ import annotations
 

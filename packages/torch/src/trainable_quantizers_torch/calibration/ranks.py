@@ -1,4 +1,4 @@
-"""Calibration by several processes, each with data of its own."""
+"""Calibration by several processes, each with its own data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainable_quantizers_core.errors import invalid
 
 
 def check_group(process_group: Any) -> None:
-    """Nothing, an error about what is no group, or a warning where processes calibrate each alone.
+    """Check the process group; warn if there are several processes that each calibrate alone.
 
     Raises:
         QuantizerError: a group where no processes are connected.
@@ -23,12 +23,12 @@ def check_group(process_group: Any) -> None:
         advice = "call torch.distributed.init_process_group first"
         raise invalid("prepare", "process_group", "None where no processes are connected", process_group, advice)
     if process_group is None and connected and torch.distributed.get_world_size() > 1:
-        text = "prepare: each process calibrates alone, and other data give other ranges and signs"
+        text = "prepare: each process calibrates alone, and different data give different ranges and signs"
         warnings.warn(f"{text}; pass process_group=torch.distributed.group.WORLD to merge them.", stacklevel=3)
 
 
 def merged(seen: Mapping[int, Observation], process_group: Any) -> dict[int, Observation]:
-    """What all processes of a group saw, the same in each; ``seen`` itself without a group.
+    """The merged statistics of all processes of a group, the same in each; ``seen`` itself without a group.
 
     Raises:
         QuantizerError: the processes see other operations, because their data take other ways.

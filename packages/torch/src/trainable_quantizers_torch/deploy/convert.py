@@ -1,4 +1,4 @@
-"""From a trained model to the model that is deployed."""
+"""Converts a trained model to the one that is deployed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrain
 
 @trainable
 def convert(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of ``model`` in which every trainable quantizer is an inferable one of mct-quantizers.
+    """Convert a model for deployment: a copy with inferable quantizers of mct-quantizers in place of trainable ones.
 
-    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself is left as it is. Wrappers and
-    holders are converted at any depth, those of mct-quantizers with our quantizers in them too; no
-    parameter of a quantizer is left.
+    Its outputs are those of ``model``, bit for bit on CPU. ``model`` itself stays as it is. Wrappers and holders are
+    converted at any depth, including those of mct-quantizers that hold our quantizers; no quantizer parameter is left.
 
     Args:
-        model: What ``prepare`` made, or any model that holds trainable wrappers and holders.
+        model: A model from ``prepare``, or any model that holds trainable wrappers and holders.
 
     Raises:
         QuantizerError: nothing in the model can be converted, or a float layer stands where ``prepare`` quantized one.
@@ -73,7 +72,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _is_own(module: torch.nn.Module) -> bool:
-    """Whether a forward that PyTorch does not know may ask what its layers are."""
+    """Whether a module is not one of PyTorch's, so that its forward may check the types of its layers."""
     return not classes_of(module)[-1].__module__.startswith(("torch.", "mct_quantizers.", "trainable_quantizers_"))
 
 
@@ -88,7 +87,7 @@ def quantizers_in(module: torch.nn.Module) -> list[BasePytorchTrainableQuantizer
 
 
 def check_converted(model: torch.nn.Module, owner: str) -> None:
-    """Nothing, or an error: a model that still trains, or one that was changed where its layers do not look.
+    """Refuse a model that still trains, or one that was changed where its layers do not look.
 
     The wrapper of mct-quantizers shows attributes of its layer, and keeps the tensors that it quantizes. What is set on
     it, or loaded with ``assign=True``, is not what it computes with.

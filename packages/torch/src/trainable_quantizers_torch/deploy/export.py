@@ -1,4 +1,4 @@
-"""A converted model in a file that a runtime executes, and whether it computes the same there."""
+"""Exports a converted model to a file, and compares the file's results with the model's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def export(
     operators: str = "standard",
     sizes: str = "free",
 ) -> Verification:
-    """Write a converted model to a file, whole or not at all, and compare what the file computes with the model.
+    """Export a converted model to a file, atomically, and compare the results of the file with those of the model.
 
     ``.onnx`` with standard operators holds weights of up to 8 bits as integers, and QuantizeLinear and
     DequantizeLinear for activations; narrower ones have a Clip before. ``.pt2`` holds the program of
@@ -50,26 +50,26 @@ def export(
     C99, a function of one sample; the compiler of this machine builds it for the comparison.
 
     Args:
-        model: What ``convert`` returned.
+        model: A model from ``convert``.
         path: Ends in ``.onnx``, ``.pt2`` or ``.c``.
         example_inputs: A batch as for ``prepare``; the file is run on it.
-        operators: Of an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
+        operators: For an ONNX file: ``"standard"``, or ``"mct"`` for the custom operators of mct-quantizers, which
             onnxruntime runs with ``mct_quantizers.get_ort_session_options()``.
-        sizes: Of inputs that the file takes: ``"free"`` for every size that the model leaves free, such as batch,
+        sizes: Input sizes that the file accepts: ``"free"`` for every size that the model leaves free, such as batch,
             height and width; ``"batch"`` for any size of the first axis; ``"fixed"`` for those of ``example_inputs``
             alone. With the operators of mct-quantizers, ``"free"`` is ``"batch"``.
 
-    An ONNX file computes in float32, as its runtimes do, also if the model is in half or double precision. Its inputs
+    An ONNX file computes in float32, as its runtimes do, even if the model is in half or double precision. Its inputs
     are named like the arguments of the forward (``image``, ``batch.image``), its outputs like the keys of the result:
     ``boxes``, ``output_0`` in a tuple, ``output`` alone.
 
     Returns:
-        What differs between model and file on the example inputs.
+        The comparison of model and file on the example inputs.
 
     Raises:
-        QuantizerError: the model holds trainable quantizers, another ending, a quantizer that the operators cannot
+        QuantizerError: the model holds trainable quantizers, another suffix, a quantizer that the operators cannot
             express, or a model that the exporter does not take.
-        ImportError: what writes and runs ONNX is not installed; the message says how to.
+        ImportError: packages that write and run ONNX are not installed; the message says how to install them.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -84,7 +84,7 @@ def export(
     writers = {".onnx": _onnx, ".pt2": _program, ".c": _c}
     if path.suffix not in writers:
         raise invalid(
-            "export", "path", "that of an .onnx, .pt2 or .c file", str(path), "choose the format by the ending"
+            "export", "path", "that of an .onnx, .pt2 or .c file", str(path), "choose the format by the suffix"
         )
     if operators not in OPERATORS:
         raise invalid("export", "operators", "'standard' or 'mct'", operators, nearest(operators, OPERATORS))
@@ -117,7 +117,7 @@ def _written_and_compared(
             data, run = write(written, positional, keywords, operators, sizes)
     except (QuantizerError, ImportError):
         raise
-    except Exception as error:  # whatever an exporter raises
+    except Exception as error:  # anything that an exporter raises
         cause = _first(error)
         shown = str(cause).strip().partition("\n")[0]
         advice = f"the exporter says: {type(cause).__name__}: {shown}; sizes='fixed' may help"
@@ -134,12 +134,12 @@ def _lengths(batch: Any) -> set[int]:
 
 
 def _twice(batch: Any) -> Any:
-    """The batch, and once more the batch, along the first axis."""
+    """The batch twice, along the first axis."""
     return _pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, batch)
 
 
 def _several(batch: Any) -> Any:
-    """The batch; one of a single example twice, for exporters take a size of 1 for a constant."""
+    """The batch; a single example is doubled, because exporters take a size of 1 for a constant."""
     return _twice(batch) if _lengths(batch) == {1} else batch
 
 
@@ -155,7 +155,7 @@ def _check_other_size(model: nn.Module, run: Callable[..., Any], batch: Any) -> 
 
 
 def _first(error: BaseException) -> BaseException:
-    """What the exporters wrapped in errors of their own."""
+    """The original error that the exporters wrapped in their own."""
     return error if error.__cause__ is None else _first(error.__cause__)
 
 
@@ -181,7 +181,7 @@ def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any], sizes: str) -> Any
         if not isinstance(value, torch.Tensor) or not value.ndim:
             return None
         counted = range(value.ndim if sizes == "free" else 1)
-        channels = 1 if value.ndim >= 4 else None  # no convolution tells the exporter that it takes its channels alone
+        channels = 1 if value.ndim >= 4 else None  # exporters do not infer that channels are fixed
         return {axis: torch.export.Dim.AUTO for axis in counted if axis != channels}
 
     return _pytree.tree_map(axes, dict(kwargs) if kwargs else args)
@@ -218,7 +218,7 @@ def _standard(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def _with_named_sizes(written: Any) -> Any:
-    """An ONNX model whose free sizes are called ``batch`` and ``image_2`` instead of ``s95``."""
+    """An ONNX model with free sizes named ``batch`` and ``image_2`` instead of ``s95``."""
     graph = written.graph
     names: dict[str, str] = {}
     for each in graph.input:

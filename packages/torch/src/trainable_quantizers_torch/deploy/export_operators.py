@@ -1,4 +1,4 @@
-"""Quantizers of mct-quantizers in terms that exporters know: plain operations, or the standard operators of ONNX."""
+"""Quantizers in the terms that exporters know: plain operations, or the standard operators of ONNX."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PlainQuantization(_Quantization):
 
 
 class FakeQuantization(_Quantization):
-    """PyTorch's own operator, which a graph holds as one."""
+    """PyTorch's own fake-quantize operator, a single node in a graph."""
 
     def __init__(self, scale: Any, zero_point: Any, *grid: Any) -> None:
         super().__init__(scale, zero_point, *grid)
@@ -138,7 +138,7 @@ class IntegerWeights(nn.Module):
         return _operator("DequantizeLinear", (levels, *grid), levels.shape, torch.float32, attributes)
 
     def __getattr__(self, name: str) -> Any:
-        """What it lacks is the layer's, for forwards that read ``self.fc.weight``."""
+        """An attribute of the layer that it lacks, for forwards that read ``self.fc.weight``."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -147,7 +147,7 @@ class IntegerWeights(nn.Module):
 
 
 def with_standard_operators(model: nn.Module) -> nn.Module:
-    """``model``, changed in place, with standard operators in the place of its quantizers.
+    """``model``, changed in place, with standard operators in place of its quantizers.
 
     Raises:
         QuantizerError: a quantizer that they cannot express.

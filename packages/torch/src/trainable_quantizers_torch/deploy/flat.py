@@ -1,4 +1,4 @@
-"""A model as a function of tensors alone, as files and programs are."""
+"""A model as a function that takes and returns only tensors, as files and programs require."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FlatModel(nn.Module):
 
 
 def _unique(names: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """The names; those that stand before, or among others, with a number."""
+    """The names made unique: those already taken get a number."""
     found: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in itertools.count(1))

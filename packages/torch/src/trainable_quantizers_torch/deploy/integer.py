@@ -1,4 +1,4 @@
-"""A converted model as a program of integer operations."""
+"""A converted model as an integer program."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def to_integer(
     rounding: Rounding = RoundingRule.HALF_EVEN,
     rescale: RescaleRule | str = RescaleRule.FLOAT32,
 ) -> Program:
-    """The integers that a converted model computes with, as a program that numpy runs.
+    """Turn a converted model into a program of integer operations that numpy runs.
 
     The model is exported by ``torch.export`` for one sample. Weights and biases become integers, quantizers become
-    shifts (products where steps are no powers of two), functions of one value tables; see docs/integer.md.
+    shifts (products where steps are no powers of two), and functions of one value become tables; see docs/integer.md.
 
     Args:
-        model: What ``convert`` returned.
+        model: A model from ``convert``.
         example_inputs: A batch as for ``prepare``; samples are counted along the first axis.
-        rounding: How quantizers round ties: that of the recipe, where it names one; the default is the rule of the
-            framework. Or rules by patterns of names, of which the first that fits counts: ``{"add*": "half_up"}``.
-        rescale: How quantizers whose steps are no powers of two multiply: ``float32``, or ``fixed_point`` for a program
-            of integers alone, which a C file needs. With power-of-two ranges nothing is multiplied.
+        rounding: How quantizers round ties: pass the rule of the recipe if it names one; the default is the rule of the
+            framework. Or rules by name patterns, of which the first that matches counts: ``{"add*": "half_up"}``.
+        rescale: How quantizers whose steps are no powers of two rescale: ``float32``, or ``fixed_point`` for a program
+            of integers alone, which a C file needs. With power-of-two ranges nothing is rescaled.
 
     Raises:
-        QuantizerError: no such rule, or a pattern that fits no name; the model is in half precision, or holds
+        QuantizerError: no such rule, or a pattern that matches no name; the model is in half precision, or holds
             trainable quantizers or operations that a program does not know; or ``torch.export`` does not take it.
 
     Examples:
@@ -96,7 +96,7 @@ def program_of(
             exported = torch.export.export(flat, flat.tensors).run_decompositions({})
     except QuantizerError:
         raise
-    except Exception as error:  # whatever the exporter raises
+    except Exception as error:  # anything that the exporter raises
         advice = f"torch.export says: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         rule = "one that can be exported with these inputs"
         raise invalid("to_integer", "model", rule, in_words(kwargs or args), advice) from error
@@ -168,7 +168,7 @@ def _loses(node: Any) -> bool:
 
 
 def operation_of(path: str) -> str:
-    """The name of a layer or function by the path of a module that stands for it, or for its quantizer."""
+    """The name of a layer or function, from the path of the module that replaces it, or of its quantizer."""
     outer, found, word = path.rpartition(f"{QUANTIZERS}.")
     return (
         ".".join(filter(None, (outer.rstrip("."), word if word != "output" else "")))
@@ -178,7 +178,7 @@ def operation_of(path: str) -> str:
 
 
 def _in_order_of_keys(inputs: dict[str, Node], given: Any) -> list[str]:
-    """The names of the inputs, which come in the order of the arguments, in the order in which a program takes them."""
+    """The names of the inputs, reordered from the order of the arguments to that of the program."""
     paths = [path for path, leaf in _pytree.tree_flatten_with_path(given)[0] if isinstance(leaf, torch.Tensor)]
     named = list(zip(paths, inputs, strict=True))
     return [name for _, name in sorted(named, key=lambda pair: [_sortable(key) for key in pair[0]])]

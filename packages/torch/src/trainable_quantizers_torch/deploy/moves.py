@@ -1,4 +1,4 @@
-"""Operators of PyTorch that move values and change none, in the words of ``integer/dataflow``."""
+"""PyTorch operators that only move values, in the terms of ``integer/dataflow``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _shuffle_pixels(to: Translation, given: Mapping[str, Any], shapes: Any) -> A
 
 
 def _regrouped(to: Translation, x: Node, split: Sequence[int], order: Sequence[int], shape: Sequence[int]) -> Node:
-    """Another shape with the axes in another order, and back."""
+    """Reshape, reorder the axes, and reshape back."""
     axes = [*order, *range(len(order), len(split))]
     x = transpose(to, to.node("reshape", [x], split, sizes=list(split)), axes)
     return to.node("reshape", [x], shape, sizes=list(shape))
@@ -138,7 +138,7 @@ _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def _repeated(to: Translation, x: Any, pad: Sequence[int], mode: str) -> Any:
-    """Values of the tensor itself around it: numpy says which."""
+    """Pad a tensor with its own values, chosen by a mode of ``numpy.pad``."""
     for back, ends in enumerate(zip(pad[::2], pad[1::2], strict=True)):
         axis = len(x.shape) - 1 - back
         places = np.pad(np.arange(x.shape[axis]), ends, mode)  # type: ignore[call-overload]
@@ -175,7 +175,7 @@ def _embedding(to: Translation, given: Mapping[str, Any], shapes: Any) -> Any:
 
 
 def cut(to: Translation, x: Node, padding: Sequence[Sequence[int]]) -> tuple[Node, list[tuple[int, int]]]:
-    """Take off what a negative padding takes off."""
+    """Crop by negative padding."""
     starts = [0, 0, *(max(0, -before) for before, _ in padding)]
     stops = [*x.shape[:2], *(size - max(0, -after) for size, (_, after) in zip(x.shape[2:], padding, strict=True))]
     kept = part(to, x, starts, stops, [1] * len(starts))

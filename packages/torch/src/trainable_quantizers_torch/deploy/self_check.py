@@ -1,4 +1,4 @@
-"""Whether a prepared model computes what the float model does, its quantizers set aside."""
+"""The check that a prepared model, with its quantizers bypassed, computes the same as the float model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQua
 
 
 def check_prepared(model: nn.Module, prepared: nn.Module, batch: Any, folded: Collection[str]) -> None:
-    """Nothing, or an error that names the first layer that computes something else; both stay as they are.
+    """Check that a prepared model computes the same; an error names the first layer that does not. Neither is changed.
 
     Args:
         model: The float model.
@@ -29,7 +29,7 @@ def check_prepared(model: nn.Module, prepared: nn.Module, batch: Any, folded: Co
     """
     quantizers = [each for module in prepared.modules() for each in quantizers_in(module)]
     if not all(isinstance(each, PytorchRangeQuantizer) for each in quantizers):
-        return  # what a quantizer of the user's own does cannot be set aside
+        return  # the user's own quantizers cannot be bypassed
     with_quantizers = copied(prepared, "prepare")
     wrappers = [each for each in with_quantizers.modules() if isinstance(each, PytorchTrainableQuantizationWrapper)]
     inside = [each for module in with_quantizers.modules() for each in quantizers_in(module)]

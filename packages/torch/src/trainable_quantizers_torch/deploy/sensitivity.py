@@ -1,4 +1,4 @@
-"""How much each quantizer alone moves the outputs of a model."""
+"""The effect of each quantizer alone on the outputs of a model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from trainable_quantizers_torch.layers.wrapper import PytorchTrainableQuantizati
 
 
 def sensitivity(model: nn.Module, data: Any) -> Sensitivity:
-    """Which quantizers cost most, without labels: each alone, all others set aside, against the float model.
+    """Measure, without labels, the error that each quantizer alone causes, with all others bypassed.
 
     error = Σ(y - y_float)² / Σy_float² over all floating outputs on the data, in evaluation. Give the quantizers at the
-    top of the list more bits, and those at the end fewer. The model runs once for each quantizer: a batch or a few are
-    enough.
+    top of the list more bits, and those at the end fewer. The model runs once for each quantizer: one or a few batches
+    are enough.
 
     Args:
-        model: What ``prepare`` made; it stays as it is.
+        model: A model from ``prepare``; it stays as it is.
         data: Batches as for ``prepare``.
 
     Raises:
@@ -48,7 +48,7 @@ def sensitivity(model: nn.Module, data: Any) -> Sensitivity:
 def measured(
     model: nn.Module, data: Any, owner: str, keep: Callable[[PlacedQuantizer], bool] = lambda each: True
 ) -> Sensitivity:
-    """The same of the quantizers that ``keep`` takes, for a function ``owner``."""
+    """``sensitivity`` of the quantizers that ``keep`` accepts, for a function ``owner``."""
     twin = copied(model, owner) if isinstance(model, nn.Module) else model
     placed = quantizers_of(twin)
     if not placed:

@@ -1,4 +1,4 @@
-"""Operators of PyTorch that multiply, add, pool, normalize and quantize, in the words of ``integer/dataflow``."""
+"""PyTorch operators that multiply, add, pool, normalize and quantize, in the terms of ``integer/dataflow``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators of PyTorch in the words of ``trainable_quantizers_core.integer``."""
+"""Translates PyTorch operators to the terms of ``trainable_quantizers_core.integer``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class AtenTranslation(Translation):
     """Turns the operators of ``torch.export`` into nodes."""
 
     def call(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Sequence[Any]) -> Any:
-        """What an operator gives for nodes and constants: nodes, or a constant if it reads no node."""
+        """The results of an operator for nodes and constants: nodes, or a constant if it reads no node."""
         if target is operator.getitem:
             return args[0][args[1]]
         if not any(isinstance(leaf, Node) for leaf in _pytree.tree_leaves((args, kwargs))):

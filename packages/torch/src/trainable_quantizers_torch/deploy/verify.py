@@ -1,4 +1,4 @@
-"""Whether a deployed model computes what the trained one does."""
+"""The comparison of a deployed model with the trained one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUANTIZED = (PytorchQuantizationWrapper, _HOLDER)
 
 
 def verify(trained: nn.Module, deployed: nn.Module | Callable[..., Any], data: Any) -> Verification:
-    """Compare two models on batches of data, in evaluation: their outputs, and those of the layers both have.
+    """Compare two models on batches of data in evaluation mode: their outputs, and those of their common layers.
 
     Args:
         trained: The model that was trained.
@@ -86,7 +86,7 @@ def compared(
 
 
 def _causes(trained: nn.Module, deployed: Any, call: Callable[[Any], Any]) -> tuple[str, ...]:
-    """What of the network leaves room for other outputs, as far as its integer program tells."""
+    """Possible causes of other outputs in the network, as far as its integer program shows them."""
     if isinstance(deployed, Program):
         return deployed.causes
     trainable = [quantizer for module in trained.modules() for quantizer in quantizers_in(module)]
@@ -111,7 +111,7 @@ def _compare(comparison: Comparison, seen: list[dict[str, list[torch.Tensor]]], 
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The wrappers, the holders, and what holds no other modules; not what is inside a wrapper."""
+    """The wrappers, the holders, and modules that hold no others, except those inside a wrapper."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if name and not (inside and name.startswith(inside)):
@@ -123,7 +123,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _kept_outputs(model: nn.Module, names: Mapping[str, str], outputs: dict[str, list[torch.Tensor]]) -> Iterator[None]:
-    """The tensors that layers give, in order of execution, under the names that are given for those of the layers."""
+    """Collect the outputs of layers, in order of execution, under their given names."""
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:

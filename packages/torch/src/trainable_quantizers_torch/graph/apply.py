@@ -1,4 +1,4 @@
-"""Quantizers put where the core says that they stand."""
+"""Puts quantizers into a model, at the places that the core chose."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class Placed:
         self.weight_holders: dict[int, dict[Any, nn.Module]] = {}
 
     def watch(self, outputs: Mapping[int, nn.Module]) -> None:
-        """Send the results of operations through modules, before their quantizers if they have any."""
+        """Pass the results of operations through modules, before any quantizers."""
         both = {at: nn.Sequential(each, self.holders[at]) for at, each in outputs.items() if at in self.holders}
         self._attach({**self.holders, **outputs, **both})
 
     def leave(self) -> None:
-        """Take away what ``watch`` put in."""
+        """Remove the modules that ``watch`` inserted."""
         self._attach(self.holders)
 
     def apply(self, settled: Sequence[Settled]) -> None:
-        """Put quantizers where they stand: weights of layers into wrappers, all others into holders."""
+        """Insert the quantizers: those of layer weights into wrappers, all others into holders."""
         self._wrap(settled)
         made = {at: PytorchTrainableActivationQuantizationHolder(each.output) for at, each in _with_output(settled)}
         for at, holder in made.items():
@@ -106,7 +106,7 @@ class Placed:
         return found
 
     def _hold(self, at: int, holder: nn.Module, attribute: str) -> None:
-        """Register a holder in the module whose forward it serves, or in the nearest that goes through nothing."""
+        """Register a holder in the module whose forward it serves, or in the nearest one that is not a container."""
         name, node = self.recorded.graph[at].name, self.recorded.nodes[at]
         invocation = self.where.get(node) or self._first_reader(at)
         while is_container(self.modules[invocation.path]) and invocation.parent is not None:
@@ -125,7 +125,7 @@ class Placed:
         quantizers.places[key] = Place(name, attribute, at)
 
     def _first_reader(self, at: int) -> Invocation:
-        """The call that an input or constant is first computed with in."""
+        """The call that first computes with an input or constant."""
         for position, node in enumerate(self.recorded.nodes):
             reads = node.kind in _READS and node in self.where
             if reads and any(at in self.recorded.sources(position, path) for path in node.read):

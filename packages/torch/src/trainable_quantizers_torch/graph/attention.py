@@ -1,4 +1,4 @@
-"""Attention functions as products, sums and a softmax that can each be quantized."""
+"""Attention split into products, sums and a softmax, so that each can be quantized."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def scaled_dot_product(
 def _weights(call: Call, scores: Any, scale: float, mask: Any, dropout_p: float) -> Any:
     scores = call("", masked_scores, scores, scale, mask)
     empty = None if mask is None else (scores == -math.inf).all(-1, keepdim=True)
-    if empty is not None:  # where all is masked, the fused function gives zeros
+    if empty is not None:  # if everything is masked, the fused function gives zeros
         scores = call("", torch.Tensor.masked_fill, scores, empty, 0.0)
     weights = call("softmax", functional.softmax, scores, -1)
     if empty is not None:
@@ -152,7 +152,7 @@ PARTS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def has_parts(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call can be computed by parts: not an attention with added keys and values, nor one it would refuse."""
+    """Whether a call can be computed in parts: not attention with added keys and values, nor a call it would refuse."""
     if function is not functional.multi_head_attention_forward:
         return function in PARTS
     added = (*args[7:10], kwargs.get("static_k"), kwargs.get("static_v"))
@@ -161,11 +161,11 @@ def has_parts(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 class AttentionInParts:
-    """While it is open, PyTorch computes attention by functions that quantizers see.
+    """Inside this context, PyTorch computes attention with functions that quantizers see.
 
-    It has one function for a whole layer where no gradient is asked for, and takes it under no mode; but the compiler
-    takes no notice of modes there. The switch is one for the process: the first forward turns it off, the last one
-    puts it back. Compiled code has it off while it is traced.
+    Without gradients, PyTorch has one fast function for a whole layer. It does not use it under a function mode, but
+    the compiler ignores modes there. The switch is global: the first forward turns it off, the last one restores it.
+    Compiled code has it off while it is traced.
     """
 
     lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The core's graph of a recorded run."""
+"""Builds the core's graph from a recorded run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RecordedGraph:
     """A graph and the nodes that its operations stand for.
 
     Args:
-        graph: What the core sees.
+        graph: The graph for the core.
         nodes: By position of the operation.
         positions: The other way.
     """
@@ -31,7 +31,7 @@ class RecordedGraph:
     positions: dict[Node, int]
 
     def sources(self, position: int, path: Path) -> list[int]:
-        """The inputs and constants that an argument holds values of alone; empty if an operation made any of them."""
+        """The inputs and constants that an argument consists of; empty if an operation made any of its values."""
         found: list[int] = []
         waiting = [self.positions.get(self.nodes[position].arguments[path])]
         while waiting:
@@ -49,7 +49,7 @@ class RecordedGraph:
 
 
 def build(recording: Recording, model: nn.Module) -> RecordedGraph:
-    """What of a recording counts: what the outputs depend on, without random numbers."""
+    """The graph of the part of a recording that counts: what the outputs depend on, without random numbers."""
     wanted = _reached(recording)
     nodes = [node for node in recording.nodes if node in wanted]
     names = _unique_names(nodes)
@@ -79,7 +79,7 @@ def _unique_names(nodes: list[Node]) -> dict[Node, str]:
 
 
 def _reached(recording: Recording) -> set[Node]:
-    """The nodes that count: those the outputs depend on, and constants where an operation joins them with others."""
+    """The nodes that count: those that the outputs depend on, and constants that an operation joins with others."""
     waiting = [node for node in recording.outputs if not node.constant and not node.random]
     if not waiting:
         waiting = [node for node in recording.nodes if not node.constant and not node.random]
@@ -94,7 +94,7 @@ def _reached(recording: Recording) -> set[Node]:
 
 
 def _read(node: Node) -> list[Node]:
-    """What a node computes with."""
+    """The nodes that a node computes with."""
     read = [node.arguments[path] for path in node.read]
     joins = node.kind in (*JOINING, "matmul")
     return [each for each in read if not each.random and (joins or not each.constant)]
@@ -133,7 +133,7 @@ def _operation(node: Node, name: str, positions: dict[Node, int], shared: frozen
 
 
 def _unreached(model: nn.Module, reached: set[str]) -> list[Operation]:
-    """Layers with weights that the run did not come to."""
+    """Layers with weights that the run did not reach."""
     known = [operation for operation in layers_alone(model) if operation.layer not in reached]
     return [replace(operation, note=UNREACHED, floating=False) for operation in known]
 
@@ -144,7 +144,7 @@ def _held(model: nn.Module, operation: Operation) -> Any:
 
 
 def _shared_parameters(model: nn.Module) -> frozenset[str]:
-    """Parameters that stand in a model more than once."""
+    """Parameters that occur in a model more than once."""
     seen: set[int] = set()
     named = [(name, id(parameter)) for name, parameter in model.named_parameters(remove_duplicate=False)]
     twice = {each for _, each in named if each in seen or seen.add(each)}  # type: ignore[func-returns-value]
@@ -152,6 +152,6 @@ def _shared_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def _read_elsewhere(recording: Recording) -> frozenset[str]:
-    """Parameters of layers that the forward reads itself, or another layer."""
+    """Parameters of layers that the forward itself or another layer reads."""
     read = {(each.parameter, node.layer) for node in recording.nodes for each in node.arguments.values()}
     return frozenset(name for name, layer in read if name.rpartition(".")[0] != layer)

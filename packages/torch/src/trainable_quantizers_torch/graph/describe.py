@@ -1,4 +1,4 @@
-"""What a call computes: its kind, which of its arguments are weights, the layer that owns them, and its work."""
+"""Describes a call as an operation: its kind, weights, owning layer, and work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Describer:
         self.modules, self.owners = modules, owners
 
     def whole(self, path: str, arguments: dict[Path, Node]) -> Node:
-        """What a module makes that counts as one operation."""
+        """The node of a module that counts as one operation."""
         module = self.modules[path]
         node = Node(kinds.kind_of_whole(module), kinds.class_name(module), path, arguments=arguments, layer=path)
         node.read = tuple(_activations(node))[:1]
@@ -43,7 +43,7 @@ class Describer:
         kwargs: Any,
         part: str = "",
     ) -> Node:
-        """What a call of a function makes.
+        """The node of a call of a function.
 
         Args:
             path: Of the module whose forward calls it.
@@ -115,7 +115,7 @@ class Describer:
         node.bias = "bias" if node.takes_bias and bias is not None and direct else ""
 
     def _owner(self, path: str, tensor: torch.Tensor) -> tuple[str, str]:
-        """The module that holds a parameter, the running one if it does, and its name there."""
+        """The module that holds a parameter, preferably the running one, and its name there."""
         for name, parameter in self.modules[path]._parameters.items():
             if parameter is tensor:
                 return path, name

@@ -1,4 +1,4 @@
-"""Modules that quantize, and whether a model still holds them as ``prepare`` left it."""
+"""Detects modules that were replaced after ``prepare``, so that they no longer quantize."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainable_quantizers_core.errors import invalid
 from trainable_quantizers_torch.graph.runtime import QuantizedCalls
 
 _GONE = (
-    "exchanged or removed after prepare, with the quantizers; what stands there now is quantized no longer. Exchange "
-    "modules in the float model, and prepare it again."
+    "replaced or removed after prepare, with the quantizers: nothing is quantized there any longer. Replace modules in "
+    "the float model, and prepare it again."
 )
 _ADVICE = (
     "put it into the float model and prepare that (a rule with skip = true leaves a layer in float), or "
@@ -30,27 +30,27 @@ Edge = tuple[str, nn.Module | None, str, nn.Module]
 
 
 class Held:
-    """What a module holds that quantizes: before each forward it looks whether that is still so.
+    """A check before each forward that a module still holds the modules that quantize in it.
 
     A module that was put into another one, such as an adapter around a layer, is still held. A layer with parameters
-    in the place of one that quantized is an error; anything else there, or nothing, a warning.
+    in place of one that quantized is an error; anything else there, or nothing, a warning.
 
     Args:
-        edges: Modules that quantize or hold such, where the module itself or a list or dictionary of it holds them.
+        edges: Modules that quantize, or hold ones that do, in the module itself or in a list or dictionary of it.
     """
 
     def __init__(self, edges: list[Edge]) -> None:
         self.edges = edges
 
     def __call__(self, module: nn.Module, args: Any = ()) -> None:
-        """What PyTorch calls before a forward."""
+        """PyTorch calls this before a forward."""
         for _, parent, name, child in self.edges:
             if (module if parent is None else parent)._modules.get(name) is not child:
                 self.look(module)
                 return
 
     def look(self, module: nn.Module) -> None:
-        """Raise or warn if something that quantized is gone; what ``DataParallel`` copies holds copies."""
+        """Raise or warn if a quantizing module is gone; replicas of ``DataParallel`` hold copies, not checked."""
         if getattr(module, "_is_replica", False):
             return
         held = {id(each) for each in module.modules()}
@@ -69,7 +69,7 @@ class Held:
 
 
 def _quantizing(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Modules that quantize, with their names; not those inside of such."""
+    """The outermost modules that quantize, with their names."""
     if isinstance(module, _QUANTIZING):
         yield path, module
         return
@@ -78,7 +78,7 @@ def _quantizing(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Mod
 
 
 def hold(model: nn.Module) -> None:
-    """Let each module of a prepared model look whether what it holds still quantizes, and remember which it holds."""
+    """Let each module of a prepared model record the modules that it holds, and check that they still quantize."""
     for path, module in model.named_modules():
         vars(module)[_KNOWN] = True
         edges = list(_edges(path, module, None))
@@ -108,7 +108,7 @@ def check_held(model: nn.Module) -> None:
 
 
 def added(module: nn.Module, path: str = "", inside: bool = False) -> Iterator[str]:
-    """Layers with matrices of weights that were put into a model after it was prepared; not those around it."""
+    """Layers with weight matrices that were added to a model after it was prepared, except around it."""
     if isinstance(module, _HOLDERS):
         return
     known = _KNOWN in vars(module)
@@ -119,13 +119,13 @@ def added(module: nn.Module, path: str = "", inside: bool = False) -> Iterator[s
 
 
 def warn_of_added(model: nn.Module) -> None:
-    """Name the layers that were added, which compute in float."""
+    """Warn about layers that were added, and so compute in float."""
     if found := ", ".join(added(model)):
         warnings.warn(f"{found}: added after prepare, and in float: {_ADVICE}.", stacklevel=4)
 
 
 def release(model: nn.Module) -> None:
-    """Look no more: the model is converted."""
+    """Remove the checks, because the model is converted."""
     for module in model.modules():
         vars(module).pop(_KNOWN, None)
         for key, hook in list(module._forward_pre_hooks.items()):

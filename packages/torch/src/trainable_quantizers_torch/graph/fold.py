@@ -1,4 +1,4 @@
-"""Batch norms folded into the layers before them."""
+"""Folds batch norms into the layers before them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Fold:
     Args:
         path: Of the layer that it is a part of.
         layer: That layer.
-        norm: What it was folded by.
-        weight: Of the layer before.
-        bias: The same; None where it had none.
+        norm: The norm with its statistics.
+        weight: The layer's weight before folding.
+        bias: Its bias before folding, or None.
     """
 
     path: str
@@ -42,7 +42,7 @@ class Fold:
 
 
 def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, Fold]:
-    """Fold each batch norm that alone reads a convolution or linear layer, in place; by the path of the norm.
+    """Fold, in place, each batch norm that is the only reader of a convolution or linear layer; by the norm's path.
 
     Exact in evaluation, up to float32 rounding: y = (Wx + b - mean)/sqrt(var + eps)·gamma + beta. From here on the
     statistics of the norm are constants.
@@ -55,14 +55,14 @@ def fold_batch_norms(model: nn.Module, recorded: RecordedGraph) -> dict[str, Fol
 
 
 def close(norm: FoldedNorm) -> None:
-    """Make an ``nn.Identity`` of a norm that is a layer of its own; one that computes more goes on with that."""
+    """Turn a plain norm into an ``nn.Identity``; one that computes more keeps the rest."""
     norm.closed = True
     if is_standard(norm.module):
         become(norm.module, _identity_like(norm.module))
 
 
 def _identity_like(module: nn.Module) -> nn.Module:
-    """What does nothing but to call the module's hooks, which may compute."""
+    """An identity that only calls the module's hooks, which may compute."""
     identity = nn.Identity().train(module.training)
     for name, value in vars(module).items():
         if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
@@ -85,7 +85,7 @@ def _fuse(path: str, layer: Any, module: nn.Module) -> Fold:
 
 
 def replace_everywhere(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` in the place of ``old`` wherever the model holds it."""
+    """Put ``new`` in place of ``old`` wherever the model holds it."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old and parent is not new:

@@ -1,4 +1,4 @@
-"""What each call of a module quantizes, from the runs that were recorded."""
+"""Derives from recorded runs which function calls each module call quantizes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scopes(recording: Recording, quantizing: Collection[str]) -> frozenset[str]:
 
 
 class ScopedRun:
-    """A run, of which the calls of some modules count.
+    """A run, restricted to the calls of some modules.
 
     Args:
         recording: The run.
@@ -48,7 +48,7 @@ class ScopedRun:
     def __init__(self, recording: Recording, paths: frozenset[str]) -> None:
         self.recording, self.paths = recording, paths
         self.places: dict[Invocation, tuple[Any, ...]] = {}
-        """What tells a call of these modules from others, as it does in another run."""
+        """A key of each call of these modules, the same in another run."""
         counts: Counter[tuple[Any, ...]] = Counter()
         for invocation in recording.invocations:
             if invocation.path in paths:
@@ -64,7 +64,7 @@ class ScopedRun:
         return invocation
 
     def made(self) -> dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]]:
-        """What the calls of each function made, by place and function."""
+        """The results of each function's calls, by place and function."""
         found: dict[tuple[tuple[Any, ...], Callable[..., Any]], list[Node | None]] = {}
         for function, invocation, node in self.recording.calls:
             scope = self.scope(invocation)
@@ -95,8 +95,8 @@ def frames_of(
     Args:
         evaluation: The run that the nodes come from.
         training: A run in training, if there was one: it may call other functions in between.
-        steps: What happens where nodes are computed.
-        calls: What the modules keep, by path.
+        steps: The quantization where nodes are computed.
+        calls: The calls kept in the modules, by path.
         norms: Paths of batch norms whose calls are steps as a whole.
     """
     frames: dict[Invocation, Frame] = {each: Frame() for each in evaluation.places}
@@ -123,7 +123,7 @@ def frames_of(
 def _add_training(
     frames: Mapping[Invocation, Frame], evaluation: ScopedRun, training: ScopedRun, steps: Mapping[Node, Step]
 ) -> None:
-    """Where training calls a function more often, tell which calls are those of evaluation."""
+    """If training calls a function more often, find the calls that correspond to those of evaluation."""
     ours, theirs = evaluation.made(), training.made()
     for invocation, frame in frames.items():
         changed = {}
@@ -137,7 +137,7 @@ def _add_training(
 
 
 def _aligned(wanted: list[Node | None], found: list[Node | None], steps: Mapping[Node, Step]) -> list[Step | None]:
-    """Steps for the calls in training: those with random numbers exist there only."""
+    """Steps for the calls in training, where those with random numbers exist only there."""
     waiting = [None if node is None else steps.get(node) for node in wanted]
     aligned: list[Step | None] = []
     for node in found:
@@ -153,7 +153,7 @@ def _add_methods(
     steps: Mapping[Node, Step],
     calls: Mapping[str, Calls],
 ) -> None:
-    """Tell what had been called when a forward called a method that quantizes."""
+    """Record how much had been called when a forward called a method that quantizes."""
     theirs: dict[Any, MethodCall] = {}
     if training is not None:
         methods = training.recording.methods.items()

@@ -1,4 +1,4 @@
-"""What PyTorch's functions and modules are, in the words of recipes."""
+"""Classifies PyTorch functions and modules by the terms that recipes use."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def kind_of(function: Callable[..., Any]) -> str:
-    """Such as ``conv``; ``other`` for what moves values, ``function`` for what recipes have no word for.
+    """The kind of a function, such as ``conv``; ``other`` if it moves values, ``function`` if recipes have no word.
 
     Examples:
         >>> kind_of(nn.functional.relu), kind_of(torch.flatten), kind_of(torch.exp)
@@ -123,12 +123,12 @@ def is_loss(function: Callable[..., Any]) -> bool:
 
 
 def is_random(function: Callable[..., Any]) -> bool:
-    """Whether the values it makes are random."""
+    """Whether it makes random values."""
     return name_of(function) in _RANDOM
 
 
 def is_factory(function: Callable[..., Any]) -> bool:
-    """Whether it takes no more of a tensor than its shape and type."""
+    """Whether it uses only the shape and type of a tensor."""
     return name_of(function) in _FACTORY
 
 
@@ -144,12 +144,12 @@ def is_standard(module: nn.Module) -> bool:
 
 
 def class_name(module: nn.Module) -> str:
-    """That of the module's own class."""
+    """The name of the module's own class."""
     return classes_of(module)[-1].__name__
 
 
 def counts_as_one(module: nn.Module) -> bool:
-    """Whether a module is one operation, whatever it computes inside: a norm or activation function of one's own."""
+    """Whether a module counts as one operation, regardless of its inside: a custom norm or activation function."""
     if module._modules or is_standard(module) or isinstance(module, nn.modules.batchnorm._NormBase):
         return False
     if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
@@ -172,7 +172,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def is_container(module: nn.Module) -> bool:
-    """Whether a module's forward may go through all that it holds."""
+    """Whether a module's forward may iterate over all modules that it holds."""
     return isinstance(module, _CONTAINERS)
 
 

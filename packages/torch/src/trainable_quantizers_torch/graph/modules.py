@@ -1,4 +1,4 @@
-"""A model as its layers with weights, where there is no batch to run it on."""
+"""A model as its layers with weights, for ``prepare`` without data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trainable_quantizers_core.graph.operation import ModelGraph, Operation, Wei
 
 from trainable_quantizers_torch.graph.kinds import class_name, kind_of_module, weights_of
 
-_UNSEEN = "seen as a layer alone: data would show what the forward computes"
+_UNSEEN = "seen only as a layer: with data, prepare would see the rest of the forward"
 
 
 def layers_alone(model: nn.Module) -> ModelGraph:

@@ -1,4 +1,4 @@
-"""Parts of a forward that ``torch.utils.checkpoint`` computes again, while gradients are computed."""
+"""Finds the parts of a forward that ``torch.utils.checkpoint`` recomputes in the backward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN, _REENTRANT = inspect.unwrap(checkpoint).__code__, CheckpointFunction.for
 
 
 def saving() -> Any:
-    """What tells the part of a forward, as PyTorch saves tensors for its gradients; equal within one part."""
+    """A key of the part of a forward that is saving tensors for its gradients; equal within one part."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 

@@ -1,4 +1,4 @@
-"""A run of a model, recorded: what its forward computes, by which calls of which functions, in which modules."""
+"""Records a run of a model: each function call, and the module call it belongs to."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class _Recorder(TorchFunctionMode):
         self.recording = Recording()
         self.known: Any = WeakIdKeyDictionary()  # tensors -> nodes
         self.changed: Any = WeakIdKeyDictionary()  # tensors that a function changed -> its node
-        self.results: Any = WeakIdKeyDictionary()  # what such a function gave instead -> the tensor
+        self.results: Any = WeakIdKeyDictionary()  # the result of such a function -> the tensor
         self.names, self.folded = names, folded
         self.stack: list[Invocation] = []
         self.modules = dict(model.named_modules())
@@ -99,7 +99,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         kwargs = kwargs or {}
         if not self.stack or any(invocation.whole for invocation in self.stack):
             return func(*args, **kwargs)
@@ -134,7 +134,7 @@ class _Recorder(TorchFunctionMode):
         self.changed[tensor] = node
         if result is None:
             return None
-        given = tensor.view_as(tensor)  # a forward that reads the tensor itself did not take the result
+        given = tensor.view_as(tensor)  # distinguishes readers of the tensor from readers of the result
         self.results[given] = tensor
         return given
 
@@ -210,7 +210,7 @@ class _Recorder(TorchFunctionMode):
             return Node("constant", "buffer", self.buffers[id(tensor)], constant=True)
         if id(tensor) in self.names:
             return Node("input", "input", self.names[id(tensor)])
-        if id(tensor) not in self.held and tensor.numel() > 1:  # made by what no mode sees
+        if id(tensor) not in self.held and tensor.numel() > 1:  # made by code that no mode sees
             return Node("input", "tensor", self._where("tensor"))
         return Node("constant", "tensor", self._where("constant"), constant=True)
 
@@ -230,7 +230,7 @@ class _Watched:
     """A module whose calls a recorder sees; mixed into the module's own class."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes."""
+        """The result of the module."""
         recorder = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, _Recorder)), None)
         forward = super().forward  # type: ignore[misc]
         return forward(*args, **kwargs) if recorder is None else recorder.watched(self, forward, args, kwargs)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a run of a model was: the calls of its modules and functions, and the tensors that these made."""
+"""A recorded run: the calls of modules and functions, and the tensors that these made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainable_quantizers_torch.graph.weights import Path
 
 @dataclass(eq=False)
 class Node:
-    """A tensor of a run: what made it, from what.
+    """A tensor of a run: the call that made it, and from which tensors.
 
     Args:
         kind: As of an operation of the core.
@@ -37,7 +37,7 @@ class Node:
         norm: Path of the module of a batch norm by constants.
         takes_bias: Whether a layer's bias stands where its function takes one, or None does.
         bias: Name of that bias; empty where there is None.
-        inside: What it computes inside stays in float, and why.
+        inside: The part of its computation that stays in float, and why.
         in_place: Whether it changes its first argument, from which the forward reads the result.
     """
 
@@ -72,7 +72,7 @@ class Invocation:
     Args:
         path: Name of the module.
         parent: The call that it was made in; None for the model's own.
-        whole: What it computes, where that counts as one operation.
+        whole: Its node, if it counts as one operation.
     """
 
     path: str
@@ -89,7 +89,7 @@ class MethodCall:
         name: Of the method.
         calls: How many functions had been called before.
         invocations: How many modules had been called before.
-        nodes: What the functions made that it called.
+        nodes: The nodes of the functions that it called.
     """
 
     invocation: Invocation
@@ -101,13 +101,13 @@ class MethodCall:
 
 @dataclass
 class Recording:
-    """All that one run did, in order.
+    """Everything that one run did, in order.
 
     Args:
         calls: Functions, the calls of modules that they were called in, and what they made.
-        nodes: What was made, by functions or by modules that count as one operation; inputs and constants first read.
+        nodes: The results of functions or of modules that count as one operation; inputs and constants first read.
         invocations: The calls of modules.
-        outputs: What the model gave.
+        outputs: The outputs of the model.
         methods: The public methods that forwards called, by call of the module and name.
     """
 

@@ -1,4 +1,4 @@
-"""Quantizing inside the forward that a model has: a function mode that knows which call of a function is which."""
+"""Quantizes inside a model's own forward: a function mode that identifies each call of a function."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ HIDDEN = frozenset({nn.functional.hardswish, nn.functional.hardsigmoid})
 
 
 _HIDDEN_CALL = (
-    "torch.compile hides calls of hardswish and hardsigmoid from quantizers: "
-    "compute them by nn.Hardswish and nn.Hardsigmoid."
+    "torch.compile hides calls of hardswish and hardsigmoid from quantizers: use nn.Hardswish and nn.Hardsigmoid."
 )
 
 
 _TRACED = (
-    "torch.fx traces no quantizers of functions and operators: take torch.export.export(model, inputs), or trace the "
-    "float model."
+    "torch.fx does not trace quantizers of functions and operators: use torch.export.export(model, inputs), or trace "
+    "the float model."
 )
 
-_SCRIPTED = "torch.jit.script takes no model that quantizes as it runs: take torch.jit.trace(convert(model), inputs)."
+_SCRIPTED = (
+    "torch.jit.script cannot compile a model that quantizes as it runs: use torch.jit.trace(convert(model), inputs)."
+)
 
 
 @dataclass
 class Step:
-    """What happens at one call of a function.
+    """The quantization at one call of a function.
 
     Args:
-        inputs: What quantizes arguments.
-        output: What quantizes the result.
-        items: Which items of a result that is a tuple are quantized; None for a tensor.
+        inputs: The quantizers of arguments.
+        output: The quantizer of the result.
+        items: The items of a tuple result that are quantized; None for a tensor.
         skipped: Whether the call gives its first argument: a batch norm that was folded.
         in_place: Whether the call changes its first argument, from which the forward reads the result.
         norm: The batch norm that this call is, or that reads it and folds into it at conversion. While the norm
-            normalizes, its call is not skipped, and its result is quantized in the place of what it reads.
+            normalizes, its call is not skipped, and its result is quantized in place of what it reads.
     """
 
     inputs: dict[Path, nn.Module] = field(default_factory=dict)
@@ -116,7 +117,7 @@ _NAMES = ("input", "weight", "bias")
 
 
 def _place_in(positional: list[Any], keywords: dict[str, Any], place: int | str) -> tuple[Any, Any]:
-    """Where an argument is now: by position where it was by name when it was recorded, or the other way round."""
+    """The current place of an argument, which may be given by position where it was recorded by name, or vice versa."""
     if isinstance(place, int):
         if place < len(positional):
             return positional, place
@@ -134,13 +135,13 @@ def quantized(quantizer: nn.Module, value: Any) -> Any:
 
 @dataclass
 class Frame:
-    """What one call of a module computes.
+    """The quantization within one call of a module.
 
     Args:
         steps: By function, one for each of its calls; None where nothing happens.
         training: The same for training, where that differs.
         inside: By the calls of a module inside, one for each of them.
-        whole: What happens to the module's own arguments and result; nothing is quantized inside then.
+        whole: The quantization of the module's own arguments and result; nothing is quantized inside then.
         methods: By name of a method that the forward calls: how often functions and modules were called before.
         training_methods: The same for training.
     """
@@ -170,7 +171,7 @@ class Quantizing(TorchFunctionMode):
         self.learns, self.saving = torch.is_grad_enabled(), None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():
             if func is checkpoint:
@@ -195,7 +196,7 @@ class Quantizing(TorchFunctionMode):
         return self.__torch_function__(function, (), args, kwargs)
 
     def watch_parts(self) -> None:
-        """See to it that a part of the forward which is computed again is quantized as it is now."""
+        """Make recomputed parts of the forward quantize as they do now."""
         now = saving()
         if now == self.saving and (torch.is_grad_enabled() or not self.learns):
             return
@@ -206,7 +207,7 @@ class Quantizing(TorchFunctionMode):
                 setattr(part, name, _Again(function, self.frame, self.steps, dict(self.counts)))
 
     def recomputed(self, checkpoint: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a part gives, in a graph that ``torch.compile`` makes: no mode is seen inside, and none may change."""
+        """The result of a part in a graph of ``torch.compile``: no mode is seen inside, and none may change."""
         known = [*self.steps, *self.frame.inside]
 
         def part(*args: Any, **kwargs: Any) -> Any:
@@ -251,12 +252,12 @@ for _each in (Quantizing.__torch_function__, Quantizing.watch_parts, saving, ope
 
 
 class _Again:
-    """A part of a forward, computed again with the quantizers that it had.
+    """Recomputes a part of a forward with the quantizers that it had.
 
     Args:
         function: The part.
-        frame: What the module computes.
-        steps: What it computes in the mode that it is in.
+        frame: The frame of the module's call.
+        steps: The steps of the mode that the module is in.
         counts: How often each function had been called when the part began.
     """
 
@@ -270,7 +271,7 @@ class _Again:
 
 @dataclass(eq=False)
 class Calls:
-    """What a module's calls compute, kept in the module.
+    """The frames of a module's calls, kept in the module.
 
     Args:
         path: Name of the module in the model.
@@ -292,7 +293,7 @@ class QuantizedCalls:
     quantized_calls: Calls
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes, quantized."""
+        """The result of the module, quantized."""
         calls = self.quantized_calls
         if any(isinstance(each, torch.fx.Proxy) for each in (*args, *kwargs.values())):
             raise QuantizerError(_TRACED)
@@ -309,12 +310,12 @@ class QuantizedCalls:
             return mode.run(calls.forward, calls.frames[0], self, args, kwargs)
 
     def __prepare_scriptable__(self) -> Any:
-        """What ``torch.jit.script`` asks for a module that it can take."""
+        """Called by ``torch.jit.script`` for a module that it can compile."""
         raise QuantizerError(_SCRIPTED)
 
 
 class Method:
-    """A method that a module's forward calls; called by others, its functions are quantized as they are there.
+    """A method that a module's forward calls; calls from elsewhere quantize its functions in the same way.
 
     Args:
         module: Has it in its class.
@@ -325,7 +326,7 @@ class Method:
         self.module, self.name = module, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the method of the class gives."""
+        """The result of the class's method."""
         if any(isinstance(mode, Quantizing) for mode in _get_current_function_mode_stack()):
             return self.call(self.module, args, kwargs)
         frame, mode = self.module.quantized_calls.frames[0], Quantizing()
@@ -342,7 +343,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Place:
-    """What a quantizer quantizes.
+    """The place of a quantizer in a model.
 
     Args:
         operation: The name of the operation.
@@ -356,12 +357,12 @@ class Place:
 
 
 class Quantizers(nn.ModuleDict):
-    """The quantizers of what a module's forward computes, by name; passes on what it is called with.
+    """The quantizers for a module's forward, by name; called as a module, it returns its input.
 
-    A forward that goes through all that its module holds comes by here too.
+    A forward that iterates over all its modules calls this one, too.
 
     Args:
-        places: What each quantizes, by name.
+        places: The place of each quantizer, by name.
     """
 
     def __init__(self) -> None:
@@ -377,7 +378,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def take_over(module: nn.Module, other: nn.Module) -> nn.Module:
-    """Give ``module`` the class and state of ``other``; what its calls quantize stays, and hooks of the forward do."""
+    """Give ``module`` the class and state of ``other``; keep the quantization of its calls and its forward hooks."""
     calls = getattr(module, "quantized_calls", None) if isinstance(module, QuantizedCalls) else None
     held = module._modules.get(QUANTIZERS)
     hooks = {name: each for name, each in vars(module).items() if name.startswith(_HOOKS)}

@@ -1,4 +1,4 @@
-"""Which function of PyTorch a function mode means: compilers show some under other names than a run does."""
+"""Maps functions as compilers show them to function modes to the functions that an eager run shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FUNCTIONS: dict[Function, Function] = {
     operator.abs: Tensor.abs,
     operator.pos: Tensor.positive,
 }
-"""What a run calls in the place of a function that a compiler shows, with the same arguments."""
+"""The functions that a run calls where a compiler shows another one, with the same arguments."""
 
 OPERATORS: dict[Function, tuple[Function, Function]] = {
     operator.add: (Tensor.add, Tensor.add),

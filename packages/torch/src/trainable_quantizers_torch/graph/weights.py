@@ -1,4 +1,4 @@
-"""Which arguments of functions are weights, which are inputs, and how much work a call is."""
+"""Tells weights from inputs among the arguments of functions, and counts multiply-accumulates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bias of a layer on the grid of its accumulator, and weights within its bits: contract section 5."""
+"""Rounds a bias to the accumulator's grid, and limits weights to its bits (contract section 5)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def round_bias(
         bias: b, of shape (channels,).
         step: Δ = Δ_x·Δ_w, of shape () or (channels,), with the coarsest Δ_x.
         finest: The finest Δ_x over the coarsest; None where they are one.
-        largest: What |b| may be in finest steps.
+        largest: The largest |b| in finest steps.
 
     Examples:
         >>> round_bias(torch.tensor([0.3, -0.375]), torch.tensor(0.25)).tolist()
@@ -53,7 +53,7 @@ def limit_weight(
     Args:
         weight: Of any shape.
         step: Δ_w, of shape () or (channels,).
-        room: What the accumulator holds beside the bias, in steps, of shape (channels,).
+        room: Range of the accumulator left beside the bias, in steps, of shape (channels,).
         axis: Of the channels.
         grid: Of the weight.
         inputs: The lowest and the highest level of an input.

@@ -1,4 +1,4 @@
-"""The fused operation on a CPU: in-place passes over blocks that stay in the cache; only the result is of full size.
+"""The fused operation on a CPU: in-place passes over blocks that fit the cache; only the result is of full size.
 
 Memory limits an elementwise operation, and the page faults of fresh buffers cost more than the arithmetic: the same
 passes over all elements, one after the other, take several times as long. Comparisons write floats because those
@@ -25,7 +25,7 @@ from trainable_quantizers_torch.kernels.limits import limits
 def quantize(
     x: torch.Tensor, step: torch.Tensor, zero_point: torch.Tensor, lowest: int, highest: int, channel_axis: int | None
 ) -> torch.Tensor | None:
-    """What torch's fake-quantize kernels compute, in every bit; None if an element is NaN or above 2^63 steps."""
+    """The same bits as torch's fake-quantize kernels; None if an element is NaN or above 2^63 steps."""
     y = torch.empty_like(x)
     layout = _Cut(y, channel_axis)
     for source, target, inverse, zero, width in layout.blocks((x, y), (1 / step, zero_point, step)):
@@ -50,7 +50,7 @@ def gradients(
     from_rounding: bool,
     ewgs: float,
 ) -> tuple[Any, ...] | None:
-    """What ``range_gradients`` of core computes; None if sums are not finite."""
+    """The gradients of ``range_gradients`` of the core; None if sums are not finite."""
     grad_x = torch.empty_like(x)
     layout = _Cut(grad_x, channel_axis)
     below, above, moved = [], [], []

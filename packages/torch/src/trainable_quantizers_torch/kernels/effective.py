@@ -1,4 +1,4 @@
-"""Effective ranges with their straight-through gradients: contract section 2."""
+"""Effective ranges with straight-through gradients (contract section 2)."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def _uniform_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     ends = follow(rules.effective_uniform_range, (min_range, max_range), Grid(num_bits, signed), min_threshold)
     if torch.compiler.is_compiling():
-        # The compiler would compute both ends anew at every use, and each ``where`` uses its arguments twice: a hundred
-        # thousand operations. It stores what ``as_strided`` reads.
+        # The compiler would recompute both ends at every use, and each ``where`` uses its arguments twice: a hundred
+        # thousand operations. It stores the inputs of ``as_strided``.
         low, high = (end.as_strided(end.shape, end.stride()) for end in ends)
         return low, high
     return ends

@@ -1,4 +1,4 @@
-"""The one elementwise operation: fake quantization to the grid of a range, forward and backward."""
+"""The fake-quantize operation, forward and backward, on the grid of a range."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fake_quantize(
     gradient_scale: float = 1.0,
     ewgs: float = 0.0,
 ) -> torch.Tensor:
-    """Y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
+    """Fake quantization y = Δ·(clip(round(x/Δ) + z, lowest, highest) - z), with Δ = (max - min)/(2^b - 1).
 
     The forward is the kernel that the inferable quantizers run, so it equals theirs in every bit: halves
     round to even, and x is multiplied by 1/Δ. The backward is contract section 4, with
@@ -45,7 +45,7 @@ def fake_quantize(
             of the step, as ``effective_range`` makes it.
         max_range: Upper end, likewise.
         grid: The levels.
-        channel_axis: Non-negative axis of x that counts channels; None is per tensor.
+        channel_axis: Non-negative channel axis of x; None is per tensor.
         from_rounding: Whether rounding errors inside the range move its ends.
         gradient_scale: r.
         ewgs: δ, by which rounding errors scale dL/dx (Lee et al. 2021, arXiv 2104.00903).

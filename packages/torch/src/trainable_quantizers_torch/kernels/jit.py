@@ -1,4 +1,4 @@
-"""The fused operation on a CPU by numba, where it is installed: one pass forward, one pass backward.
+"""The fused operation on a CPU, compiled by numba if installed: one pass forward, one pass backward.
 
 Each kernel works on a range of a flat tensor, so that a few threads share one by ranges; they release the
 interpreter. Sums may be reassociated, which lets them be vectorised; nothing else of IEEE arithmetic is relaxed.
@@ -24,7 +24,7 @@ from trainable_quantizers_torch.kernels.limits import limits
 def quantize(
     x: torch.Tensor, step: torch.Tensor, zero_point: torch.Tensor, lowest: int, highest: int, channel_axis: int | None
 ) -> torch.Tensor | None:
-    """What torch's fake-quantize kernels compute, in every bit; short rows of channels are left to ``blocks``."""
+    """The same bits as torch's fake-quantize kernels; short rows of channels are left to ``blocks``."""
     y = torch.empty_like(x)
     layout = Layout(y, channel_axis)
     if layout.inner < limits.row:
@@ -48,7 +48,7 @@ def gradients(
     from_rounding: bool,
     ewgs: float,
 ) -> tuple[Any, ...] | None:
-    """What ``range_gradients`` of core computes; short rows of channels are left to ``blocks``."""
+    """The gradients of ``range_gradients`` of the core; short rows of channels are left to ``blocks``."""
     grad_x = torch.empty_like(x)
     layout = Layout(grad_x, channel_axis)
     if layout.inner < limits.row:
@@ -85,7 +85,7 @@ def _in_ranges(kernel: Callable[..., Any], size: int, *arguments: Any) -> list[A
 
 @lru_cache(maxsize=1)
 def _threads(process: int) -> ThreadPoolExecutor:
-    """Of this process: those of the parent do not survive a fork."""
+    """The threads of this process: those of the parent do not survive a fork."""
     return ThreadPoolExecutor(thread_name_prefix="fake_quantize")
 
 

@@ -1,4 +1,4 @@
-"""A tensor in the order of its memory, with its channels in the middle; and as an array."""
+"""A view of a tensor in memory order, as (outer, channels, inner), or as a numpy array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Layout:
-    """A tensor as (outer, channels, inner), whatever its memory format.
+    """A tensor as (outer, channels, inner), in any memory format.
 
     Args:
         dense: The tensor whose memory format counts; views of it can be written to.

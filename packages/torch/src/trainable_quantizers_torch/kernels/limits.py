@@ -1,4 +1,4 @@
-"""What decides how a tensor on a CPU is worked on."""
+"""Size limits that select how a tensor on a CPU is processed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ limits = Limits()
 
 @contextmanager
 def limited(**changes: int) -> Iterator[None]:
-    """Other limits for a while, so that tests see every way with few elements."""
+    """Change the limits inside the context, so that tests reach every code path with few elements."""
     before = vars(limits).copy()
     vars(limits).update(changes)
     try:

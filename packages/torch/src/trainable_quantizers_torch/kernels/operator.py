@@ -11,8 +11,8 @@ from trainable_quantizers_core import QuantizerError
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7
 
 _TRACED = (
-    "torch.jit.trace would keep the thresholds of trainable quantizers as they are now: trace convert(model), or "
-    "export the model with torch.export."
+    "torch.jit.trace would fix the thresholds of trainable quantizers at their current values: trace convert(model), "
+    "or export the model with torch.export."
 )
 
 
@@ -36,7 +36,7 @@ def operator(
         keep: ``keep(ctx, inputs, output)`` saves what the backward needs.
         backward: ``backward(ctx, *gradients)``: gradients of the inputs; has no derivative itself.
         fake: The outputs by shape and type alone.
-        opaque: Whether the compiler does not look into it on a CPU, because it reads values to decide what to compute.
+        opaque: Whether the compiler treats it as opaque on a CPU, because it reads values to decide what to compute.
     """
     name, backward = schema.partition("(")[0], _differentiable_once(backward)
     exported = torch.library.custom_op(
@@ -79,12 +79,12 @@ def operator(
 
 
 def in_transform() -> bool:
-    """Whether ``torch.func`` transforms what is computed, such as ``vmap``: tensors have no values to read then."""
+    """Whether a transform of ``torch.func`` such as ``vmap`` is active: then tensors have no values to read."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """A gradient as it is, whose own derivative by those that it was made of is an error."""
+    """A gradient unchanged; differentiating it is an error."""
 
     @staticmethod
     def forward(gradient: torch.Tensor, *made_of: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
 
 
 def stands_for_values(tensor: torch.Tensor) -> bool:
-    """Whether plain operations are to compute with a tensor: it may have no values, or something traces them.
+    """Whether to compute with a tensor by plain operations: it may have no values, or be traced.
 
     A tensor of the device ``meta``, a transform of ``torch.func``, or a mode that sees operations, as ``make_fx`` and
     ``FakeTensorMode`` are: PyTorch has no fake-quantize kernels for these.
@@ -133,6 +133,6 @@ def stands_for_values(tensor: torch.Tensor) -> bool:
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:
-    """Whether the values lie open to read, now, by whatever means is fastest: a tensor in memory, nothing traced."""
+    """Whether the values can be read now, by the fastest means: a tensor in memory, and nothing is traced."""
     real = type(tensor) in (torch.Tensor, torch.nn.Parameter)
     return real and tensor.device.type == "cpu" and not stands_for_values(tensor)

@@ -1,4 +1,4 @@
-"""Rounding that each weight learns: contract section 4, AdaRound."""
+"""Soft rounding, which each weight learns (contract section 4, AdaRound)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def soft_rounding(x: torch.Tensor, step: torch.Tensor, alpha: torch.Tensor) -> t
 
 
 def moved(x: torch.Tensor, step: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """U = x + Δ·(h(f, α) - h(f, 0)): exactly x where α is 0; its gradient is 1 to x, and Δ·dh/dα to α.
+    """The weight u = x + Δ·(h(f, α) - h(f, 0)): exactly x where α is 0; gradient 1 to x, and Δ·dh/dα to α.
 
     Examples:
         >>> moved(torch.tensor([0.25, 0.25]), torch.tensor(1.0), torch.tensor([0.0, 5.0])).tolist()

@@ -1,4 +1,4 @@
-"""The entries of a table in the place of evenly spaced levels: contract section 4, look-up tables."""
+"""Quantization to the entries of a look-up table instead of evenly spaced levels (contract section 4)."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def look_up(
     threshold_scale: float = 1.0,
     table_scale: float = 1.0,
 ) -> torch.Tensor:
-    """Y = c/2^(8-s)·t for the level c of the table that is nearest to x/t·2^(8-s), clipped to 8 bits.
+    """The look-up y = c/2^(8-s)·t for the table's level c nearest to x/t·2^(8-s), clipped to 8 bits.
 
     Args:
         x: Any floating tensor; the arithmetic is float32, the output has its dtype.
-        threshold: What ``effective_threshold`` gave, of shape (), or (channels,) with ``channel_axis``.
-        levels: What ``effective_table`` gave.
+        threshold: The result of ``effective_threshold``, of shape (), or (channels,) with ``channel_axis``.
+        levels: The result of ``effective_table``.
         grid: The levels that a table can have.
-        channel_axis: Non-negative axis of x that counts channels; None is per tensor.
+        channel_axis: Non-negative channel axis of x; None is per tensor.
         threshold_scale: r of the threshold.
         table_scale: r of the table.
 

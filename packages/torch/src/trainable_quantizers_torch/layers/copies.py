@@ -1,4 +1,4 @@
-"""Copies of models."""
+"""Copies models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def trainable(function: Function) -> Function:
-    """The function outside of ``torch.inference_mode``, in which no tensor that it makes could be trained."""
+    """The function run outside ``torch.inference_mode``, which would make tensors that cannot be trained."""
 
     @wraps(function)
     def outside(*args: Any, **kwargs: Any) -> Any:
@@ -48,6 +48,6 @@ def copied(model: nn.Module, owner: str) -> nn.Module:
                     memo[id(leaf)] = leaf.detach().clone()
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:  # whatever a module raises that cannot be copied
+    except Exception as error:  # anything that a module raises if it cannot be copied
         advice = f"copying says: {error}"
         raise invalid(owner, "model", "one that copy.deepcopy can copy", type(model).__name__, advice) from error

@@ -1,4 +1,4 @@
-"""A module that quantizes an activation with a trainable quantizer."""
+"""The modules that quantize activations, and weights that no layer owns alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_torch.layers.wrapper import become
 
 
 class PytorchTrainableActivationQuantizationHolder(StructuredState, PytorchActivationQuantizationHolder):
-    """The holder of mct-quantizers for training.
+    """The activation holder of mct-quantizers, with a trainable quantizer.
 
     Args:
         activation_holder_quantizer: The quantizer, whose variables become parameters of this module.
@@ -58,9 +58,9 @@ class PytorchTrainableActivationQuantizationHolder(StructuredState, PytorchActiv
         return repr(self.activation_holder_quantizer)
 
     def convert_to_inferable_quantizers(self) -> torch.nn.Module:
-        """Become a plain ``PytorchActivationQuantizationHolder``, in place; also returned.
+        """Turn into a plain ``PytorchActivationQuantizationHolder``, in place, and return it.
 
-        With a disabled quantizer it becomes a ``torch.nn.Identity``.
+        With a disabled quantizer it turns into a ``torch.nn.Identity``.
         """
         return become(self, self.inferable())
 
@@ -96,7 +96,7 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
     def __init__(self, quantizer: BaseInferableQuantizer, shape: Any) -> None:
         soft = getattr(getattr(quantizer, "gradient", None), "soft_rounding", False)
         if soft or getattr(quantizer, "oscillations", None) is not None:
-            advice = "exclude it by a rule, or read it in a layer of its own"
+            advice = "exclude it by a rule, or let a layer of its own read it"
             rule = "one without AdaRound and oscillations for a weight that no layer owns alone"
             raise invalid(type(self).__name__, "quantizer", rule, quantizer, advice)
         torch.nn.Module.__init__(self)
@@ -112,7 +112,7 @@ class TrainableWeightHolder(PytorchTrainableActivationQuantizationHolder):
 
 
 class InferableWeightHolder(PytorchActivationQuantizationHolder):
-    """The holder of mct-quantizers for a weight that a forward computes: inferable quantizers want it detached."""
+    """The holder of mct-quantizers for a weight that a forward computes, which inferable quantizers need detached."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The quantized weight."""

@@ -1,4 +1,4 @@
-"""Modules that take on a further class and stay instances of their own."""
+"""Adds a class to a module's class, so that the module stays an instance of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @functools.cache
 def mixed_class(*classes: type) -> type:
-    """A class derived from ``classes``, called like the first that is a module; the same for the same classes."""
+    """A class derived from ``classes``, named like the first that is a module; cached for the same classes."""
     named = next((cls for cls in classes if issubclass(cls, nn.Module)), classes[-1])
     facts: dict[str, Any] = {
         "__module__": named.__module__,
@@ -23,7 +23,7 @@ def mixed_class(*classes: type) -> type:
 
 
 def _life_of(named: type, classes: tuple[type, ...]) -> dict[str, Any]:
-    """What a wrapper does as a module, not as its layer would: move, copy, load, set attributes."""
+    """Methods that a wrapper runs as a module, not as its layer would: move, copy, load, set attributes."""
     if sum(issubclass(cls, nn.Module) for cls in classes) < 2:
         return {}
     return {name: getattr(named, name) for name, value in vars(nn.Module).items() if callable(value)}
@@ -44,7 +44,7 @@ def _forward_of(classes: tuple[type, ...]) -> dict[str, Any]:
 
 
 def _reduce(self: Any, protocol: Any) -> Any:
-    """As the module is pickled, with a class that is mixed anew from those that can be imported."""
+    """Pickle as the module does, with a class that is mixed again from importable ones."""
     reduced = super(type(self), self).__reduce_ex__(max(int(protocol), 2))
     if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
         return reduced
@@ -70,6 +70,6 @@ def mix(module: nn.Module, *classes: type, first: bool = False) -> None:
 
 
 def unmix(module: nn.Module, cls: type) -> None:
-    """Take a class away again."""
+    """Remove a class that was mixed in."""
     left = tuple(each for each in classes_of(module) if each is not cls)
     module.__class__ = left[0] if len(left) == 1 else mixed_class(*left)

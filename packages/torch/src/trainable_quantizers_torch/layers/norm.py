@@ -1,4 +1,4 @@
-"""The batch norm behind a layer, as a part of that layer."""
+"""A batch norm as a part of the layer before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainable_quantizers_core.graph.folding import factor_of, folded_bias, inve
 
 
 class FoldedNorm:
-    """What a batch norm makes of the weight and bias of the layer before it, and whether it still normalizes.
+    """The weight and bias that a batch norm gives the layer before it, and whether the norm still normalizes.
 
     While the norm is in training, the layer computes with the weight w·s, takes s back from its result, and the norm
     normalizes that by the batch. Otherwise the layer has the folded bias, and the call of the norm gives its input.
@@ -59,13 +59,13 @@ class FoldedNorm:
         return (layer.bias.double() * self._factor()).to(layer.bias.dtype)
 
     def apart(self, result: torch.Tensor) -> torch.Tensor:
-        """What the norm reads: the result of the layer without the factor."""
+        """The input of the norm: the result of the layer without the factor."""
         inverse = inverse_of(self._factor(), torch.where).to(self.module.running_var.dtype)
         return result * inverse.reshape(1, -1, *[1] * (result.ndim - 2))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While it is open, the factor stays what it is, whatever becomes of the statistics."""
+        """Keep the factor inside the context, even if the statistics change."""
         self._held = self._factor().detach()
         try:
             yield
@@ -74,7 +74,7 @@ class FoldedNorm:
 
     @torch.no_grad()
     def shift(self, by: torch.Tensor) -> None:
-        """Add to the folded bias by the mean: a norm that normalizes corrects the mean itself."""
+        """Shift the folded bias through the running mean: a norm that normalizes corrects the mean itself."""
         mean = self.module.running_mean
         mean.sub_((by.double() * inverse_of(self._factor(), torch.where)).to(mean.dtype))
 

@@ -1,4 +1,4 @@
-"""What the wrapper and the holders of mct-quantizers lack for quantizers that train: mixed into those that hold ours.
+"""Mixins for mct-quantizers' own wrapper and holder, which they need to hold trainable quantizers.
 
 They stay instances of their own class, are called like it, and have it back once they are converted.
 """
@@ -19,7 +19,7 @@ class PlainWrapper:
     """The wrapper of mct-quantizers, which keeps the quantized weights of its last forward in its layer."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """The layer's output; what it keeps is no part of a graph, so that the wrapper can be copied and pickled."""
+        """The layer's output; kept tensors are detached, so that the wrapper can be copied and pickled."""
         try:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
@@ -28,7 +28,7 @@ class PlainWrapper:
                 setattr(keeper, name, getattr(keeper, name).detach())
 
     def convert_to_inferable_quantizers(self: Any) -> None:
-        """Convert the quantizers in place, and keep nothing of those that trained."""
+        """Convert the quantizers in place, and remove the trainable ones."""
         trained = list(self.weights_quantizers.values())
         super().convert_to_inferable_quantizers()  # type: ignore[misc]
         _let_go(self, PlainWrapper, trained)
@@ -38,14 +38,14 @@ class PlainHolder:
     """A holder of mct-quantizers."""
 
     def convert_to_inferable_quantizers(self: Any) -> None:
-        """Convert the quantizer in place, and keep nothing of the one that trained."""
+        """Convert the quantizer in place, and remove the trainable one."""
         trained = self.activation_holder_quantizer
         super().convert_to_inferable_quantizers()  # type: ignore[misc]
         _let_go(self, PlainHolder, [trained])
 
 
 def adopt(module: torch.nn.Module) -> None:
-    """Mix into a wrapper or holder of mct-quantizers what it lacks; leave any other module as it is."""
+    """Mix the missing abilities into a wrapper or holder of mct-quantizers; leave any other module as it is."""
     if not type(module).__module__.startswith("mct_quantizers."):
         return
     if isinstance(module, PytorchQuantizationWrapper):

@@ -1,4 +1,4 @@
-"""Quantized values as a layer shows them: who reads them gets those, who changes them changes the float ones."""
+"""Quantized weights as attributes of a layer: reading gives quantized values, writing changes the float ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainable_quantizers_torch.kernels.operator import on_cpu
 
 
 class Quantized(torch.Tensor):
-    """The quantized values of a weight. What changes them in place, or sets their data, reaches the float weight.
+    """The quantized values of a weight; in-place changes and new data go to the float weight.
 
     Examples:
         >>> weight = torch.tensor([0.3, 0.8])
@@ -26,7 +26,7 @@ class Quantized(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         kwargs = kwargs or {}
         shown = args[0] if args else kwargs.get("tensor")  # as torch.nn.init names it
         name = getattr(func, "__name__", "")
@@ -49,13 +49,13 @@ class Quantized(torch.Tensor):
 
 
 def _plain(shown: torch.Tensor) -> torch.Tensor:
-    """The values alone: a copy or a file of them has no layer to change."""
+    """The plain values: a copy or a file of them has no layer to change."""
     with torch._C.DisableTorchFunctionSubclass():
         return shown.as_subclass(torch.Tensor)
 
 
 def showing(values: torch.Tensor, float_one: torch.Tensor) -> torch.Tensor:
-    """The values, in front of the float ones; as they are where a forward or a compiler reads them."""
+    """The values, backed by the float ones; unchanged where a forward or a compiler reads them."""
     if not on_cpu(values) or torch._C._len_torch_function_stack():
         return values
     shown = values.as_subclass(Quantized)

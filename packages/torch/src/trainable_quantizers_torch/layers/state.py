@@ -1,4 +1,4 @@
-"""What wrappers and holders add to the state dictionary."""
+"""The extra state that wrappers and holders add to the state dict."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _KEY = "_extra_state"  # as PyTorch names it
 
 
 class StructuredState(torch.nn.Module):
-    """A module whose state says of which structure its quantizers are.
+    """A module whose state includes the structure of its quantizers.
 
-    It takes no state of quantizers with other bits, methods or axes. It does take the sign of activations, which
-    calibration finds like their thresholds: other data may have found another one. The text goes as a tensor of bytes,
-    because safetensors and distributed checkpoints take nothing else.
+    It refuses a state of quantizers with other bits, methods or axes. It does adopt the sign of activations, which
+    calibration finds like their thresholds: other data may have given another one. The text is stored as a tensor of
+    bytes, because safetensors and distributed checkpoints take nothing else.
     """
 
     def _quantizers_by_key(self) -> Mapping[Any, Any]:
@@ -27,10 +27,10 @@ class StructuredState(torch.nn.Module):
         return torch.frombuffer(bytearray(structure_of(self._quantizers_by_key()).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Nothing changes: ``_load_from_state_dict`` compared it."""
+        """Do nothing: ``_load_from_state_dict`` compared the state."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """As PyTorch does; of a state of another structure no variable is taken."""
+        """As PyTorch does, but load no variable from a state of another structure."""
         _, _, missing, _, errors = arguments
         key, owner, quantizers = prefix + _KEY, prefix[:-1] or type(self).__name__, self._quantizers_by_key()
         if key in state_dict:

@@ -1,4 +1,4 @@
-"""Calling a module with other tensors in the place of its weights, which stay where they are."""
+"""Calls a module with other tensors in place of its weights, without changing the module."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Substituted(TorchFunctionMode):
-    """Functions see other tensors in the place of some; nothing is written anywhere, so that threads do not meet."""
+    """Shows functions other tensors in place of some; nothing is written, so that threads do not interfere."""
 
     def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         super().__init__()
         self.pairs = pairs
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in the place of a function."""
+        """PyTorch calls this in place of a function."""
         args = tuple(self._other(arg) for arg in args)
         return func(*args, **{name: self._other(arg) for name, arg in (kwargs or {}).items()})
 
@@ -33,7 +33,7 @@ class _Substituted(TorchFunctionMode):
 
 
 def call_with(module: nn.Module, weights: Mapping[str, torch.Tensor], args: tuple[Any, ...], kwargs: Any) -> Any:
-    """The result of ``module(*args, **kwargs)`` with other tensors in the place of some of its parameters.
+    """The result of ``module(*args, **kwargs)`` with other tensors in place of some of its parameters.
 
     Examples:
         >>> x = torch.randn(2, 3)
@@ -46,5 +46,5 @@ def call_with(module: nn.Module, weights: Mapping[str, torch.Tensor], args: tupl
 
 
 def without_modes() -> Any:
-    """A context in which no function mode, ours or another's, sees what is computed."""
+    """A context in which no function mode, ours or another, sees the computation."""
     return torch._C.DisableTorchFunction()

@@ -1,4 +1,4 @@
-"""A module whose weights are quantized by trainable quantizers."""
+"""The wrapper of a module whose weights are quantized by trainable quantizers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trainable_quantizers_torch.layers.stateless import call_with, without_modes
 
 
 class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWrapper):
-    """The wrapper of mct-quantizers for training: the weights stay parameters of the wrapped module.
+    """The wrapper of mct-quantizers, with trainable quantizers; the weights stay parameters of the wrapped module.
 
-    A forward runs the module with quantized weights in the place of its own and writes nothing anywhere, so the
-    wrapper can be copied, pickled, averaged, moved, reloaded, and called by several threads at any time. It is an
-    instance of the module's class too, and answers as the module does; a weight that is read is the quantized one.
+    A forward runs the module with quantized weights in place of its own and writes nothing, so the wrapper can be
+    copied, pickled, averaged, moved, reloaded, and called by several threads at any time. It is also an instance of
+    the module's class and has the module's attributes; reading a weight gives the quantized one.
 
     Args:
         module: The module, or a function together with ``weight_values``.
@@ -105,7 +105,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return self.weights_quantizers
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """As PyTorch does; a state that names the weight as a float or converted model does is refused, not skipped."""
+        """As PyTorch does, but refuse a state that names the weight as a float or converted model does."""
         for key in self.weights_quantizers if self.is_str_attr else ():
             if f"{prefix}{key}" in state_dict and f"{prefix}layer.{key}" not in state_dict:
                 rule = "those of a prepared model"
@@ -118,7 +118,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         """The weight of the module as it is, or a constant.
 
         Raises:
-            QuantizerError: the module computes it from others by now.
+            QuantizerError: the module now computes it from others.
         """
         if not isinstance(key, str):
             return getattr(self, f"{POSITIONAL_WEIGHT}_{key}")
@@ -130,7 +130,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
                 "parametrize and prune before prepare, or make it a parameter again by prune.remove or "
                 "parametrize.remove_parametrizations"
             )
-            raise invalid(type(self).__name__, f"layer.{key}", "a parameter", "one that is computed of others", advice)
+            raise invalid(type(self).__name__, f"layer.{key}", "a parameter", "one computed from others", advice)
         return getattr(self.layer, key)
 
     def get_weights_vars(self) -> list[tuple[str | int, torch.Tensor, BaseInferableQuantizer]]:
@@ -172,7 +172,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return quantizer.blended(bias, rounded) if training and quantizer.schedule is not None else rounded
 
     def _bias_levels(self, grid: AccumulatorGrid, quantizer: Any) -> torch.Tensor:
-        """The bias in the finest of steps for each channel of the weight; the largest where those are others."""
+        """The bias in finest steps, per weight channel; the largest bias if the channels differ from the bias's."""
         channels = self.float_weight(next(iter(self.weights_quantizers))).shape[grid.axis(quantizer)]
         if self._grid_of_bias() is None:
             return torch.zeros(channels, device=quantizer.step().device)
@@ -198,7 +198,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
     @torch.no_grad()
     def accumulator_bits(self) -> int | None:
-        """Bits of two's complement that its sums need at worst, bias included; None if they lie on no grid."""
+        """Bits of two's complement that its sums need in the worst case, bias included; None if they lie on no grid."""
         grid = self.accumulator
         if grid is None or any(isinstance(each, float) for each in grid.inputs):
             return None
@@ -213,7 +213,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
     @torch.no_grad()
     def sums(self, x: torch.Tensor) -> torch.Tensor:
-        """What the module adds up for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
+        """The module's sums for an input on its grid, bias included, in steps; for ``accumulator_bits``."""
         grid: Any = self.accumulator
         ((key, _, quantizer),) = self.get_weights_vars()
         step, weight = grid.input_step(torch.minimum), self.get_quantized_weights()[key].float()
@@ -244,7 +244,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return self.layer(*inputs, *self.op_call_args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """What the wrapper lacks is the layer's; a weight is quantized as the layer uses it."""
+        """An attribute of the layer that the wrapper lacks; a weight is quantized as the layer uses it."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -266,7 +266,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
             return showing(quantized, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What the layer has and the wrapper lacks is set on the layer; a weight that is set is the float one."""
+        """Set attributes that only the layer has on the layer; setting a weight sets the float one."""
         state = self.__dict__
         layer = state.get("_modules", {}).get("layer")
         own = (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ()))
@@ -279,7 +279,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
-        """As the layer does it, of its float weights."""
+        """As the layer does, on its float weights."""
         self.layer.reset_parameters()
 
     def _check_shape(self, name: str, value: Any) -> None:
@@ -294,7 +294,7 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
         return "\n".join(f"{key}: {quantizer!r}" for key, quantizer in self.weights_quantizers.items())
 
     def convert_to_inferable_quantizers(self) -> PytorchQuantizationWrapper:
-        """Become a plain ``PytorchQuantizationWrapper`` of inferable quantizers, in place; also returned.
+        """Turn into a plain ``PytorchQuantizationWrapper`` of inferable quantizers, in place, and return it.
 
         A weight whose quantizer is disabled stays in float; the others are kept as quantized. Nothing of the result
         requires a gradient.
@@ -349,12 +349,12 @@ class PytorchTrainableQuantizationWrapper(StructuredState, PytorchQuantizationWr
 
 
 def deployed(weight: torch.Tensor, quantizer: Any) -> torch.Tensor:
-    """What an inferable quantizer is given in the place of a weight."""
+    """The weight as an inferable quantizer is given it."""
     return quantizer.deployed_weight(weight) if isinstance(quantizer, BaseTrainableQuantizer) else weight
 
 
 def _quantizes(quantizer: Any, weight: torch.Tensor) -> bool:
-    """Whether a quantizer serves a weight already, in another wrapper."""
+    """Whether a quantizer already serves a weight in another wrapper."""
     owner = getattr(quantizer, "_owner", None)
     pairs = owner.get_weights_vars() if isinstance(owner, PytorchTrainableQuantizationWrapper) else ()
     return any(each is quantizer and theirs is weight for _, theirs, each in pairs)
@@ -368,7 +368,7 @@ def _share(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def become(module: torch.nn.Module, other: torch.nn.Module) -> Any:
-    """Give ``module`` the class and the state of ``other``, so that whoever holds it holds the other."""
+    """Give ``module`` the class and the state of ``other``, so that all references to it become the other."""
     module.__class__ = other.__class__
     module.__dict__ = other.__dict__
     return module

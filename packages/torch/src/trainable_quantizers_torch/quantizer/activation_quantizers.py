@@ -1,4 +1,4 @@
-"""The trainable quantizers of activations in PyTorch; their declarations hold the formulas."""
+"""The trainable quantizers of activations in PyTorch; the core's specifications hold the formulas."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
     """A trainable quantizer whose variables are parameters of a ``torch.nn.Module``.
 
     Subclass it as ``BaseTrainableQuantizer`` describes. Variables that a module owns are looked up there by
-    name each time, so that whatever replaces them (``load_state_dict(assign=True)``, ``functional_call``,
+    name each time, so that replacing them (``load_state_dict(assign=True)``, ``functional_call``,
     a move to another device) takes effect in the next forward.
 
     Args:
-        quantization_config: The configuration; its class fits the marked target, its method is a marked one.
-        freeze_quant_params: Whether the quantization parameters stay as they start.
+        quantization_config: The configuration, of the class for the marked target and with a marked method.
+        freeze_quant_params: Whether the quantization parameters keep their initial values.
 
     Raises:
         QuantizerError: the class is not marked, its signature does not fit, or the configuration does not.
@@ -48,7 +48,7 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
     def bind(self, layer: torch.nn.Module) -> None:
         """Look variables up on ``layer`` from now on, under the names that they have there.
 
-        A wrapper or holder of mct-quantizers takes on what it lacks: copies after a forward, conversion without a rest.
+        A wrapper or holder of mct-quantizers gains two abilities: copies after a forward, and a complete conversion.
         """
         adopt(layer)
         named = {id(tensor): name for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
@@ -58,14 +58,14 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
         }
 
     def release(self) -> None:
-        """Remove the variables from the module that owns them: the quantizer is done."""
+        """Remove the variables from the module that owns them; the quantizer is no longer used."""
         for path in self._owned.values():
             owner, attribute = self._locate(path)
             delattr(owner, attribute)
         self._owner, self._owned, self.quantizer_parameters = None, {}, {}
 
     def get_quantizer_variable(self, name: str) -> torch.Tensor:
-        """The tensor known as ``name``, as its module has it now."""
+        """The tensor registered under ``name``, as its module has it now."""
         if name not in self._owned:
             return super().get_quantizer_variable(name)
         return getattr(*self._locate(self._owned[name]))
@@ -86,12 +86,12 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer):
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of which every process of a group holds a part, together; any other as it is."""
+    """The full tensor if processes of a group each hold a part; any other unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    """Give a tensor a value; of one that a group of processes holds in parts, each process takes its own."""
+    """Set the value of a tensor; if a group of processes holds it in parts, each process sets its own."""
     if hasattr(tensor, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor  # not in every build of PyTorch
 
@@ -100,4 +100,4 @@ def put(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 
 class BasePytorchActivationTrainableQuantizer(BasePytorchTrainableQuantizer):
-    """A trainable quantizer of an activation: the base below which those are looked up, and yours if you derive it."""
+    """The base class of trainable quantizers of activations, below which they are looked up; derive yours from it."""

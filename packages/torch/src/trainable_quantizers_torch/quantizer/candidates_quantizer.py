@@ -1,4 +1,4 @@
-"""Quantizers that learn how many bits they need, in PyTorch."""
+"""Quantizers that learn their number of bits, in PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_torch.quantizer.range_quantizer import PytorchRangeQua
 
 
 class PytorchCandidatesQuantizer(CandidatesQuantizer, PytorchRangeQuantizer):
-    """A quantizer whose candidates, and what weighs them, are parameters of a module."""
+    """A quantizer whose candidates and attention are parameters of a module."""
 
     def initialize_quantization(self, tensor_shape: Any, name: str, layer: torch.nn.Module) -> None:
         """Create the variables on ``layer``, on the device of its parameters."""

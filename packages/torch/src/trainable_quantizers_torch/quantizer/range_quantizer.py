@@ -1,4 +1,4 @@
-"""What the shipped quantizers add to the shared life cycle in PyTorch: parameters, autograd, inferable classes."""
+"""The PyTorch part of the shipped quantizers: parameters, autograd, inferable classes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     Args:
         quantization_config: Bits, method and initial parameters.
-        freeze_quant_params: Whether the parameters stay as they start.
+        freeze_quant_params: Whether the parameters keep their initial values.
         schedule: When it quantizes and learns; None does both from the first step.
-        oscillations: Whether flip rates of weights are measured, and weights that oscillate frozen; None does neither.
+        oscillations: How flip rates are measured and oscillating weights frozen; None does neither.
 
     Raises:
         QuantizerError: the configuration leaves no grid, or does not fit the tensor.
@@ -87,7 +87,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             raise invalid(type(self).__name__, "inputs", "a dense tensor", found, advice)
 
     def _check_channels(self, inputs: torch.Tensor, parameter: torch.Tensor) -> None:
-        """A weight may have been given another shape since its quantizer was made."""
+        """Refuse a weight whose shape changed after its quantizer was made."""
         axis = self.channel_axis
         if axis is not None and (axis >= inputs.ndim or inputs.shape[axis] != parameter.numel()):
             rule, advice = (
@@ -104,7 +104,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return fake_quantize(inputs, low, high, spec.grid, self.channel_axis, from_rounding, scale, self._ewgs())
 
     def rounding_of(self, weight: torch.Tensor) -> torch.Tensor:
-        """H, from 0 for the level below to 1 for the one above: how soft rounding rounds each element of a weight."""
+        """The soft rounding h of each element of a weight, from 0 for the level below to 1 for the one above."""
         return soft_rounding(weight.float(), self.broadcast(self.step(), weight), self._alpha())
 
     def rounding_regularizer(self, weight: torch.Tensor) -> torch.Tensor:
@@ -152,7 +152,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return symmetric_range(threshold, spec.grid, *self._threshold_rule())
 
     def shaped(self, variable: torch.Tensor) -> torch.Tensor:
-        """A variable per tensor is stored with one axis, because FSDP shards no other."""
+        """A variable in its shape for use: per-tensor ones are stored with one axis, because FSDP shards no scalars."""
         return variable.reshape(()) if self.channel_axis is None and variable.numel() == 1 else variable
 
     def step(self) -> torch.Tensor:
@@ -165,7 +165,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     @torch.no_grad()
     def advance(self, steps: int | torch.Tensor = 1) -> None:
-        """Take notice that the optimizer made ``steps`` more steps: a number, or a tensor."""
+        """Report ``steps`` more steps of the optimizer: a number, or a tensor."""
         if STEP not in self.quantizer_parameters:
             return
         for name in self._held:
@@ -176,10 +176,10 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
 
     @torch.no_grad()
     def follow(self, weight: torch.Tensor, steps: int | torch.Tensor = 1) -> None:
-        """Look where the optimizer left the weight; one that oscillates is put back to its level, and kept there.
+        """Update flip rates after a step of the optimizer; freeze elements that oscillate on their level.
 
         Raises:
-            QuantizerError: the weight is not whole.
+            QuantizerError: only a part of the weight is here.
         """
         rule = self.oscillations
         if rule is None or not self.quantizer_parameters:
@@ -213,7 +213,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
         return (quantized - torch.clamp(values, *ends)).square().sum()
 
     def blended(self, inputs: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
-        """What the schedule makes of a tensor and its quantized values in training."""
+        """The mixture of a tensor and its quantized values that the schedule asks for in training."""
         step = self.get_quantizer_variable(STEP)
         if on_cpu(step) and self.schedule.share(NUMBER_OPS, step.item()) == 1:
             return quantized
@@ -237,7 +237,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             tensor = tensor.reshape(1)
         if trainable:
             layer.register_parameter(name, torch.nn.Parameter(tensor))
-        else:  # a buffer: no requires_grad_(True) on the model can set it free
+        else:  # a buffer, which requires_grad_(True) on the model does not unfreeze
             layer.register_buffer(name, tensor)
         return getattr(layer, name)
 
@@ -259,7 +259,7 @@ class PytorchRangeQuantizer(RangeQuantizer, BasePytorchTrainableQuantizer):
             arguments.update(signed=spec.grid.signed)
         inferable = getattr(pytorch_quantizers, class_name)(**arguments)
         device = self.get_quantizer_variable(next(iter(values))).device
-        for name, value in vars(inferable).items():  # mct-quantizers puts them on a GPU wherever there is one
+        for name, value in vars(inferable).items():  # mct-quantizers puts them on a GPU if there is one
             if isinstance(value, torch.Tensor):
                 setattr(inferable, name, value.to(device))
         if spec.method is QuantizationMethod.UNIFORM:

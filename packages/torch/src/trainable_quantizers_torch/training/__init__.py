@@ -1,1 +1,1 @@
-"""What accompanies training."""
+"""Tools for training: schedules, distillation, reconstruction, regularizers and telemetry."""

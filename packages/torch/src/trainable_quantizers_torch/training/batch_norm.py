@@ -1,4 +1,4 @@
-"""Statistics of batch norms anew, for the weights that training left."""
+"""Re-estimates batch norm statistics for the final weights of training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trainable_quantizers_torch.calibration.batches import arguments_of, batch_e
 def reestimate_batch_norm(model: nn.Module, data: Any) -> nn.Module:
     """Replace running mean and variance of each batch norm by means over batches, in place; returns the model.
 
-    At few bits weights keep jumping between two levels to the end of training, and running averages follow late: they
-    describe weights that are gone (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
+    At few bits weights keep jumping between two levels until training ends, and running averages lag behind: they
+    describe earlier weights (Nagel et al. 2022, arXiv 2203.11086). All other layers work as in evaluation, with
     their quantizers. A batch counts as much as any other, as with ``momentum=None``. Norms that were folded have no
     statistics left; those that fold at conversion have, and the weights that they fold into stay as they are until the
     last batch.

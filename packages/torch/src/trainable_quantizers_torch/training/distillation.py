@@ -17,7 +17,7 @@ from trainable_quantizers_torch.prepare import find_summary
 
 
 class Distillation(nn.Module):
-    """The student with its distance from a teacher: a call gives the outputs of the student and the loss.
+    """A student model with a distillation loss: a call returns the outputs of the student and the loss.
 
     loss = distance of the outputs + weight · mean over ``layers`` of Σ(y - y_float)²/Σy_float²
 
@@ -31,7 +31,7 @@ class Distillation(nn.Module):
 
     Args:
         teacher: The float model; stays as it is.
-        student: What ``prepare`` made of it.
+        student: The model that ``prepare`` made from it.
         layers: Names of modules, as in the teacher, whose results are compared too: as later layers read them, so
             quantized where the student quantizes them.
         temperature: T, for outputs that are logits.
@@ -123,7 +123,7 @@ class _Tap:
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    """By name; those of a model that is compiled or parallel also by their names within it."""
+    """The modules of a model by name; in a compiled or parallel model also by their names within it."""
     found = dict(model.named_modules())
     for name, module in list(found.items()):
         found.setdefault(name.replace("_orig_mod.", "").removeprefix("module."), module)

@@ -1,4 +1,4 @@
-"""Quantization parameters as optimizers want to treat them: apart from weights."""
+"""Keeps quantization parameters apart from weights in optimizers, without weight decay."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainable_quantizers_torch.deploy.convert import quantizers_in
 def parameter_groups(
     model: nn.Module, *, weight_decay: float = 0.0, quantizer_learning_rate: float | None = None
 ) -> list[dict[str, Any]]:
-    """Two groups for any optimizer of PyTorch: the parameters of the network, and those of its quantizers.
+    """Two parameter groups for any PyTorch optimizer: the network's parameters, and those of its quantizers.
 
-    Weight decay would pull thresholds towards zero, and with them the range of the quantizers: they have none.
+    The second has no weight decay, which would pull thresholds, and so the ranges of the quantizers, towards zero.
 
     Args:
         model: Holds trainable quantizers, ours or your own.
-        weight_decay: Of the network's parameters.
-        quantizer_learning_rate: Of the quantizers; None takes that of the optimizer.
+        weight_decay: For the network's parameters.
+        quantizer_learning_rate: For the quantizers; None takes that of the optimizer.
 
     Raises:
         QuantizerError: no parameter of a quantizer in the model can train.

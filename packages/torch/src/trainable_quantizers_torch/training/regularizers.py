@@ -1,4 +1,4 @@
-"""What a loss asks of weights: to round one way or the other, to need few bits, and to stay at their levels."""
+"""Regularizers for weights: hard rounding, bit widths within a budget, and values near their levels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
     gradient goes to α alone.
 
     Args:
-        model: What ``prepare`` made, in which weights learn their rounding.
+        model: A model from ``prepare`` whose weights learn their rounding.
 
     Raises:
         QuantizerError: no quantizer of the training method AdaRound with a schedule.
@@ -39,14 +39,14 @@ def rounding_regularizer(model: nn.Module) -> torch.Tensor:
 
 
 def budget_regularizer(model: nn.Module, budget: Budget) -> torch.Tensor:
-    """max(0, Σ cost/budget - 1): how far the widths that weights learn exceed a budget, to be expected.
+    """max(0, Σ cost/budget - 1): by how much the expected cost of learned widths exceeds a budget.
 
-    A layer costs Σ p_k·cost(b_k) over its candidates, with p = softmax(a/τ) of the present step; all others cost what
-    they do. Its gradient goes to the attention alone.
+    A layer costs Σ p_k·cost(b_k) over its candidates, with p = softmax(a/τ) of the present step; all others have a
+    fixed cost. Its gradient goes to the attention alone.
 
     Args:
-        model: What ``prepare`` made.
-        budget: Bytes, bit operations of one example, or latency. One that cannot be kept pulls all widths down.
+        model: A model from ``prepare``.
+        budget: Bytes, bit operations of one example, or latency. One that cannot be met pulls all widths down.
 
     Raises:
         QuantizerError: no weights of the training method DQA, a table of latencies that does not fit, or bit operations
@@ -74,7 +74,7 @@ def oscillation_damping(model: nn.Module) -> torch.Tensor:
     learn their rounding are left out. Add it to the loss with a factor that grows from 0.
 
     Args:
-        model: What ``prepare`` made, or any model that holds wrappers with trainable quantizers.
+        model: A model from ``prepare``, or any model that holds wrappers with trainable quantizers.
 
     Raises:
         QuantizerError: no layer has quantized weights, or all learn their rounding.

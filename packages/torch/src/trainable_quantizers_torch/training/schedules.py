@@ -1,4 +1,4 @@
-"""Moving the schedules of quantizers on while a model trains."""
+"""Advances the schedules of quantizers during training."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trainable_quantizers_torch.quantizer.base_quantizer import BasePytorchTrain
 
 
 def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
-    """Tell the quantizers of a model that its optimizer made ``steps`` more steps; call it after each.
+    """Advance the schedules of a model's quantizers by ``steps``; call it after each step of the optimizer.
 
     The count is part of the model's state: a training that resumes from a state dict goes on where it was.
 
     Args:
-        model: What holds the quantizers.
-        steps: How many steps.
+        model: Holds the quantizers.
+        steps: Number of steps.
 
     Raises:
         QuantizerError: no quantizer of the model counts steps.
@@ -42,18 +42,18 @@ def advance_schedules(model: nn.Module, steps: int | torch.Tensor = 1) -> None:
 
 
 def follow_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-    """Advance the schedules of ``model`` after each step of ``optimizer``, in whatever loop it is stepped.
+    """Advance the schedules of ``model`` after each step of ``optimizer``, in any training loop.
 
-    A step that a gradient scaler leaves out, or that gradient accumulation puts off, is none. Call it each time
-    that the program starts, once the model has its quantizers; ``remove()`` of the result ends it. An optimizer
-    that accelerate or Lightning wrapped is fine too.
+    Steps that a gradient scaler skips, or that gradient accumulation postpones, do not count. Call it each time
+    that the program starts, once the model has its quantizers; ``remove()`` on the result ends it. Optimizers
+    wrapped by accelerate or Lightning work too.
 
     Args:
-        model: What holds the quantizers.
-        optimizer: What trains it.
+        model: Holds the quantizers.
+        optimizer: Trains the model.
 
     Raises:
-        QuantizerError: no quantizer of the model counts steps, or no optimizer of PyTorch.
+        QuantizerError: no quantizer of the model counts steps, or ``optimizer`` is not a PyTorch optimizer.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare

@@ -1,4 +1,4 @@
-"""Figures of quantizers while a model trains: for TensorBoard, any other logger, or to look at."""
+"""Metrics of quantizers during training, for TensorBoard, other loggers or inspection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def telemetry(
 ) -> dict[str, float]:
     """Thresholds, clipped share, range used, SQNR and gradient ratio of each quantizer, as ``layer.attribute/figure``.
 
-    Measured in evaluation on batches of your choice, so that one time is comparable with another; it changes nothing
+    Measured in evaluation on batches of your choice, so that results are comparable over time; it changes nothing
     in the model, gradients included. The figures are those of ``trainable_quantizers_core.training.telemetry``.
 
     Args:
@@ -37,11 +37,11 @@ def telemetry(
         data: Batches as for ``prepare``; a few are enough.
         loss: ``loss(model, batch)`` gives the loss of a batch; without it there are no gradient ratios. They are
             means over the batches.
-        writer: Where to write them as well: ``torch.utils.tensorboard.SummaryWriter``, or what has its ``add_scalar``.
+        writer: Also writes them: a ``torch.utils.tensorboard.SummaryWriter``, or any object with its ``add_scalar``.
         step: Number of the step, for the writer.
 
     Raises:
-        QuantizerError: no trainable quantizers, data that the model does not take, a loss that is none, or no writer.
+        QuantizerError: no trainable quantizers, data that the model does not take, an invalid loss or writer.
 
     Examples:
         >>> from trainable_quantizers_torch import Recipe, prepare
@@ -70,7 +70,7 @@ def telemetry(
 def _gradient_ratios(
     model: nn.Module, data: Any, loss: Callable[[nn.Module, Any], torch.Tensor]
 ) -> Iterator[dict[str, float]]:
-    """Of each batch."""
+    """The gradient ratios of each batch."""
     placed = quantizers_of(model)
     inputs: dict[int, list[torch.Tensor]] = {}
 
@@ -111,7 +111,7 @@ def _of_batch(
                 if str(key) == each.attribute
             ]
         else:
-            quantized = list(inputs.get(id(each), ()))  # what checkpoints run once more comes later
+            quantized = list(inputs.get(id(each), ()))  # recomputed parts of checkpoints come later
         if quantized and all(tensor.requires_grad for tensor in (*parameters, *quantized)):
             wanted.append((each, parameters, quantized))
     tensors = [tensor for _, *parts in wanted for part in parts for tensor in part]

@@ -1,1 +1,1 @@
-"""The contract in closed form, in float64 numpy: no autograd, and no code of the packages but names of cases."""
+"""The contract in closed form, in float64 numpy: no autograd, and of the packages only the names of cases."""

@@ -1,4 +1,4 @@
-"""Section 5: the sums of a layer."""
+"""Section 5 of the contract: the accumulator of a layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import Range, 
 
 @dataclass(frozen=True)
 class Sums:
-    """What section 5 says of a layer.
+    """The results of section 5 for a layer.
 
     Args:
         bias: b_eff.
@@ -31,7 +31,7 @@ class Sums:
 def expect_sums(
     case: Case, values: Mapping[str, np.ndarray], weight: np.ndarray, bias: np.ndarray, inputs: Range, bits: int | None
 ) -> Sums:
-    """Section 5, of a weight of two axes and inputs on a power-of-two grid; ``case.axis`` counts the channels."""
+    """Section 5, for a weight of two axes and inputs on a power-of-two grid; ``case.axis`` is the channel axis."""
     span, axis = effective_range(case, values), len(weight.shape) - 1 if weight.shape[-1] == len(bias) else 0
     unit = inputs.step * span.step
     largest = 2.0**31 - 128

@@ -1,4 +1,4 @@
-"""Section 2: the range that raw parameters stand for.
+"""Section 2 of the contract: from raw parameters to the effective range.
 
 It alone is computed in float32, one rounded operation at a time, because the contract says so: it decides on which
 level zero lies.

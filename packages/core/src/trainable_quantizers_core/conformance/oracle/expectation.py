@@ -1,4 +1,4 @@
-"""What the contract says of one forward and backward, and the factors that its gradients share."""
+"""The expected output and gradients of one forward and backward pass, and factors shared by the gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import Range, 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the contract says of one forward and backward.
+    """The results of the contract for one forward and backward.
 
     Args:
         levels: Integer levels of the output, before the zero point is taken off.
@@ -23,7 +23,7 @@ class Expectation:
         grad_x: dL/dx.
         gradients: dL/dparameter by name of the variable.
         tolerances: Largest rounding error that float32 sums of these gradients may have.
-        near_tie: Where x lies so close to a tie that float32 may choose either level.
+        near_tie: Where x lies so close to a tie that float32 may round to either level.
         near_end: Where x is a denormal next to an end at zero: frameworks may take denormals for zero.
         at_end: Where x lies within a few ulps of an end, which compiled code may compute another ulp away.
         overflow: Where the level of a channel exceeds 64 bits: PyTorch's deployed kernel then wraps to the lowest.
@@ -58,7 +58,7 @@ def through_threshold(
 
 
 def gradient_scale(case: Case, shape: Sequence[int], highest: int) -> float:
-    """R = 1/sqrt(N·highest); N counts one sample of an activation."""
+    """The factor r = 1/sqrt(N·highest); N counts one sample of an activation."""
     shared_by = prod(shape[1:]) if case.is_activation else prod(shape)
     if case.axis is not None:
         shared_by //= shape[case.axis]

@@ -1,4 +1,4 @@
-"""Section 4: quantization with attention."""
+"""Section 4 of the contract: quantization with attention."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trainable_quantizers_core.conformance.oracle.expectation import Expectation
 
 @dataclass(frozen=True)
 class Mixture:
-    """What section 4 says of quantization with attention.
+    """The results of section 4 for quantization with attention.
 
     Args:
         output: y.
         grad_x: dL/dx.
         gradients: dL/da, and of each candidate those of its parameters, under names such as ``8bit_threshold``.
-        tolerances: What float32 sums may be off.
+        tolerances: The largest errors of float32 sums.
     """
 
     output: np.ndarray
@@ -33,7 +33,7 @@ def expect_mixture(
     """Section 4, DQA, when a share of the ramp has passed.
 
     Args:
-        candidates: What section 4 says of each alone, by its width, in the order of the attention.
+        candidates: The results of section 4 for each alone, by its width, in the order of the attention.
         attention: a.
         share: 0..1.
         g: dL/dy.

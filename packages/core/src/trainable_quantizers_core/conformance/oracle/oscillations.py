@@ -1,4 +1,4 @@
-"""Section 6: weights that are followed."""
+"""Section 6 of the contract: oscillating weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import channel
 
 @dataclass(frozen=True)
 class Followed:
-    """What section 6 says of a weight that was followed.
+    """The results of section 6 for a weight whose oscillations are followed.
 
     Args:
         weight: As the last step left it, level for level where it is frozen.

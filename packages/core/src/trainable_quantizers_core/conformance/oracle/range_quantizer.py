@@ -1,4 +1,4 @@
-"""Sections 3 and 4: output and gradients of a range quantizer."""
+"""Sections 3 and 4 of the contract: output and gradients of a range quantizer."""
 
 from __future__ import annotations
 

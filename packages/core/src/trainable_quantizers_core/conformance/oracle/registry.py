@@ -1,4 +1,4 @@
-"""Which oracle speaks for which quantizer."""
+"""The registry of oracles: one for each kind of quantizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Oracle = Callable[[Case, Mapping[str, np.ndarray], np.ndarray, np.ndarray], Expe
 
 
 def expect(case: Case, values: Mapping[str, np.ndarray], x: np.ndarray, g: np.ndarray) -> Expectation:
-    """What the oracle registered for the case's identifier says of inputs x and dL/dy = g.
+    """The result of the oracle registered for the case's identifier, for inputs x and dL/dy = g.
 
     Args:
         case: The configuration.

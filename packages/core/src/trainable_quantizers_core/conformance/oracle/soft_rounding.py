@@ -1,4 +1,4 @@
-"""Section 4: soft rounding."""
+"""Section 4 of the contract: soft rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainable_quantizers_core.conformance.oracle.effective_range import channel
 
 @dataclass(frozen=True)
 class SoftRounding:
-    """What section 4 says of soft rounding.
+    """The results of section 4 for soft rounding.
 
     Args:
         rounding: h.

@@ -1,4 +1,4 @@
-"""Section 4: look-up tables."""
+"""Section 4 of the contract: look-up tables."""
 
 from __future__ import annotations
 
