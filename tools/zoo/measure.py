@@ -14,7 +14,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECIPE = "power_of_two_8bit"
 HEAD = """# {title} networks from packages
 
-Measured by `python3 tools/dev.py zoo {framework}`. Each network has random weights and goes the whole way as it is:
+Measured by `python3 tools/dev.py zoo {framework}`. Each network has random weights and passes, unchanged, through
 `prepare` with `{recipe}` and `fold_batch_norm=True`, a training step, `convert`, `verify` and `export`. Coverage is
 the share of multiply-accumulates whose weights and inputs are quantized; a sum counts if all its operands are. The
 seconds are those of `prepare` on two cores.
