@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HATCH = "hatch>=1.16.3,<2"
 PACKAGES = ("core", "torch", "keras")
+BYTECODE = {"PIP_NO_COMPILE": "0", "PYTHONDONTWRITEBYTECODE": ""}
+"""Compile what is imported, once, not all that pip installs; pip reads options that begin with "no" inversely."""
 VERSIONS = ("torch-lowest", "torch-newest", "keras2-lowest", "keras3-lowest", "keras-newest")
 
 
@@ -43,7 +45,7 @@ def set_up() -> Path:
 def run(*command: str, folder: Path = ROOT, **environment: str) -> None:
     """Run a command in a folder of the workspace, outside any environment of hatch; a failure ends the program."""
     outside = {key: value for key, value in os.environ.items() if key not in ("HATCH_ENV", "HATCH_ENV_ACTIVE")}
-    code = subprocess.run(command, cwd=folder, env={**outside, **environment}).returncode
+    code = subprocess.run(command, cwd=folder, env={**outside, **BYTECODE, **environment}).returncode
     if code:
         sys.exit(code)
 

@@ -202,7 +202,7 @@ FUNCTIONS = ("sigmoid", "tanh", "swish", "gelu", "elu", "selu", "softplus", "sof
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_operations_become_integers(name, tmp_path):
+def test_operations_become_integers(name):
     keras.utils.set_random_seed(0)
     shape, build = LAYERS[name]
     given = keras.Input(shape)
@@ -212,7 +212,7 @@ def test_operations_become_integers(name, tmp_path):
     assert program.float_operations == []
     found = tq.verify(deployed, program, [x])
     assert found.identical, str(found)
-    assert tq.export(deployed, tmp_path / "model.c", x).identical
+    assert np.array_equal(compiled(program)(x), program.run(x))
 
 
 def in_integers(x: Any) -> Any:
