@@ -359,7 +359,7 @@ def test_statistics_without_a_value_are_refused():
 @pytest.mark.parametrize(
     ("shape", "axis", "message"),
     [
-        ((3, 4), 2, "channel_axis must be in -2..1, got 2 for a weight of shape (3, 4); name the axis that counts"),
+        ((3, 4), 2, "channel_axis must be in -2..1, got 2 for a weight of shape (3, 4); name the channel axis"),
         ((3, 4), None, "channel_axis must be in -2..1, got None for a weight of shape (3, 4)"),
         ((3, 0), 0, "array must be of at least one element, got array([], shape=(3, 0), dtype=float64)"),
     ],

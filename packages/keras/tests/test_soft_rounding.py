@@ -77,7 +77,7 @@ def test_weights_of_a_file_are_rounded_as_they_were(tmp_path):
     again = prepared()[1]
     again.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(model(X), again(X))
-    with pytest.warns(UserWarning, match="converted at step 4 of a schedule"):
+    with pytest.warns(UserWarning, match="converted at step 4, but its schedule"):
         np.testing.assert_array_equal(tq.convert(model)(X), tq.convert(again)(X))
 
 
