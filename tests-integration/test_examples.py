@@ -12,7 +12,6 @@ SHORT = ["--float-epochs", "10", "--epochs", "15"]
 SHORTEST = ["--float-epochs", "6", "--epochs", "4"]
 RUNS = [  # framework, options, largest loss of accuracy in points
     ("torch", SHORTEST, 2.0),
-    ("keras", SHORTEST, 2.0),
 ]
 LONG_RUNS = [
     ("torch", [], 1.0),
