@@ -109,18 +109,22 @@ class CandidatesQuantizer(RangeQuantizer):
 
     def get_quantizer_variable(self, name: str) -> Any:
         """The variable registered under ``name``; a threshold or end is that of the candidate in use."""
-        owner: Any = self.in_use if self._of_range(name) else super()
-        return owner.get_quantizer_variable(name)
+        if self._of_range(name):
+            return self.in_use.get_quantizer_variable(name)
+        return super().get_quantizer_variable(name)
 
     def read_variable(self, name: str) -> np.ndarray:
         """The value of a variable that the next call uses; a threshold or end is that of the candidate in use."""
-        owner: Any = self.in_use if self._of_range(name) else super()
-        return owner.read_variable(name)  # type: ignore[no-any-return]
+        if self._of_range(name):
+            return self.in_use.read_variable(name)
+        return super().read_variable(name)
 
     def write_variable(self, name: str, value: np.ndarray) -> None:
         """Give a variable a value of its shape; a threshold or end is that of the candidate in use."""
-        owner: Any = self.in_use if self._of_range(name) else super()
-        owner.write_variable(name, value)
+        if self._of_range(name):
+            self.in_use.write_variable(name, value)
+        else:
+            super().write_variable(name, value)
 
     def _inferable(self) -> Any:
         return self.in_use.convert2inferable()
