@@ -128,6 +128,8 @@ def main() -> None:
     """Run the requested mutants, one line each."""
     text = "".join(sys.argv[1:2])
     mutants = [mutant for mutant in MUTANTS if text in mutant[1]]
+    if not mutants:
+        sys.exit(f"No mutant is of a file whose path holds {text!r}.")
     for package in sorted({mutant[0] for mutant in mutants}):
         if not suite_passes(package, ROOT):
             sys.exit(f"The suite of {package} fails without a mutant already.")

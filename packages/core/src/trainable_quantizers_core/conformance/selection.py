@@ -53,8 +53,8 @@ def worth_compiling(adapter: FrameworkAdapter, case: Case) -> bool:
 def one_of_structure(adapter: FrameworkAdapter, case: Case) -> bool:
     """One case of each graph that a compiler sees: of each method per channel and per tensor, by STE or by LSQ.
 
-    Those per tensor are activations, of which one is unsigned and one, where compiling is cheap, of 16 bits. Where
-    it is not, what is largest is per tensor too: rules for gradients, and the candidates of DQA.
+    Those per tensor are activations, of which one is unsigned and one, where compiling is cheap, of 16 bits. Slow
+    compilers get the largest graphs per tensor too: the rules for gradients and the candidates of DQA.
     """
     fast = adapter.compiles_fast
     if case.log2 or case.ewgs:
